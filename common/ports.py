@@ -1,0 +1,248 @@
+"""The ports through which everything else touches the world.
+
+`File` and `Files` are synchronous: whoever may not block calls them through
+`Threads`. Real adapters: `common.storage.files`, `common.storage.threads`,
+`common.service.clock`, `common.replication.stream`. A simulator gives others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ParamSpec, Protocol, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+Buffer = bytes | bytearray | memoryview
+
+
+@dataclass(frozen=True, slots=True)
+class FileIdentity:
+    """What tells that a device is the one we closed: compare for equality."""
+
+    device_number: int
+    inode: int
+    size_bytes: int
+    changed_ns: int
+
+
+class File(Protocol):
+    """One open regular file or block device. Every method may block.
+
+    Errors are `StorageError`. Nothing but `datasync` makes anything durable.
+    Offsets and lengths are bytes.
+    """
+
+    path: str
+
+    def size(self) -> int: ...
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Return exactly `length` bytes; past the end is an error (EIO)."""
+        ...
+
+    def try_read(self, offset: int, length: int) -> bytes | None:
+        """Return the bytes if memory holds them, else None; never blocks."""
+        ...
+
+    def write(self, offset: int, data: Buffer) -> None:
+        """Write all of `data`, looping over short writes."""
+        ...
+
+    def write_zeroes(self, offset: int, length: int, *, punch: bool) -> None:
+        """Make the range read as zeroes; `punch` lets it become a hole."""
+        ...
+
+    def extents(self, offset: int, length: int) -> list[tuple[int, bool]]:
+        """Return consecutive (length, is_hole) from `offset`; at least one.
+
+        Sums to `length` or less (a long list may be cut short). A hole reads as
+        zeroes. Where the kind of file knows no holes: one extent of data.
+        """
+        ...
+
+    def truncate(self, size: int) -> None: ...
+
+    def datasync(self) -> None:
+        """Make durable all that was written before the call (fdatasync)."""
+        ...
+
+    def identity(self) -> FileIdentity: ...
+
+    def close(self) -> None: ...
+
+
+class Files(Protocol):
+    """A file system. Paths are strings; every method may block."""
+
+    def open(
+        self,
+        path: str,
+        *,
+        create: bool = False,
+        read_only: bool = False,
+        lock: bool = False,
+    ) -> File:
+        """Open a file; `lock` refuses one that another daemon has locked."""
+        ...
+
+    def exists(self, path: str) -> bool: ...
+
+    def list(self, directory: str) -> list[str]: ...
+
+    def make_directory(self, path: str) -> None:
+        """Create it and its parents, durably; an existing one is fine."""
+        ...
+
+    def rename(self, old: str, new: str) -> None:
+        """Replace `new` atomically; durable after `sync_directory`."""
+        ...
+
+    def remove(self, path: str) -> None: ...
+
+    def sync_directory(self, path: str) -> None: ...
+
+    def free_bytes(self, path: str) -> int: ...
+
+
+class Threads(Protocol):
+    """Runs what may block, away from the event loop."""
+
+    def submit(
+        self,
+        job: Callable[[], T],
+        done: Callable[[T | None, BaseException | None], None],
+    ) -> None:
+        """Run `job` in a thread; call `done(result, error)` on the loop.
+
+        `done` is always called, once, after the thread has returned from `job`,
+        whatever became of the task or connection that asked.
+        """
+        ...
+
+    async def run(
+        self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Await `function(...)` run in a thread.
+
+        Cancelling the await does not stop the thread (RELIABILITY of ghost
+        writes): account for in-flight work with `submit` where that matters.
+        """
+        ...
+
+    def close(self) -> None:
+        """Wait for what runs, start nothing new."""
+        ...
+
+
+class Clock(Protocol):
+    """Wall time is for people; order and time-outs use `monotonic`."""
+
+    def now_ns(self) -> int:
+        """Nanoseconds since 1970-01-01 UTC."""
+        ...
+
+    def monotonic(self) -> float:
+        """Seconds; never goes back."""
+        ...
+
+
+class ByteStream(Protocol):
+    """One connection's bytes."""
+
+    peer: str
+
+    async def read(self, limit_bytes: int) -> bytes:
+        """Return 1..limit bytes, or b"" at the end of the stream."""
+        ...
+
+    async def write(self, buffers: Sequence[Buffer]) -> None:
+        """Queue all buffers in order; wait while the peer is slow."""
+        ...
+
+    async def close(self) -> None: ...
+
+    def abort(self) -> None:
+        """Drop the connection now; queued bytes are lost."""
+        ...
+
+
+class HostCommand:
+    """What a host asks of a volume (NBD command numbers, proto.md)."""
+
+    READ = 0
+    WRITE = 1
+    FLUSH = 3
+    TRIM = 4
+    CACHE = 5
+    WRITE_ZEROES = 6
+    BLOCK_STATUS = 7
+
+
+class HostRequest:
+    """One request of a host; mutable on purpose: it is made per I/O.
+
+    Before `submit`: `command`, `offset`, `length`, `fua`, `no_hole` and for a
+    WRITE `data` (a buffer of `length` bytes that the volume may keep until
+    `complete`). The range has been checked against the volume's size.
+
+    At `complete`: `error` is 0 or an errno; for a READ without error `data` holds
+    `length` bytes; for BLOCK_STATUS `data` is a list of (length, flags), flags as
+    `base:allocation` (bit 0 hole, bit 1 zero). `cookie` belongs to the caller.
+    """
+
+    __slots__ = (
+        "command",
+        "cookie",
+        "data",
+        "error",
+        "fua",
+        "length",
+        "no_hole",
+        "offset",
+    )
+
+    def __init__(
+        self,
+        command: int,
+        offset: int,
+        length: int,
+        data: Any = None,
+        *,
+        fua: bool = False,
+        no_hole: bool = False,
+        cookie: Any = None,
+    ) -> None:
+        self.command = command
+        self.offset = offset
+        self.length = length
+        self.data = data
+        self.fua = fua
+        self.no_hole = no_hole
+        self.cookie = cookie
+        self.error = 0
+
+
+Complete = Callable[[list[HostRequest]], None]
+
+
+class HostVolume(Protocol):
+    """What an NBD export reads and writes. All methods are called on the loop."""
+
+    size_bytes: int
+    read_only: bool
+    description: str
+    preferred_block_bytes: int
+
+    def submit(self, requests: list[HostRequest], complete: Complete) -> None:
+        """Start all requests; call `complete` with those that ended, as they end.
+
+        Each request is passed to `complete` exactly once, in any order and in
+        any grouping; `complete` may be called before `submit` returns.
+        """
+        ...
+
+    def release(self) -> None:
+        """The connection that opened this volume is gone and nothing of it runs."""
+        ...

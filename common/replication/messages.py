@@ -1,0 +1,287 @@
+"""The closed set of replication messages: what each field means and its bounds.
+
+Pure: no clock, no socket. `encode_meta` / `decode_meta` turn a message into the
+msgpack meta of a frame and back; decoding checks every field against its
+declared type and bounds and never trusts the peer. Bulk bytes travel as the
+frame's payload beside the meta (`payload` fields here), never inside it.
+
+docs/internals/protocol.md has the same tables for people.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+
+PROTOCOL_VERSION = 1
+"""The one version spoken; HELLO carries a range so that later ones can overlap."""
+
+ID_BYTES = 16
+"""Random identities: group, volume, lineage, relation, cycle, session token."""
+
+HASH_BYTES = 16
+
+
+class MessageType(enum.IntEnum):
+    HELLO = 1
+    WELCOME = 2
+    JOIN = 3
+    JOINED = 4
+    CYCLE_BEGIN = 5
+    CREDIT = 6
+    TRACKS = 7
+    HASHES = 8
+    NEED_FULL = 9
+    PROGRESS = 10
+    CYCLE_END = 11
+    COMMITTED = 12
+    CURRENT_AS_OF = 13
+    ABANDON = 14
+    HEARTBEAT = 15
+    GOODBYE = 16
+
+
+class GoodbyeReason(enum.IntEnum):
+    """Why a session ends; the first group is worth trying again."""
+
+    SHUTTING_DOWN = 1
+    SUPERSEDED_SESSION = 2
+    STORAGE_FAILED = 3
+    OUT_OF_SPACE = 4
+    PROTOCOL = 5
+    UNKNOWN_GROUP = 10
+    WRONG_GROUP = 11
+    WRONG_PEER = 12
+    LINEAGE = 13
+    SIZE_MISMATCH = 14
+    TRACK_SIZE_MISMATCH = 15
+    VOLUME_MISMATCH = 16
+    VERSION = 17
+    NOT_PERMITTED = 18
+
+    @property
+    def is_permanent(self) -> bool:
+        """Tell whether only an operator can mend it."""
+        return self >= GoodbyeReason.UNKNOWN_GROUP
+
+
+class Encoding(enum.IntEnum):
+    """How a record's tracks are written in a TRACKS payload."""
+
+    ZERO = 0
+    RAW = 1
+    XOR = 2  # needs the base: with delta encoding, a later feature bit
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeOffer:
+    """One volume as the sender has it; order is its index on the wire."""
+
+    name: str
+    volume_id: bytes
+    size_bytes: int
+    track_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """Sender to receiver, first frame of a session's first link."""
+
+    version_min: int
+    version_max: int
+    site: str
+    group: str
+    group_id: bytes
+    lineage: bytes
+    volumes: tuple[VolumeOffer, ...]
+    features: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Welcome:
+    """Receiver's answer: the session exists, durably numbered `epoch`.
+
+    `relation_id` names the receiver's open relation: acked bits of another one
+    are worthless. `committed_number` is None before the first point.
+    """
+
+    version: int
+    site: str
+    epoch: int
+    token: bytes
+    lineage: bytes
+    relation_id: bytes
+    committed_number: int | None
+    committed_cycle_id: bytes | None
+    committed_cut_ns: int | None
+    current_as_of_ns: int | None
+    credit_bytes: int
+    features: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """First frame of each further link of a session."""
+
+    epoch: int
+    token: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class CycleBegin:
+    """Opens (or, with a known id, resumes) a cycle; answered by its first CREDIT.
+
+    The answer comes only after every applier thread of older sessions and
+    cycles has returned.
+    """
+
+    epoch: int
+    cycle_number: int
+    cycle_id: bytes
+    cut_ns: int
+    label: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Credit:
+    """Allows `credit_bytes` more raw bytes of TRACKS and HASHES for this cycle."""
+
+    epoch: int
+    cycle_id: bytes
+    credit_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tracks:
+    """Records of one volume; the payload is zstd(records), see `tracks.py`.
+
+    `sequence` counts TRACKS and HASHES of this cycle in this session from 0.
+    `raw_bytes` is the payload's exact length once decompressed, and the credit
+    that this frame uses.
+    """
+
+    epoch: int
+    cycle_id: bytes
+    sequence: int
+    volume: int
+    raw_bytes: int
+    payload: bytes | bytearray | memoryview = field(default=b"", compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Hashes:
+    """One BLAKE2b-128 a track of `count` tracks from `first`; payload 16 x count.
+
+    Credit used: the payload's length. Answered by NEED_FULL (only if a track
+    differs) before the PROGRESS that covers `sequence`.
+    """
+
+    epoch: int
+    cycle_id: bytes
+    sequence: int
+    volume: int
+    first: int
+    count: int
+    payload: bytes | bytearray | memoryview = field(default=b"", compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class NeedFull:
+    """Runs (first, count) of the frame `sequence` that must come whole."""
+
+    epoch: int
+    cycle_id: bytes
+    sequence: int
+    volume: int
+    runs: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Frames whose tracks are durable on the secondary volume: [first, last] pairs."""
+
+    epoch: int
+    cycle_id: bytes
+    sequences: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CycleEnd:
+    """Everything has been sent: how many frames and tracks, and their digest.
+
+    `digest` is the XOR of the body checksums of all TRACKS and HASHES frames of
+    this cycle in this session: independent of order and link.
+    """
+
+    epoch: int
+    cycle_id: bytes
+    frame_count: int
+    digest: int
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """The recovery point is durable; a new relation is open."""
+
+    epoch: int
+    cycle_number: int
+    cycle_id: bytes
+    cut_ns: int
+    relation_id: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class CurrentAsOf:
+    """Point `number` still equals the primary at `time_ns`; echoed once durable."""
+
+    epoch: int
+    number: int
+    time_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Abandon:
+    """The sender gives this cycle up; what was applied stays."""
+
+    epoch: int
+    cycle_id: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """`echo_ns` is the peer's last `sent_ns` (0 before the first)."""
+
+    epoch: int
+    sent_ns: int
+    echo_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Goodbye:
+    reason: int
+    text: str
+
+
+Message = (
+    Hello
+    | Welcome
+    | Join
+    | Joined
+    | CycleBegin
+    | Credit
+    | Tracks
+    | Hashes
+    | NeedFull
+    | Progress
+    | CycleEnd
+    | Committed
+    | CurrentAsOf
+    | Abandon
+    | Heartbeat
+    | Goodbye
+)
