@@ -1,7 +1,8 @@
 """The closed set of replication messages: what each field means and its bounds.
 
-Pure: no clock, no socket. `encode_meta` / `decode_meta` turn a message into the
-msgpack meta of a frame and back; decoding checks every field against its
+Pure: no clock, no socket. `encode_meta` / `decode` turn a message into the
+msgpack meta of a frame and back: an array of the fields in declared order,
+without `payload` and `checksum`. Decoding checks every field against its
 declared type and bounds and never trusts the peer. Bulk bytes travel as the
 frame's payload beside the meta (`payload` fields here), never inside it.
 
@@ -11,7 +12,21 @@ docs/internals/protocol.md has the same tables for people.
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field, replace
+from dataclasses import fields as declared
+from typing import Any, cast
+
+import msgpack  # type: ignore[import-untyped]
+
+from common.errors import ProtocolError
+from common.replication import fields
+from common.replication.frame import Frame
+from common.storage.geometry import (
+    SECTOR_BYTES,
+    TRACK_BYTES_MAX,
+    TRACK_BYTES_MIN,
+    VOLUME_BYTES_MAX,
+)
 
 PROTOCOL_VERSION = 1
 """The one version spoken; HELLO carries a range so that later ones can overlap."""
@@ -20,6 +35,32 @@ ID_BYTES = 16
 """Random identities: group, volume, lineage, relation, cycle, session token."""
 
 HASH_BYTES = 16
+
+VOLUMES_MAX = 256
+"""Volumes of one group: HELLO has to fit a meta."""
+
+FEATURES_MAX = 32
+LABEL_BYTES_MAX = 256
+GOODBYE_BYTES_MAX = 4096
+
+RAW_BYTES_MAX = 4 << 20
+"""Records of one TRACKS frame once decompressed: bounds what a frame allocates."""
+
+COVERED_BYTES_MAX = 64 << 20
+"""Bytes of volume that one TRACKS or HASHES frame may cover.
+
+Zero tracks and hashes are small on the wire but not for who must preserve or
+read what they cover: this bounds the work, and the memory, behind one frame.
+"""
+
+HASHES_TRACKS_MAX = COVERED_BYTES_MAX // TRACK_BYTES_MIN
+
+RUNS_MAX = 4096
+"""Runs of one NEED_FULL, pairs of one PROGRESS: more take several messages."""
+
+_U63 = (1 << 63) - 1
+_U64 = (1 << 64) - 1
+_TRACKS_MAX = VOLUME_BYTES_MAX // TRACK_BYTES_MIN
 
 
 class MessageType(enum.IntEnum):
@@ -162,7 +203,8 @@ class Tracks:
 
     `sequence` counts TRACKS and HASHES of this cycle in this session from 0.
     `raw_bytes` is the payload's exact length once decompressed, and the credit
-    that this frame uses.
+    that this frame uses. `checksum` is the frame's body checksum, set by decoding
+    (`Link.send` returns it to the sender); it goes into the cycle's digest.
     """
 
     epoch: int
@@ -171,6 +213,7 @@ class Tracks:
     volume: int
     raw_bytes: int
     payload: bytes | bytearray | memoryview = field(default=b"", compare=False)
+    checksum: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +231,7 @@ class Hashes:
     first: int
     count: int
     payload: bytes | bytearray | memoryview = field(default=b"", compare=False)
+    checksum: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,3 +329,178 @@ Message = (
     | Heartbeat
     | Goodbye
 )
+
+
+_identity = fields.identity(ID_BYTES)
+_u63 = fields.count(_U63)
+_u64 = fields.count(_U64)
+_track = fields.count(_TRACKS_MAX)
+_volume = fields.count(VOLUMES_MAX - 1)
+_pair = fields.record(_track, _track)
+
+
+def _offer(value: Any) -> VolumeOffer:
+    return VolumeOffer(*_offer_fields(value))
+
+
+_offer_fields = fields.record(
+    fields.name,
+    _identity,
+    fields.multiple(SECTOR_BYTES, VOLUME_BYTES_MAX),
+    fields.power_of_two(TRACK_BYTES_MIN, TRACK_BYTES_MAX),
+)
+
+_features = fields.many(fields.name, FEATURES_MAX)
+_version = fields.count(0xFFFF)
+_optional_u63 = fields.optional(_u63)
+
+_TABLE: dict[MessageType, tuple[type[Any], fields.Check]] = {
+    MessageType.HELLO: (
+        Hello,
+        fields.record(
+            _version,
+            _version,
+            fields.name,
+            fields.name,
+            _identity,
+            _identity,
+            fields.many(_offer, VOLUMES_MAX),
+            _features,
+        ),
+    ),
+    MessageType.WELCOME: (
+        Welcome,
+        fields.record(
+            _version,
+            fields.name,
+            _u63,
+            _identity,
+            _identity,
+            _identity,
+            _optional_u63,
+            fields.optional(_identity),
+            _optional_u63,
+            _optional_u63,
+            _u63,
+            _features,
+        ),
+    ),
+    MessageType.JOIN: (Join, fields.record(_u63, _identity)),
+    MessageType.JOINED: (Joined, fields.record(_u63)),
+    MessageType.CYCLE_BEGIN: (
+        CycleBegin,
+        fields.record(
+            _u63,
+            _u63,
+            _identity,
+            _u63,
+            fields.optional(fields.text(LABEL_BYTES_MAX)),
+        ),
+    ),
+    MessageType.CREDIT: (Credit, fields.record(_u63, _identity, _u63)),
+    MessageType.TRACKS: (
+        Tracks,
+        fields.record(_u63, _identity, _u63, _volume, fields.count(RAW_BYTES_MAX)),
+    ),
+    MessageType.HASHES: (
+        Hashes,
+        fields.record(
+            _u63, _identity, _u63, _volume, _track, fields.count(HASHES_TRACKS_MAX)
+        ),
+    ),
+    MessageType.NEED_FULL: (
+        NeedFull,
+        fields.record(_u63, _identity, _u63, _volume, fields.many(_pair, RUNS_MAX)),
+    ),
+    MessageType.PROGRESS: (
+        Progress,
+        fields.record(
+            _u63, _identity, fields.many(fields.record(_u63, _u63), RUNS_MAX)
+        ),
+    ),
+    MessageType.CYCLE_END: (CycleEnd, fields.record(_u63, _identity, _u63, _u64)),
+    MessageType.COMMITTED: (
+        Committed,
+        fields.record(_u63, _u63, _identity, _u63, _identity),
+    ),
+    MessageType.CURRENT_AS_OF: (CurrentAsOf, fields.record(_u63, _u63, _u63)),
+    MessageType.ABANDON: (Abandon, fields.record(_u63, _identity)),
+    MessageType.HEARTBEAT: (Heartbeat, fields.record(_u63, _u63, _u63)),
+    MessageType.GOODBYE: (
+        Goodbye,
+        fields.record(fields.count(0xFFFF), fields.text(GOODBYE_BYTES_MAX)),
+    ),
+}
+_TYPES = {message: kind for kind, (message, _) in _TABLE.items()}
+_FIELD_NAMES = {
+    kind: [each.name for each in declared(message) if each.compare]
+    for kind, (message, _) in _TABLE.items()
+}
+assert len(_TYPES) == len(MessageType), "every type has its one message"
+
+
+def encode_meta(message: Message) -> tuple[MessageType, bytes]:
+    """Return a message's type and meta; its payload goes beside them.
+
+    A field out of bounds is a mistake of this program: `AssertionError`.
+    """
+    kind = _TYPES[type(message)]
+    values = [_plain(getattr(message, name)) for name in _FIELD_NAMES[kind]]
+    try:
+        _TABLE[kind][1](values)
+    except ProtocolError as error:
+        raise AssertionError(f"{kind.name} breaks its own bounds: {error}") from error
+    return kind, cast("bytes", msgpack.packb(values, use_bin_type=True))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_plain(element) for element in value]
+    return astuple(value) if isinstance(value, VolumeOffer) else value
+
+
+def decode(frame: Frame) -> Message:
+    """Return the message of a whole frame, every field checked.
+
+    Raises `ProtocolError`. The payload stays the frame's memory.
+    """
+    try:
+        kind = MessageType(frame.type)
+    except ValueError:
+        raise ProtocolError(f"unknown message type {frame.type}") from None
+    message_class, check = _TABLE[kind]
+    try:
+        message = message_class(*check(_unpack(frame.meta)))
+    except ProtocolError as error:
+        raise ProtocolError(f"{kind.name}: {error}") from error
+    return _with_payload(cast("Message", message), frame)
+
+
+def _unpack(meta: bytes) -> Any:
+    try:
+        return msgpack.unpackb(
+            meta,
+            raw=False,
+            strict_map_key=True,
+            max_str_len=GOODBYE_BYTES_MAX,
+            max_bin_len=ID_BYTES,
+            max_array_len=RUNS_MAX,
+            max_map_len=0,  # no message holds a map: no duplicate keys either
+            max_ext_len=0,
+        )
+    except (ValueError, msgpack.exceptions.UnpackException) as error:
+        raise ProtocolError(f"meta is not a message: {error}") from error
+
+
+def _with_payload(message: Message, frame: Frame) -> Message:
+    match message:
+        case Tracks():
+            return replace(message, payload=frame.payload, checksum=frame.checksum)
+        case Hashes():
+            if len(frame.payload) != HASH_BYTES * message.count or not message.count:
+                raise ProtocolError("HASHES: payload is not one hash a track")
+            return replace(message, payload=frame.payload, checksum=frame.checksum)
+        case _:
+            if len(frame.payload):
+                raise ProtocolError(f"{type(message).__name__} carries no payload")
+            return message
