@@ -1,0 +1,179 @@
+"""One link: a byte stream that carries whole messages and proves to be alive.
+
+Both roles use it. A session is one link or several; which messages are right
+when is for the roles to say.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+
+from common.errors import ConnectionLostError, PeerRefusedError
+from common.ports import ByteStream, Clock
+from common.replication.frame import (
+    PAYLOAD_BYTES_MAX,
+    Frame,
+    FrameParser,
+    encode_summed_frame,
+)
+from common.replication.messages import (
+    GOODBYE_BYTES_MAX,
+    Goodbye,
+    GoodbyeReason,
+    Hashes,
+    Heartbeat,
+    Message,
+    Tracks,
+    decode,
+    encode_meta,
+)
+
+HEARTBEAT_SECONDS = 2.0
+SILENCE_SECONDS = 8.0
+"""A peer that sent no byte for four heartbeats is gone."""
+
+HANDSHAKE_SECONDS = 10.0
+"""From connecting to the first message, whole: no peer may idle unknown."""
+
+READ_BYTES = 1 << 20
+GOODBYE_SECONDS = 2.0
+"""A goodbye is a courtesy: a peer that does not take it in time goes without."""
+
+
+class Link:
+    """Messages over a stream. One task receives; any task may send.
+
+    Until `receive_first` has returned, frames with a payload are refused, so that
+    an unknown peer can't make this side allocate for it.
+    """
+
+    def __init__(self, stream: ByteStream, clock: Clock) -> None:
+        self.peer = stream.peer
+        self.epoch = 0
+        self.sent_bytes = 0
+        self.received_bytes = 0
+        self.round_trip_seconds: float | None = None
+        self._stream = stream
+        self._clock = clock
+        self._parser = FrameParser(payload_bytes_max=0)
+        self._frames: deque[Frame] = deque()
+        self._bulk = asyncio.Lock()
+        self._peer_sent_ns = 0
+        self._heartbeat: asyncio.Task[None] | None = None
+
+    async def send(self, message: Message) -> int:
+        """Send, waiting while the peer is slow; return the frame's body checksum.
+
+        TRACKS and HASHES take turns and wait for each other, so at most one of
+        them lies between a control message and the wire. Raises
+        `ConnectionLostError`.
+        """
+        if isinstance(message, Tracks | Hashes):
+            async with self._bulk:
+                return await self._send(message)
+        return await self._send(message)
+
+    async def _send(self, message: Message) -> int:
+        kind, meta = encode_meta(message)
+        payload = message.payload if isinstance(message, Tracks | Hashes) else b""
+        buffers, checksum = encode_summed_frame(kind, meta, payload)
+        self.sent_bytes += sum(len(buffer) for buffer in buffers)
+        await self._stream.write(buffers)
+        return checksum
+
+    async def receive(self) -> Message:
+        """Return the next message; heartbeats are dealt with here.
+
+        Raises `ConnectionLostError` at the end of the stream or after
+        `SILENCE_SECONDS` without a byte, `ProtocolError` for anything malformed,
+        `PeerRefusedError` for a GOODBYE. After any of them the link is of no use.
+        """
+        while True:  # ends with a message or an error: silence is bounded
+            while not self._frames:
+                self._frames.extend(self._parser.feed(await self._read()))
+            message = decode(self._frames.popleft())
+            match message:
+                case Heartbeat():
+                    self._note_heartbeat(message)
+                case Goodbye():
+                    raise PeerRefusedError(message.reason, message.text)
+                case _:
+                    return message
+
+    async def receive_first(self) -> Message:
+        """Return the message that opens a link, whole within `HANDSHAKE_SECONDS`.
+
+        From here on the peer may send payloads: call it once the peer counts, on
+        the side that answers for HELLO or JOIN, on the other for WELCOME, JOINED.
+        """
+        try:
+            async with asyncio.timeout(HANDSHAKE_SECONDS):
+                message = await self.receive()
+        except TimeoutError:
+            raise ConnectionLostError(
+                f"{self.peer}: no handshake within {HANDSHAKE_SECONDS:g} s"
+            ) from None
+        self._parser.payload_bytes_max = PAYLOAD_BYTES_MAX
+        return message
+
+    def start_heartbeat(self) -> None:
+        """Prove to be alive from now on, until `close` or `abort`."""
+        assert self._heartbeat is None, "started once"
+        self._heartbeat = asyncio.create_task(self._beat(), name="heartbeat")
+
+    async def close(self, goodbye: Goodbye | None = None) -> None:
+        """End the link in order, saying why if asked to. Never raises."""
+        self._stop_heartbeat()
+        try:
+            if goodbye is not None:
+                async with asyncio.timeout(GOODBYE_SECONDS):
+                    await self._send(goodbye)
+            await self._stream.close()
+        except (ConnectionLostError, TimeoutError):
+            self._stream.abort()
+
+    def abort(self) -> None:
+        """Drop the link now."""
+        self._stop_heartbeat()
+        self._stream.abort()
+
+    async def _read(self) -> bytes:
+        try:
+            async with asyncio.timeout(SILENCE_SECONDS):
+                data = await self._stream.read(READ_BYTES)
+        except TimeoutError:
+            raise ConnectionLostError(
+                f"{self.peer}: silent for {SILENCE_SECONDS:g} s"
+            ) from None
+        if not data:
+            raise ConnectionLostError(f"{self.peer}: the peer closed the connection")
+        self.received_bytes += len(data)
+        return data
+
+    async def _beat(self) -> None:
+        try:
+            while True:  # ends by cancelling or with the connection
+                await self._send(
+                    Heartbeat(self.epoch, self._clock.now_ns(), self._peer_sent_ns)
+                )
+                await asyncio.sleep(HEARTBEAT_SECONDS)
+        except ConnectionLostError:
+            return  # `receive` meets it too, and has somebody to tell
+
+    def _note_heartbeat(self, heartbeat: Heartbeat) -> None:
+        self._peer_sent_ns = heartbeat.sent_ns
+        if heartbeat.echo_ns:
+            # The echo may be a heartbeat old; the wall clock may have jumped.
+            elapsed_ns = self._clock.now_ns() - heartbeat.echo_ns
+            self.round_trip_seconds = max(0.0, elapsed_ns / 1e9)
+
+    def _stop_heartbeat(self) -> None:
+        if self._heartbeat is not None:
+            self._heartbeat.cancel()
+
+
+def goodbye(reason: GoodbyeReason, text: str) -> Goodbye:
+    """Return a goodbye whose text fits, whatever it was made of."""
+    whole = text.encode("utf-8", "replace")[:GOODBYE_BYTES_MAX]
+    return Goodbye(reason, whole.decode("utf-8", "ignore"))
