@@ -1,0 +1,224 @@
+"""What the config models of both sites share: kinds of values and tables.
+
+Every model refuses unknown keys and is frozen. Field names carry units; their
+aliases are the keys that users write.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path as FilePath
+from typing import Annotated, Any, Protocol
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    StrictInt,
+    ValidationInfo,
+    WithJsonSchema,
+)
+
+from common.nbd.limits import NbdLimits
+from common.service.addresses import (
+    Address,
+    TcpAddress,
+    UnixAddress,
+    check_unix_path,
+    parse_listen_address,
+    parse_remote_address,
+    parse_tcp_listen_address,
+)
+from common.service.units import Bytes, Seconds, count_bounds, size_bounds, time_bounds
+
+NAME_FORM = r"[A-Za-z0-9._-]{1,64}"
+_NAME = re.compile(NAME_FORM)
+
+ADDRESSES_MAX = 16
+"""Listening sockets, and links: more only cost file descriptors."""
+
+GROUPS_MAX = 256
+VOLUMES_MAX = 64
+"""A daemon keeps bitmaps and files for each: bounds its memory and descriptors."""
+
+PATH_BYTES_MAX = 4095
+"""PATH_MAX of the system, less the closing zero byte."""
+
+
+class Table(BaseModel):
+    """A table of the config file: unknown keys refused, values frozen.
+
+    Defaults are written as users write them, and parsed like what they write.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+def written(text: str) -> Any:
+    """Give a default as users write it; `Table` parses it like what they write."""
+    return text
+
+
+def check_name(value: object) -> str:
+    if isinstance(value, str) and _NAME.fullmatch(value) and value not in {".", ".."}:
+        return value
+    raise ValueError(
+        f"{value!r} is not a name: use 1 to 64 of the letters A-Z and a-z, "
+        "digits, dot, underscore and hyphen"
+    )
+
+
+def resolve_path(value: object, info: ValidationInfo) -> str:
+    """Make a path absolute, from the config file's folder (context `folder`)."""
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise ValueError(f"{value!r} is not a path: write a string")
+    folder = (info.context or {}).get("folder", "")
+    path = os.path.normpath(FilePath(folder) / value)
+    if len(os.fsencode(path)) > PATH_BYTES_MAX:
+        raise ValueError("the path is too long for the system: choose a shorter one")
+    return path
+
+
+def _resolve_listen(value: object, info: ValidationInfo) -> Address:
+    address = parse_listen_address(value)
+    if isinstance(address, UnixAddress):
+        return UnixAddress(check_unix_path(resolve_path(address.path, info)))
+    return address
+
+
+Name = Annotated[
+    str,
+    BeforeValidator(check_name),
+    WithJsonSchema({"type": "string", "pattern": f"^{NAME_FORM}$"}),
+]
+Path = Annotated[str, BeforeValidator(resolve_path), WithJsonSchema({"type": "string"})]
+SocketPath = Annotated[Path, AfterValidator(check_unix_path)]
+_as_text = PlainSerializer(str, return_type=str)
+ListenAddress = Annotated[
+    UnixAddress | TcpAddress,
+    PlainValidator(_resolve_listen),
+    _as_text,
+    WithJsonSchema({"type": "string", "pattern": "^(unix:.+|tcp:.+:[0-9]+)$"}),
+]
+TcpListenAddress = Annotated[
+    TcpAddress,
+    PlainValidator(parse_tcp_listen_address),
+    _as_text,
+    WithJsonSchema({"type": "string", "pattern": "^tcp:.+:[0-9]+$"}),
+]
+RemoteAddress = Annotated[
+    TcpAddress,
+    PlainValidator(parse_remote_address),
+    PlainSerializer(lambda address: address.host_and_port, return_type=str),
+    WithJsonSchema({"type": "string", "pattern": "^.+:[0-9]+$"}),
+]
+
+
+class NbdLimitsTable(Table):
+    """What one NBD client, and all of them, may use up."""
+
+    handshake_timeout_seconds: Annotated[Seconds, time_bounds("100ms", "10m")] = Field(
+        default=written("10s"),
+        alias="handshake_timeout",
+        description="Time for a client to negotiate; afterwards it may idle for ever.",
+    )
+    connections_max: Annotated[StrictInt, count_bounds(1, 10000)] = Field(
+        default=100, description="Open connections; more are closed at once."
+    )
+    requests_in_flight_max: Annotated[StrictInt, count_bounds(1, 1024)] = Field(
+        default=128,
+        description="Requests that one connection may have unanswered.",
+    )
+    bytes_in_flight_max: Annotated[Bytes, size_bounds("1MiB", "4GiB")] = Field(
+        default=written("64MiB"),
+        description="Bytes of READs and WRITEs in flight on one connection.",
+    )
+    payload_bytes_max: Annotated[Bytes, size_bounds("1MiB", "64MiB")] = Field(
+        default=written("64MiB"),
+        alias="payload_max",
+        description=(
+            "Longest READ or WRITE served; clients may send 32MiB without asking."
+        ),
+    )
+
+    def nbd_limits(self) -> NbdLimits:
+        """Return what the NBD server takes; the rest keeps its defaults."""
+        return NbdLimits(
+            handshake_seconds=self.handshake_timeout_seconds,
+            connections_max=self.connections_max,
+            requests_in_flight_max=self.requests_in_flight_max,
+            bytes_in_flight_max=self.bytes_in_flight_max,
+            payload_bytes_max=self.payload_bytes_max,
+        )
+
+
+class NbdTable(Table):
+    """Where hosts attach, and what they may use up."""
+
+    listen: Annotated[tuple[ListenAddress, ...], Field(max_length=ADDRESSES_MAX)] = (
+        Field(
+            default=(),
+            description=(
+                'Addresses at which volumes are served: "unix:PATH" or '
+                '"tcp:HOST:PORT" (hosts are not authenticated: keep it private). '
+                "None: nothing is served."
+            ),
+        )
+    )
+    limits: NbdLimitsTable = Field(
+        default_factory=NbdLimitsTable, description="What NBD clients may use up."
+    )
+
+
+class Named(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
+def check_distinct_names(items: Iterable[Named], what: str) -> None:
+    """Raise ValueError where two of a list have one name."""
+    seen: set[str] = set()
+    for item in items:
+        if item.name in seen:
+            raise ValueError(
+                f"two {what}s are named {item.name!r}: give each a name of its own"
+            )
+        seen.add(item.name)
+
+
+def check_distinct_paths(places: Iterable[tuple[str, str]]) -> None:
+    """Raise ValueError where two places (what, path) are one file.
+
+    Symbolic links are followed, so that two spellings of one device are caught
+    here; hard links are caught by the device's lock.
+    """
+    seen: dict[str, str] = {}
+    for what, path in places:
+        real = os.path.realpath(path)
+        if real in seen:
+            raise ValueError(
+                f"{seen[real]} and {what} both use {path}: "
+                "give each volume a device of its own"
+            )
+        seen[real] = what
+
+
+def require_plaintext(allowed: bool) -> None:
+    """Raise ValueError unless the operator chose plain text by name."""
+    if not allowed:
+        raise ValueError(
+            "replication in plain text was not allowed and this version has no "
+            "other: on a private network, write allow_plaintext_replication = true"
+        )
+
+
+PLAINTEXT_DESCRIPTION = (
+    "Must be true in this version: replication travels unencrypted and "
+    "unauthenticated, for private networks only. TLS arrives with a later version."
+)

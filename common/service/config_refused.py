@@ -1,0 +1,138 @@
+"""Keys of later versions: refused by name, so that none is ever ignored.
+
+A key is a dotted path; lists are passed through, so "group.link.tls" means that
+key of every group. A value that asks for nothing (`delta = false`) is accepted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+_LATER = "it arrives with a later version"
+_TLS = (
+    "TLS for replication arrives with a later version: remove it and use "
+    "allow_plaintext_replication = true, on a private network"
+)
+_PACING = f"pacing is not in this version, {_LATER}: remove it"
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedKey:
+    """`accepted` are the values that ask for nothing this version lacks."""
+
+    path: str
+    reason: str
+    accepted: tuple[object, ...] = ()
+
+
+_COMMON = (
+    RefusedKey(
+        "http", f"the HTTP listener is not in this version, {_LATER}: remove the table"
+    ),
+    RefusedKey(
+        "nbd.tls",
+        "TLS for NBD arrives with a later version: remove it and listen on a Unix "
+        "socket or a private network",
+    ),
+    RefusedKey(
+        "nbd.access",
+        "access lists for NBD arrive with a later version: remove it and listen on "
+        "a Unix socket or a private network",
+    ),
+)
+
+PRIMARY_REFUSED = (
+    *_COMMON,
+    RefusedKey(
+        "replication",
+        "this table belongs to a remote's config: start farshore-remote with it, or "
+        "remove it (a primary that receives arrives with a later version)",
+    ),
+    RefusedKey("group.hooks", f"hooks are not in this version, {_LATER}: remove it"),
+    RefusedKey("group.link.tls", _TLS),
+    RefusedKey(
+        "group.link.delta",
+        "delta encoding arrives with a later version: remove it",
+        accepted=(False,),
+    ),
+    RefusedKey(
+        "group.link.seed",
+        "seeding a secondary volume by other means arrives with a later version: "
+        "remove it",
+        accepted=("none",),
+    ),
+    RefusedKey("group.link.bandwidth", _PACING),
+    RefusedKey("group.link.bandwidth_schedule", _PACING),
+    RefusedKey(
+        "group.link.profile",
+        'link profiles arrive with a later version: remove it or write "custom"',
+        accepted=("custom",),
+    ),
+    RefusedKey(
+        "group.flashcopy.limit",
+        "a limit for FlashCopy targets arrives with a later version: remove it",
+    ),
+    RefusedKey(
+        "group.flashcopy.reserve",
+        "a reserve beside FlashCopy targets arrives with a later version: remove it",
+    ),
+    RefusedKey(
+        "group.flashcopy.reflink",
+        "sharing extents arrives with a later version: remove it",
+        accepted=(False,),
+    ),
+)
+
+REMOTE_REFUSED = (
+    *_COMMON,
+    RefusedKey("replication.tls", _TLS),
+    RefusedKey(
+        "group.link",
+        "a remote that sends arrives with a later version: remove the table",
+    ),
+    RefusedKey(
+        "group.retain",
+        "this version keeps the newest recovery point only, retention arrives with "
+        "a later one: remove it",
+    ),
+    RefusedKey(
+        "group.journal.limit",
+        "a limit for journals arrives with a later version: remove it",
+    ),
+    RefusedKey(
+        "group.journal.pins",
+        "pinned points arrive with a later version: remove it",
+    ),
+)
+
+
+def find_refused(
+    raw: Mapping[str, Any], refused: tuple[RefusedKey, ...]
+) -> tuple[tuple[str | int, ...], str] | None:
+    """Return (place, sentence) of the first key that this version refuses."""
+    for key in refused:
+        for place, value in _find(raw, key.path.split("."), ()):
+            if not any(
+                value is accepted or (value == accepted and isinstance(value, str))
+                for accepted in key.accepted
+            ):
+                return place, key.reason
+    return None
+
+
+def _find(
+    value: Any, names: list[str], place: tuple[str | int, ...]
+) -> Iterator[tuple[tuple[str | int, ...], Any]]:
+    if isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _find(item, names, (*place, index))
+    elif not names:
+        yield place, value
+    elif isinstance(value, dict) and names[0] in value:
+        inner = value[names[0]]
+        if len(names) == 1:
+            yield (*place, names[0]), inner
+        else:
+            yield from _find(inner, names[1:], (*place, names[0]))

@@ -1,0 +1,130 @@
+"""The models of remote.toml."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Self
+
+from pydantic import Field, StrictBool, model_validator
+
+from common.service.config_common import (
+    ADDRESSES_MAX,
+    GROUPS_MAX,
+    PLAINTEXT_DESCRIPTION,
+    VOLUMES_MAX,
+    Name,
+    NbdTable,
+    Path,
+    SocketPath,
+    Table,
+    TcpListenAddress,
+    check_distinct_names,
+    check_distinct_paths,
+    require_plaintext,
+)
+
+
+class RemoteSite(Table):
+    """Who and where this daemon is."""
+
+    name: Name = Field(
+        description="Name of this site: the `peer` of the groups that it receives."
+    )
+    state_directory: Path = Field(
+        default="/var/lib/farshore/remote",
+        alias="state_dir",
+        description=(
+            "Folder of this daemon's durable state: identities, epochs, commit "
+            "records. Created when absent; one daemon at a time."
+        ),
+    )
+    control_socket: SocketPath = Field(
+        default="/run/farshore/remote.sock",
+        description="Unix socket at which the farshore command reaches this daemon.",
+    )
+
+
+class ReplicationTable(Table):
+    """Where primaries connect."""
+
+    listen: Annotated[
+        tuple[TcpListenAddress, ...], Field(min_length=1, max_length=ADDRESSES_MAX)
+    ] = Field(description='Addresses "tcp:HOST:PORT" at which primaries connect.')
+    allow_plaintext_replication: StrictBool = Field(
+        default=False, description=PLAINTEXT_DESCRIPTION
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        require_plaintext(self.allow_plaintext_replication)
+        return self
+
+
+class JournalTable(Table):
+    """Where the old content of secondary volumes is kept."""
+
+    directory: Path = Field(
+        default="",
+        validate_default=False,
+        description=(
+            "Folder of the journals, which grow by what is overwritten since the "
+            "oldest point kept. Default: `journal` in `state_dir`."
+        ),
+    )
+
+
+class RemoteVolume(Table):
+    """One secondary volume."""
+
+    name: Name = Field(description="Name, as at the primary.")
+    device: Path = Field(
+        description=(
+            "A file or a block device of exactly the primary's size. A file that "
+            "does not exist is created sparse."
+        ),
+    )
+
+
+class RemoteGroup(Table):
+    """A consistency group that this site receives."""
+
+    name: Name = Field(description="Name, the same at both sites.")
+    peer: Name = Field(
+        description="Name of the site that sends it; another one is refused."
+    )
+    journal: JournalTable = Field(
+        default_factory=JournalTable,
+        description="Where the old content of secondary volumes is kept.",
+    )
+    volumes: Annotated[
+        tuple[RemoteVolume, ...], Field(min_length=1, max_length=VOLUMES_MAX)
+    ] = Field(alias="volume", description="The group's volumes, as at the primary.")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        check_distinct_names(self.volumes, "volume")
+        return self
+
+
+class RemoteConfig(Table):
+    """A loaded remote.toml: sizes in bytes, times in seconds, paths absolute."""
+
+    site: RemoteSite = Field(description="Who and where this daemon is.")
+    replication: ReplicationTable = Field(description="Where primaries connect.")
+    nbd: NbdTable = Field(
+        default_factory=NbdTable, description="Where recovery hosts attach."
+    )
+    groups: Annotated[
+        tuple[RemoteGroup, ...], Field(min_length=1, max_length=GROUPS_MAX)
+    ] = Field(alias="group", description="The consistency groups.")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        check_distinct_names(self.groups, "group")
+        check_distinct_paths(self._devices())
+        return self
+
+    def _devices(self) -> Iterator[tuple[str, str]]:
+        for group in self.groups:
+            for volume in group.volumes:
+                yield f"volume {group.name}/{volume.name}", volume.device

@@ -1,0 +1,43 @@
+"""Tell systemd how the service stands: sd_notify(3) by a plain datagram."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+
+
+def notify(*assignments: str, environment: Mapping[str, str] = os.environ) -> bool:
+    """Send assignments such as "READY=1"; tell whether systemd listens.
+
+    Without NOTIFY_SOCKET nothing is sent. A failure is no reason to stop a
+    service: it is reported as False.
+    """
+    address = environment.get("NOTIFY_SOCKET", "")
+    if not address.startswith(("/", "@")):
+        return False
+    if address.startswith("@"):  # Linux's abstract namespace
+        address = "\0" + address[1:]
+    # A status is for one line of `systemctl status`.
+    message = "\n".join(item.replace("\n", " ") for item in assignments)
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
+            # systemd reads at once; a stuck reader must not block the loop.
+            channel.setblocking(False)
+            channel.sendto(message.encode(), address)
+    except OSError:
+        return False
+    return True
+
+
+def notify_ready(status: str) -> bool:
+    """Say that the service is up, with one line for `systemctl status`."""
+    return notify("READY=1", f"STATUS={status}")
+
+
+def notify_status(status: str) -> bool:
+    return notify(f"STATUS={status}")
+
+
+def notify_stopping() -> bool:
+    return notify("STOPPING=1")

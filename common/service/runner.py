@@ -1,0 +1,93 @@
+"""Run a daemon: the event loop, its signals, its exit code.
+
+The only module that names uvloop: everything else uses the loop's standard
+calls, so that tests and a simulator can run it on other loops.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import structlog
+import uvloop
+
+import common
+from common.errors import FarshoreError
+from common.service.logging import configure_logging, escape
+from common.service.notify import notify_stopping
+
+SWITCH_INTERVAL_SECONDS = 0.0005
+"""How long a thread may keep the interpreter once another wants it.
+
+A worker thread that comes back from a system call has microseconds of Python to
+run before a host gets its reply. At the default of 5 ms it can wait that long for
+a busy loop, and a busy loop as long for a thread: ten times what the I/O took.
+"""
+
+EXIT_INTERNAL = 70
+"""An error that is our own (EX_SOFTWARE of sysexits.h): its traceback is logged."""
+
+Main = Callable[[asyncio.Event], Awaitable[None]]
+
+
+def run(name: str, main: Main) -> int:
+    """Run `main(stop)` until it returns; return the process's exit code.
+
+    `stop` is set by SIGTERM and SIGINT: `main` then ends in good order. A
+    `FarshoreError` that leaves `main` is printed as one sentence on stderr and
+    gives its exit code; anything else is a bug, logged with its traceback.
+    `main` calls `notify_ready` once it serves.
+    """
+    configure_logging()
+    sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
+    try:
+        _check_packages(name)
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_supervise(main))
+    except FarshoreError as error:
+        print(f"{name}: {escape(str(error))}", file=sys.stderr)  # noqa: T201
+        return error.exit_code
+    except Exception:  # noqa: BLE001 - the process's last line of defence
+        structlog.get_logger().exception("daemon_failed", daemon=name)
+        return EXIT_INTERNAL
+    return 0
+
+
+async def _supervise(main: Main) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def request_stop() -> None:
+        if not stop.is_set():
+            notify_stopping()
+            structlog.get_logger().info("stop_requested")
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, request_stop)
+    try:
+        await main(stop)
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+
+def _check_packages(name: str) -> None:
+    """Refuse to run on another distribution's `common`.
+
+    Several on PyPI own that name, and whichever was installed last wins: farshore
+    needs an environment of its own.
+    """
+    package = {"farshore-primary": "primary_site", "farshore-remote": "remote_site"}
+    assert common.__file__ is not None
+    parent = Path(common.__file__).resolve().parent.parent
+    site = package.get(name)
+    if site is not None and not (parent / site / "__init__.py").is_file():
+        raise FarshoreError(
+            f"the package `common` at {parent} is not farshore's ({site} is not "
+            "beside it): install farshore in a virtual environment of its own"
+        )
