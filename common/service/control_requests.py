@@ -1,0 +1,95 @@
+"""The requests of the control socket: their names, arguments and bounds."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    StrictBool,
+    StrictStr,
+    ValidationError,
+)
+
+from common.errors import RefusedError
+from common.replication.messages import LABEL_BYTES_MAX
+from common.service.config_common import Name
+
+
+def check_label(label: str) -> str:
+    """Return a label of one printable line, else raise ValueError."""
+    if not label.isprintable() or not label.strip():
+        raise ValueError("a label is one line of printable text")
+    if len(label.encode()) > LABEL_BYTES_MAX:
+        raise ValueError(f"a label has at most {LABEL_BYTES_MAX} bytes")
+    return label
+
+
+class Arguments(BaseModel):
+    """A command's arguments: unknown ones are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class NoArguments(Arguments):
+    """`status` needs none: it shows every group."""
+
+
+class GroupArguments(Arguments):
+    """`suspend`, `resume` and `points` name a group."""
+
+    group: Name
+
+
+class CutArguments(GroupArguments):
+    """`cut`: with `wait`, the answer comes once the cut is safe, or cannot be."""
+
+    wait: StrictBool = False
+    label: Annotated[StrictStr, AfterValidator(check_label)] | None = None
+
+
+REQUESTS: dict[str, type[Arguments]] = {
+    "status": NoArguments,
+    "cut": CutArguments,
+    "suspend": GroupArguments,
+    "resume": GroupArguments,
+    "points": GroupArguments,
+}
+
+
+class Request(BaseModel):
+    """One line of a client."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    command: StrictStr
+    arguments: dict[str, Any] = {}
+
+
+def parse_request(line: bytes) -> tuple[str, dict[str, Any]]:
+    """Return (command, arguments) of a request's line, arguments complete.
+
+    Raises `RefusedError` with the reason.
+    """
+    try:
+        request = Request.model_validate(json.loads(line))
+    except (ValueError, RecursionError):
+        raise RefusedError(
+            'not a request: send {"command": ..., "arguments": {...}} on one line'
+        ) from None
+    model = REQUESTS.get(request.command)
+    if model is None:
+        raise RefusedError(
+            f"this daemon has no command {request.command!r:.80}: it has "
+            f"{', '.join(REQUESTS)}"
+        )
+    try:
+        return request.command, model.model_validate(request.arguments).model_dump()
+    except ValidationError as error:
+        details = error.errors(include_url=False)[0]
+        name = details["loc"][0] if details["loc"] else "arguments"
+        reason = details.get("ctx", {}).get("error", details["msg"])
+        raise RefusedError(f"{request.command}: {name!s:.80}: {reason}") from None
