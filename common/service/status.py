@@ -1,0 +1,157 @@
+"""What a daemon says of itself: snapshots, apart from the live objects.
+
+The keys are a promise to scripts (docs/reference/cli.md). Fields hold integers
+and carry units; rendered, moments are RFC 3339 in UTC. None is "not known".
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
+
+from common.service.moments import rfc3339
+
+Moment = Annotated[int, PlainSerializer(rfc3339, return_type=str)]
+
+
+class GroupRole(enum.StrEnum):
+    SENDING = "sending"
+    RECEIVING = "receiving"
+
+
+class GroupState(enum.StrEnum):
+    """What a group does now; the first that applies, in no order of gravity."""
+
+    FIRST_COPY = "first_copy"
+    IDLE = "idle"
+    DRAINING = "draining"
+    SUSPENDED = "suspended"
+    DISCONNECTED = "disconnected"
+    SUSPECT = "suspect"
+    SUPERSEDED = "superseded"
+    TAKEN_OVER = "taken_over"
+    FAILED = "failed"
+
+
+class LinkState(enum.StrEnum):
+    CONNECTED = "connected"
+    CONNECTING = "connecting"
+    DOWN = "down"
+    REFUSED = "refused"
+
+
+class Snapshot(BaseModel):
+    """A frozen model; `to_json` gives what goes over the control socket."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    def to_json(self) -> dict[str, Any]:
+        return self.model_dump(mode="json", by_alias=True)
+
+
+class RecoveryPointStatus(Snapshot):
+    """The newest recovery point; data is current up to `current_as_of_ns`."""
+
+    number: int
+    cut_ns: Moment = Field(serialization_alias="cut_time")
+    current_as_of_ns: Moment = Field(serialization_alias="current_as_of")
+    label: str | None = None
+
+
+class LinkStatus(Snapshot):
+    """`peers` are the connected addresses, one for each connection."""
+
+    state: LinkState
+    encrypted: bool = False
+    peers: tuple[str, ...] = ()
+
+
+class LastCycleStatus(Snapshot):
+    """The newest cycle that ended, with what it cost."""
+
+    number: int
+    hold_seconds: float
+    drain_seconds: float
+    tracks: int
+    bytes_changed: int
+    bytes_on_wire: int
+
+
+class VolumeStatus(Snapshot):
+    name: str
+    size_bytes: int
+    track_bytes: int
+
+
+class ProgressStatus(Snapshot):
+    """A long operation, such as "first_copy"; no ETA before there is a rate."""
+
+    operation: str
+    done_bytes: int
+    total_bytes: int
+    eta_seconds: float | None = None
+
+
+class AlarmStatus(Snapshot):
+    """Something an operator should look at, until it ends."""
+
+    name: str
+    message: str
+    since_ns: Moment | None = Field(default=None, serialization_alias="since")
+
+
+class GroupStatus(Snapshot):
+    name: str
+    role: GroupRole
+    state: GroupState
+    lineage: str | None = None
+    cycle_number: int | None = None
+    recovery_point: RecoveryPointStatus | None = None
+    recovery_point_age_seconds: float | None = None
+    link: LinkStatus
+    changed_bytes: int | None = None
+    out_of_sync_bytes: int | None = None
+    last_cycle: LastCycleStatus | None = None
+    volumes: tuple[VolumeStatus, ...] = ()
+    progress: ProgressStatus | None = None
+    alarms: tuple[AlarmStatus, ...] = ()
+
+
+class SiteStatus(Snapshot):
+    """What `farshore status --json` prints."""
+
+    site: str
+    role: str
+    version: str
+    groups: tuple[GroupStatus, ...] = ()
+
+
+class PointStatus(Snapshot):
+    """One of what `farshore points --json` prints, newest first."""
+
+    number: int
+    cut_ns: Moment = Field(serialization_alias="cut_time")
+    current_as_of_ns: Moment = Field(serialization_alias="current_as_of")
+    label: str | None = None
+    size_bytes: int = Field(serialization_alias="bytes")
+    pinned: bool = False
+
+
+class CutStatus(Snapshot):
+    """What `farshore cut --json` prints.
+
+    `committed`: this very cut is safe at the remote, or nothing had changed and
+    the newest point is known to be current.
+    """
+
+    number: int | None
+    cut_ns: Moment = Field(serialization_alias="cut_time")
+    hold_seconds: float
+    committed: bool
+
+
+def age_seconds(current_as_of_ns: int, now_ns: int) -> float:
+    """Return a recovery point's age; a clock set back gives 0, never less."""
+    return max(0, now_ns - current_as_of_ns) / 1e9
