@@ -1,0 +1,50 @@
+"""The bounds within which NBD clients are served."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+RECEIVE_BUFFER_BYTES: Final = 1 << 20
+"""One receive buffer: holds a socket's default queue several times over, so one
+read takes all that waits; pages that are never reached cost nothing."""
+RECEIVE_TAIL_BYTES_MIN: Final = 64 << 10
+"""Less room than this at the end of a buffer is not read into: a read that
+small would break a batch of requests apart."""
+OWN_PAYLOAD_BYTES_MIN: Final = 64 << 10
+"""A WRITE this long that does not fit gets a buffer of its own, filled from the
+socket; a shorter one is moved to the start of the next buffer, which is cheaper."""
+
+
+@dataclass(frozen=True, slots=True)
+class NbdLimits:
+    """Every bound of the NBD server that may sensibly differ; tests shrink them."""
+
+    handshake_seconds: float = 10.0
+    """From accept to transmission; qemu-nbd allows the same. Established
+    connections may idle for ever."""
+    connections_max: int = 100
+    """Open connections, as qemu's default; more are closed at once."""
+    requests_in_flight_max: int = 128
+    """Per connection: the depth of one queue of Linux's nbd driver. At the bound
+    the socket is not read until something completes."""
+    bytes_in_flight_max: int = 64 << 20
+    """Payload of READs and WRITEs in flight per connection; a lone request may
+    reach `payload_bytes_max` even if this is less."""
+    payload_bytes_max: int = 64 << 20
+    """Longest READ or WRITE served. 32 MiB is advertised, but clients that never
+    asked send up to 48 MiB."""
+    payload_bytes_drained_max: int = 128 << 20
+    """A longer WRITE than served, up to here, is read, dropped and answered with
+    an error; beyond, the connection is closed."""
+    receive_buffers_max: int = 8
+    """Receive buffers per connection that WRITEs in flight may hold."""
+    write_buffer_bytes_max: int = 4 << 20
+    """Replies queued for a slow reader before its requests are left unread."""
+    backlog_connections: int = 128
+    """Connections that wait to be accepted, as systems' SOMAXCONN of old."""
+
+    def __post_init__(self) -> None:
+        assert self.requests_in_flight_max > 0
+        assert self.receive_buffers_max > 0
+        assert self.payload_bytes_max <= self.payload_bytes_drained_max
