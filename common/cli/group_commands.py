@@ -1,0 +1,130 @@
+"""`cut`, `suspend`, `resume` and `points`: what one asks of a group."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+from rich.table import Table
+
+from common.cli.daemon_options import connect, daemon_options, json_option
+from common.cli.display import console, plain, print_json, seconds_text, size_text
+from common.errors import NotCommittedError
+from common.service.logging import escape
+
+
+@click.command()
+@click.argument("group")
+@click.option("--wait", is_flag=True, help="Return once this cut is safe.")
+@click.option("--label", metavar="TEXT", help="A name for the recovery point.")
+@json_option
+@daemon_options
+def cut(
+    group: str,
+    wait: bool,
+    label: str | None,
+    as_json: bool,
+    socket_path: str | None,
+    config: str | None,
+) -> None:
+    """Cut GROUP now: all its volumes at one instant.
+
+    With --wait, exit code 0 means that this very cut is committed at the remote
+    (or that nothing had changed since the newest recovery point), 9 that it was
+    not.
+    """
+    arguments = {"group": group, "wait": wait, "label": label}
+    with connect(socket_path, config) as client:
+        # A cut waits for the cycle before it, a safe one for its drain: for ever,
+        # where the link is down. The operator's Ctrl-C ends the wait only.
+        result: dict[str, Any] = client.call("cut", arguments, timeout_seconds=None)
+    if as_json:
+        print_json(result)
+    else:
+        click.echo(_cut_text(group, result))
+    if wait and not result["committed"]:
+        raise NotCommittedError(f"{group}: the cut is not committed at the remote")
+
+
+def _cut_text(group: str, result: dict[str, Any]) -> str:
+    number = result.get("number")
+    what = f"{group}: cut {number}" if number is not None else f"{group}: cut"
+    fate = "committed at the remote" if result["committed"] else "not yet committed"
+    held = seconds_text(result["hold_seconds"])
+    return escape(f"{what} at {result['cut_time']}, writes held {held}, {fate}")
+
+
+def _ask(
+    command: str, group: str, as_json: bool, sockets: tuple[str | None, str | None]
+) -> bool:
+    """Send a command for a group; print the JSON, or tell that words are wanted."""
+    with connect(*sockets) as client:
+        result = client.call(command, {"group": group})
+    if as_json:
+        print_json(result)
+    return not as_json
+
+
+@click.command()
+@click.argument("group")
+@json_option
+@daemon_options
+def suspend(
+    group: str, as_json: bool, socket_path: str | None, config: str | None
+) -> None:
+    """Begin no new cuts of GROUP; a drain in work finishes."""
+    if _ask("suspend", group, as_json, (socket_path, config)):
+        click.echo(
+            f"{group}: suspended, recovery points grow older from now on\n"
+            f"to go on: farshore resume {group}"
+        )
+
+
+@click.command()
+@click.argument("group")
+@json_option
+@daemon_options
+def resume(
+    group: str, as_json: bool, socket_path: str | None, config: str | None
+) -> None:
+    """Cut GROUP again, as its trigger says."""
+    if _ask("resume", group, as_json, (socket_path, config)):
+        click.echo(f"{group}: resumed\nto see it: farshore status --watch")
+
+
+@click.command()
+@click.argument("group")
+@json_option
+@daemon_options
+def points(
+    group: str, as_json: bool, socket_path: str | None, config: str | None
+) -> None:
+    """List the recovery points of GROUP, newest first."""
+    with connect(socket_path, config) as client:
+        listed: list[dict[str, Any]] = client.call("points", {"group": group})
+    if as_json:
+        print_json(listed)
+    elif not listed:
+        click.echo(f"{group}: no recovery point yet\nto see why: farshore status")
+    else:
+        console().print(_points_table(listed))
+
+
+def _points_table(listed: list[dict[str, Any]]) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("POINT", justify="right")
+    table.add_column("CUT")
+    table.add_column("CURRENT AS OF")
+    table.add_column("BYTES", justify="right")
+    table.add_column("PINNED")
+    table.add_column("LABEL")
+    for point in listed:
+        table.add_row(
+            plain(point["number"], "bold"),
+            plain(point["cut_time"]),
+            plain(point["current_as_of"]),
+            plain(size_text(point["bytes"])),
+            plain("yes" if point["pinned"] else ""),
+            plain(point["label"] or ""),
+        )
+    return table

@@ -1,0 +1,64 @@
+"""The `farshore` command: a thin client of a daemon's control socket."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from common.cli.config_commands import config, init
+from common.cli.exit_codes import NEXT_COMMANDS, exit_codes_text
+from common.cli.group_commands import cut, points, resume, suspend
+from common.cli.status_command import status
+from common.errors import FarshoreError
+from common.service.logging import escape
+from common.service.version import farshore_version
+
+EXIT_INTERRUPTED = 130
+
+
+class FarshoreGroup(click.Group):
+    """Ends with the exit code of the error, never with a traceback for it."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except FarshoreError as error:
+            _explain(error)
+            ctx.exit(error.exit_code)
+        except KeyboardInterrupt:
+            ctx.exit(EXIT_INTERRUPTED)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        del ctx
+        formatter.write("\nExit codes:\n" + exit_codes_text() + "\n")
+
+
+def _explain(error: FarshoreError) -> None:
+    """Say what is wrong, and what to type next."""
+    click.echo(f"farshore: {escape(str(error))}", err=True)
+    following = NEXT_COMMANDS.get(error.exit_code)
+    if following is not None:
+        click.echo(f"next: {following}", err=True)
+
+
+@click.group(
+    cls=FarshoreGroup, context_settings={"help_option_names": ["-h", "--help"]}
+)
+@click.version_option(farshore_version(), prog_name="farshore")
+def cli() -> None:
+    """Watch and steer the farshore daemons, which keep a crash-consistent copy of
+    block volumes at a second site."""
+
+
+for _command in (status, cut, suspend, resume, points, config, init):
+    cli.add_command(_command)
+
+
+def main() -> None:
+    """Run the command of `sys.argv` and end the process."""
+    cli.main(prog_name="farshore")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""The pair of config files that `farshore init` writes.
+
+config/primary.toml and config/remote.toml are the same texts; a test holds them
+together.
+"""
+
+PRIMARY_TOML = """\
+# The primary site: serves volumes to hosts over NBD and sends them to the remote.
+# Every key and its default: docs/reference/config.md. Check: farshore config check
+# FILE. Relative paths start at this file's folder.
+
+[site]
+name = "amsterdam"
+state_dir = "/var/lib/farshore/primary"
+control_socket = "/run/farshore/primary.sock"
+
+[nbd]
+# Whoever can connect can read and write every volume: keep TCP on a private network.
+listen = ["unix:/run/farshore/nbd.sock", "tcp:127.0.0.1:10809"]
+
+# Volumes of a group are cut together: one recovery point holds all of them as they
+# were at one moment.
+[[group]]
+name = "orders"
+rpo = "5s" # or one of: interval, changed, schedule, manual
+# hold_max = "50ms"
+# hold_retries = 5
+# resume_timeout = "10m"
+
+[group.link]
+remotes = ["dr.example.net:7420"] # several addresses are several links
+connections = 2
+peer = "dr" # the name in the remote's [site]
+# Replication is not encrypted in this version; both sites must say so.
+allow_plaintext_replication = true
+# compression = "auto"
+
+[group.flashcopy]
+# Grows by what hosts overwrite while a cycle drains.
+directory = "/var/lib/farshore/flashcopy"
+
+[[group.volume]]
+name = "data"
+device = "/var/lib/farshore/data.img" # created sparse when absent, or a block device
+size = "100GiB"
+# track_size = "auto"
+# region_size = "4MiB"
+# hot_regions_max = 4096
+"""
+
+REMOTE_TOML = """\
+# The remote site: receives groups and serves their newest recovery points.
+# Every key and its default: docs/reference/config.md. Check: farshore config check
+# FILE. Relative paths start at this file's folder.
+
+[site]
+name = "dr"
+state_dir = "/var/lib/farshore/remote"
+control_socket = "/run/farshore/remote.sock"
+
+[replication]
+listen = ["tcp:0.0.0.0:7420"]
+# Replication is neither encrypted nor authenticated in this version: let only the
+# primaries reach this port.
+allow_plaintext_replication = true
+
+[nbd]
+listen = ["unix:/run/farshore/recovery.sock"] # read-only recovery points
+
+[[group]]
+name = "orders"
+peer = "amsterdam" # the name in the primary's [site]
+
+[group.journal]
+# Grows by what is overwritten since the newest recovery point.
+directory = "/var/lib/farshore/journal"
+
+[[group.volume]]
+name = "data"
+# Created sparse, with the primary's size, when absent; or a block device.
+device = "/var/lib/farshore/data.img"
+"""
