@@ -60,6 +60,7 @@ class Link:
         self._frames: deque[Frame] = deque()
         self._bulk = asyncio.Lock()
         self._peer_sent_ns = 0
+        self._peer_heard_seconds = 0.0
         self._heartbeat: asyncio.Task[None] | None = None
 
     async def send(self, message: Message) -> int:
@@ -125,6 +126,8 @@ class Link:
     async def close(self, goodbye: Goodbye | None = None) -> None:
         """End the link in order, saying why if asked to. Never raises."""
         self._stop_heartbeat()
+        if self._heartbeat is not None:
+            await asyncio.wait([self._heartbeat])
         try:
             if goodbye is not None:
                 async with asyncio.timeout(GOODBYE_SECONDS):
@@ -155,16 +158,23 @@ class Link:
         try:
             while True:  # ends by cancelling or with the connection
                 await self._send(
-                    Heartbeat(self.epoch, self._clock.now_ns(), self._peer_sent_ns)
+                    Heartbeat(self.epoch, self._clock.now_ns(), self._echo_ns())
                 )
                 await asyncio.sleep(HEARTBEAT_SECONDS)
         except ConnectionLostError:
             return  # `receive` meets it too, and has somebody to tell
 
+    def _echo_ns(self) -> int:
+        if not self._peer_sent_ns:
+            return 0
+        lain_seconds = self._clock.monotonic() - self._peer_heard_seconds
+        return self._peer_sent_ns + int(lain_seconds * 1e9)
+
     def _note_heartbeat(self, heartbeat: Heartbeat) -> None:
         self._peer_sent_ns = heartbeat.sent_ns
+        self._peer_heard_seconds = self._clock.monotonic()
         if heartbeat.echo_ns:
-            # The echo may be a heartbeat old; the wall clock may have jumped.
+            # Good enough for people: the wall clock may have jumped in between.
             elapsed_ns = self._clock.now_ns() - heartbeat.echo_ns
             self.round_trip_seconds = max(0.0, elapsed_ns / 1e9)
 

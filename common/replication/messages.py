@@ -298,7 +298,11 @@ class Abandon:
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """`echo_ns` is the peer's last `sent_ns` (0 before the first)."""
+    """A sign of life; `sent_ns` is the sender's wall clock.
+
+    `echo_ns` is the peer's last `sent_ns` plus the time it has lain here (0 before
+    the first), so that the peer's now − `echo_ns` is one round trip.
+    """
 
     epoch: int
     sent_ns: int
@@ -456,6 +460,8 @@ def encode_meta(message: Message) -> tuple[MessageType, bytes]:
 def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return [_plain(element) for element in value]
+    if isinstance(value, enum.IntEnum):
+        return int(value)
     return astuple(value) if isinstance(value, VolumeOffer) else value
 
 
