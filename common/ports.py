@@ -42,7 +42,7 @@ class File(Protocol):
         """Return exactly `length` bytes; past the end is an error (EIO)."""
         ...
 
-    def try_read(self, offset: int, length: int) -> bytes | None:
+    def try_read(self, offset: int, length: int) -> bytes | bytearray | None:
         """Return the bytes if memory holds them, else None; never blocks."""
         ...
 

@@ -1,0 +1,181 @@
+"""A bitmap of tracks: the shape every change record has.
+
+Pure. Bit i of byte j is track 8j + i; spare bits are 0. Single bits and short
+ranges are handled on the bytearray itself (the host path: a few hundred
+nanoseconds); whole-bitmap work goes through numpy, which lets other threads run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+_POPCOUNT_CHUNK_WORDS = 1 << 16
+_SCAN_BYTES = 1 << 16
+
+
+class Bitmap:
+    """`bit_count` bits, all clear at first. `count` of set bits is kept as it goes."""
+
+    __slots__ = ("bit_count", "count", "data")
+
+    def __init__(self, bit_count: int) -> None:
+        self.bit_count = bit_count
+        self.data = bytearray(-(-bit_count // 64) * 8)
+        self.count = 0
+
+    @classmethod
+    def full(cls, bit_count: int) -> Bitmap:
+        """Return a bitmap with every bit set."""
+        bitmap = cls(bit_count)
+        bitmap.set_range(0, bit_count)
+        return bitmap
+
+    def copy(self) -> Bitmap:
+        other = Bitmap.__new__(Bitmap)
+        other.bit_count = self.bit_count
+        other.data = bytearray(self.data)
+        other.count = self.count
+        return other
+
+    def test(self, index: int) -> bool:
+        return bool(self.data[index >> 3] >> (index & 7) & 1)
+
+    def set(self, index: int) -> None:
+        byte, bit = index >> 3, 1 << (index & 7)
+        if not self.data[byte] & bit:
+            self.data[byte] |= bit
+            self.count += 1
+
+    def _window(self, first: int, count: int) -> tuple[int, int, int, int]:
+        """Return (start byte, end byte, window as int, mask) of a bit range."""
+        assert 0 <= first <= first + count <= self.bit_count
+        start, end = first >> 3, (first + count + 7) >> 3
+        window = int.from_bytes(self.data[start:end], "little")
+        return start, end, window, ((1 << count) - 1) << (first & 7)
+
+    def set_range(self, first: int, count: int) -> int:
+        """Set the bits; return how many were clear before."""
+        return self._change(first, count, on=True)
+
+    def clear_range(self, first: int, count: int) -> int:
+        """Clear the bits; return how many were set before."""
+        return self._change(first, count, on=False)
+
+    def _change(self, first: int, count: int, *, on: bool) -> int:
+        changed = 0
+        if count > 2 * _SCAN_BYTES:  # whole bytes in the middle, without huge ints
+            assert first >= 0
+            assert first + count <= self.bit_count
+            head = -first & 7
+            middle = (count - head) & ~7
+            start, size = (first + head) >> 3, middle >> 3
+            changed += self._change(first, head, on=on)
+            was = _popcount(memoryview(self.data)[start : start + size])
+            self.data[start : start + size] = (b"\xff" if on else b"\0") * size
+            delta = middle - was if on else was
+            self.count += delta if on else -delta
+            changed += delta
+            first, count = first + head + middle, count - head - middle
+        start, end, window, mask = self._window(first, count)
+        hit = (mask & ~window if on else mask & window).bit_count()
+        if hit:
+            new = window | mask if on else window & ~mask
+            self.data[start:end] = new.to_bytes(end - start, "little")
+            self.count += hit if on else -hit
+        return changed + hit
+
+    def count_range(self, first: int, count: int) -> int:
+        """Return how many bits of the range are set."""
+        total = 0
+        end = first + count
+        while first < end:
+            step = min(end - first, 8 * _SCAN_BYTES)
+            _, _, window, mask = self._window(first, step)
+            total += (window & mask).bit_count()
+            first += step
+        return total
+
+    def next_set(self, first: int) -> int:
+        """Return the first set bit at or after `first`, or `bit_count`."""
+        return self._next(first, want=1)
+
+    def next_clear(self, first: int) -> int:
+        """Return the first clear bit at or after `first`, or `bit_count`."""
+        return self._next(first, want=0)
+
+    def _next(self, first: int, *, want: int) -> int:
+        while first < self.bit_count:
+            step = min(self.bit_count - first, 512)
+            _, _, window, mask = self._window(first, step)
+            window = (window if want else ~window) & mask
+            if window:
+                low = (window & -window).bit_length() - 1
+                return (first & ~7) + low
+            first += step
+            if first & 63 == 0 or step == 512:
+                first = self._skip(first, want=want)
+        return self.bit_count
+
+    def _skip(self, first: int, *, want: int) -> int:
+        """Skip 64 KiB steps of bytes that hold nothing wanted."""
+        byte = first >> 3
+        boring = 0 if want else 0xFF
+        while byte < len(self.data):
+            view = np.frombuffer(self.data, np.uint8, offset=byte)[:_SCAN_BYTES]
+            found = np.flatnonzero(view != boring)
+            if found.size:
+                return max(first, (byte + int(found[0])) << 3)
+            byte += len(view)
+        return self.bit_count
+
+    def runs(
+        self, first: int = 0, end: int | None = None, *, longest: int | None = None
+    ) -> Iterator[tuple[int, int]]:
+        """Yield (first, count) of set runs, ascending, each at most `longest`.
+
+        Bits may change between two runs: each is looked up when it is asked for.
+        """
+        end = self.bit_count if end is None else end
+        while (first := self.next_set(first)) < end:
+            stop = min(self.next_clear(first), end)
+            if longest is not None:
+                stop = min(stop, first + longest)
+            yield first, stop - first
+            first = stop
+
+    def words(self) -> npt.NDArray[np.uint64]:
+        """Return the bits as little-endian 64-bit words, sharing memory."""
+        return np.frombuffer(self.data, dtype="<u8")
+
+    def union_of(self, others: list[Bitmap]) -> Bitmap:
+        """Return a new bitmap: this one and all `others`. Off the loop for big ones."""
+        result = self.copy()
+        words = result.words()
+        for other in others:
+            assert other.bit_count == self.bit_count
+            np.bitwise_or(words, other.words(), out=words)
+        del words
+        result.recount()
+        return result
+
+    def subtract(self, other: Bitmap) -> None:
+        """Clear the bits that `other` has set. Off the loop for big ones."""
+        assert other.bit_count == self.bit_count
+        words = self.words()
+        np.bitwise_and(words, ~other.words(), out=words)
+        del words
+        self.recount()
+
+    def recount(self) -> None:
+        self.count = _popcount(memoryview(self.data))
+
+
+def _popcount(data: memoryview) -> int:
+    total = 0
+    step = 8 * _POPCOUNT_CHUNK_WORDS
+    for start in range(0, len(data), step):
+        total += int.from_bytes(data[start : start + step], "little").bit_count()
+    return total

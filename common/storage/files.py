@@ -1,0 +1,298 @@
+"""The one module that touches the disk: `File` and `Files` over system calls.
+
+Regular files and block devices. `OSError` ends here: callers see `StorageError`,
+`DeviceError` or `DeviceBusyError`, each naming the file.
+"""
+
+from __future__ import annotations
+
+import array
+import ctypes
+import errno
+import fcntl
+import os
+import stat
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from common.errors import DeviceBusyError, DeviceError, StorageError
+from common.ports import Buffer, FileIdentity
+
+# From <linux/fs.h>: Python's fcntl module does not name these.
+BLKGETSIZE64 = 0x80081272
+BLKZEROOUT = 0x127F
+
+FALLOC_FL_KEEP_SIZE = 0x01
+FALLOC_FL_PUNCH_HOLE = 0x02
+FALLOC_FL_ZERO_RANGE = 0x10
+
+EXTENTS_MAX = 4096
+"""Extents listed by one call: bounds the time and memory of a fragmented file."""
+
+ZERO_CHUNK_BYTES = 1 << 20
+_ZEROES = bytes(ZERO_CHUNK_BYTES)
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.fallocate.argtypes = [
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_int64,
+    ctypes.c_int64,
+]
+
+
+@contextmanager
+def _translated(path: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        number = error.errno or errno.EIO
+        raise StorageError(os.strerror(number), errno=number, file=path) from error
+
+
+class SystemFile:
+    """An open file descriptor behind the `File` port."""
+
+    def __init__(self, path: str, descriptor: int) -> None:
+        self.path = path
+        self._descriptor = descriptor
+        self.is_block_device = stat.S_ISBLK(os.fstat(descriptor).st_mode)
+
+    def size(self) -> int:
+        with _translated(self.path):
+            if not self.is_block_device:
+                return os.fstat(self._descriptor).st_size
+            buffer = array.array("Q", [0])
+            fcntl.ioctl(self._descriptor, BLKGETSIZE64, buffer, True)
+            return buffer[0]
+
+    def read(self, offset: int, length: int) -> bytes:
+        with _translated(self.path):
+            data = os.pread(self._descriptor, length, offset)
+            if len(data) == length:
+                return data
+            return self._read_rest(data, offset, length)
+
+    def _read_rest(self, data: bytes, offset: int, length: int) -> bytes:
+        # Linux returns at most 2 GiB less 4 KiB a call, and less on a signal.
+        parts = [data]
+        have = len(data)
+        while have < length:
+            part = os.pread(self._descriptor, length - have, offset + have)
+            if not part:
+                raise OSError(errno.EIO, "read past the end")
+            parts.append(part)
+            have += len(part)
+        return b"".join(parts)
+
+    def try_read(self, offset: int, length: int) -> bytes | bytearray | None:
+        buffer = bytearray(length)
+        try:
+            # Only what the page cache holds, whole: anything less means a wait.
+            if os.preadv(self._descriptor, [buffer], offset, os.RWF_NOWAIT) == length:
+                return buffer
+        except OSError:
+            # EAGAIN: not cached; EOPNOTSUPP: this file system can't tell. A real
+            # error will meet the blocking read that follows.
+            return None
+        return None
+
+    def write(self, offset: int, data: Buffer) -> None:
+        with _translated(self.path):
+            length = len(data)
+            done = os.pwrite(self._descriptor, data, offset)
+            if done == length:
+                return
+            view = memoryview(data)
+            while done < length:  # short writes precede ENOSPC: loop until it says so
+                wrote = os.pwrite(self._descriptor, view[done:], offset + done)
+                if not wrote:
+                    raise OSError(errno.EIO, "write made no progress")
+                done += wrote
+
+    def write_zeroes(self, offset: int, length: int, *, punch: bool) -> None:
+        if length == 0:
+            return
+        with _translated(self.path):
+            if self.is_block_device:
+                self._zero_block_device(offset, length)
+                return
+            mode = FALLOC_FL_PUNCH_HOLE if punch else FALLOC_FL_ZERO_RANGE
+            result = _libc.fallocate(
+                self._descriptor, mode | FALLOC_FL_KEEP_SIZE, offset, length
+            )
+            if result == 0:
+                return
+            number = ctypes.get_errno()
+            if number not in {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}:
+                raise OSError(number, os.strerror(number))
+        self._write_literal_zeroes(offset, length)
+
+    def _zero_block_device(self, offset: int, length: int) -> None:
+        if offset % 512 == 0 and length % 512 == 0:
+            try:
+                span = array.array("Q", [offset, length])
+                fcntl.ioctl(self._descriptor, BLKZEROOUT, span, True)
+            except OSError as error:
+                if error.errno not in {errno.EOPNOTSUPP, errno.ENOTTY, errno.EINVAL}:
+                    raise
+            else:
+                return
+        self._write_literal_zeroes(offset, length)
+
+    def _write_literal_zeroes(self, offset: int, length: int) -> None:
+        for start in range(offset, offset + length, ZERO_CHUNK_BYTES):
+            count = min(ZERO_CHUNK_BYTES, offset + length - start)
+            self.write(start, memoryview(_ZEROES)[:count])
+
+    def extents(self, offset: int, length: int) -> list[tuple[int, bool]]:
+        if self.is_block_device:
+            return [(length, False)]
+        end = offset + length
+        found: list[tuple[int, bool]] = []
+        while offset < end and len(found) < EXTENTS_MAX:
+            data = self._seek(offset, os.SEEK_DATA, end)
+            if data > offset:
+                found.append((min(data, end) - offset, True))
+                offset = data
+                continue
+            hole = self._seek(offset, os.SEEK_HOLE, end)
+            found.append((min(hole, end) - offset, False))
+            offset = hole
+        return found
+
+    def _seek(self, offset: int, whence: int, end: int) -> int:
+        with _translated(self.path):
+            try:
+                return os.lseek(self._descriptor, offset, whence)
+            except OSError as error:
+                if error.errno == errno.ENXIO:  # nothing but a hole up to the end
+                    return end
+                if error.errno == errno.EINVAL:  # this file system can't tell
+                    return offset if whence == os.SEEK_DATA else end
+                raise
+
+    def truncate(self, size: int) -> None:
+        with _translated(self.path):
+            os.ftruncate(self._descriptor, size)
+
+    def datasync(self) -> None:
+        with _translated(self.path):
+            os.fdatasync(self._descriptor)
+
+    def identity(self) -> FileIdentity:
+        with _translated(self.path):
+            found = os.fstat(self._descriptor)
+        device = found.st_rdev if self.is_block_device else found.st_dev
+        changed_ns = 0 if self.is_block_device else found.st_mtime_ns
+        return FileIdentity(device, found.st_ino, self.size(), changed_ns)
+
+    def close(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+class SystemFiles:
+    """The host's file systems behind the `Files` port."""
+
+    def open(
+        self,
+        path: str,
+        *,
+        create: bool = False,
+        read_only: bool = False,
+        lock: bool = False,
+    ) -> SystemFile:
+        flags = os.O_CLOEXEC | (os.O_RDONLY if read_only else os.O_RDWR)
+        if create:
+            flags |= os.O_CREAT
+        try:
+            descriptor = os.open(path, flags, 0o600)
+        except OSError as error:
+            raise _open_error(path, error) from error
+        try:
+            _check_kind(path, descriptor)
+            if lock:
+                _lock(path, descriptor)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return SystemFile(path, descriptor)
+
+    def exists(self, path: str) -> bool:
+        return os.path.exists(path)
+
+    def list(self, directory: str) -> list[str]:
+        with _translated(directory):
+            return sorted(os.listdir(directory))
+
+    def make_directory(self, path: str) -> None:
+        if os.path.isdir(path):
+            return
+        parent = os.path.dirname(os.path.abspath(path))
+        self.make_directory(parent)
+        with _translated(path):
+            try:
+                os.mkdir(path, 0o700)
+            except FileExistsError:
+                if not os.path.isdir(path):
+                    raise
+        self.sync_directory(parent)
+
+    def rename(self, old: str, new: str) -> None:
+        with _translated(new):
+            os.replace(old, new)
+
+    def remove(self, path: str) -> None:
+        with _translated(path):
+            os.unlink(path)
+
+    def sync_directory(self, path: str) -> None:
+        with _translated(path):
+            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+    def free_bytes(self, path: str) -> int:
+        with _translated(path):
+            found = os.statvfs(path)
+        return found.f_bavail * found.f_frsize
+
+
+def _open_error(path: str, error: OSError) -> DeviceError | StorageError:
+    if error.errno == errno.ENOENT:
+        return DeviceError(f"{path}: no such file or device; create it or mend the key")
+    if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
+        return DeviceError(
+            f"{path}: {os.strerror(error.errno)}; give the daemon's user access to it"
+        )
+    number = error.errno or errno.EIO
+    return StorageError(os.strerror(number), errno=number, file=path)
+
+
+def _check_kind(path: str, descriptor: int) -> None:
+    mode = os.fstat(descriptor).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
+        raise DeviceError(f"{path}: neither a regular file nor a block device")
+
+
+def _lock(path: str, descriptor: int) -> None:
+    # An open-file-description lock: it dies with the last descriptor of a killed
+    # process, and unlike POSIX locks a second open in this process can't drop it.
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in {errno.EWOULDBLOCK, errno.EACCES}:
+            raise DeviceBusyError(
+                f"{path}: in use by another daemon; stop it, or name another device"
+            ) from error
+        raise StorageError(
+            "cannot be locked", errno=error.errno or errno.EIO, file=path
+        ) from error
+
+
+assert sys.platform == "linux", "farshore runs on Linux only"

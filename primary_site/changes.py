@@ -1,0 +1,198 @@
+"""What one volume has changed, and what of it the remote has: the bitmaps.
+
+Pure: the event loop owns it; `union` and `todo` may be computed by a thread from
+bitmaps that nothing writes any more. I4 lives here: a track that differs from
+the newest acknowledged recovery point is in
+
+    FlashCopy bitmap  ∪  PPRC bitmap  ∪  carried bitmap
+
+at every instant, and `acked` never covers a track that was marked since.
+
+    transfer   FlashCopy ∪ carried -> PPRC, a fresh FlashCopy bitmap (in the hold)
+    settle     the union, computed outside the hold, replaces its parts
+    ack        PPRC tracks durable on the secondary volume
+    complete   the point is committed: PPRC and acked are dropped
+    abandon    PPRC joins carried; acked keeps what was not marked since
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from common.storage.bitmap import Bitmap
+from common.storage.bitmap_file import PAGE_BITS, PAGE_BYTES
+from common.storage.flashcopy import FlashCopyMap, Relation
+from common.storage.geometry import Geometry
+
+
+@dataclass(slots=True)
+class Transfer:
+    """The PPRC bitmap as the cut left it: its parts, until they are united."""
+
+    parts: list[Bitmap]
+    """The first is the FlashCopy bitmap of the cut: those tracks are not acked."""
+
+
+class VolumeChanges:
+    """All change records of one volume."""
+
+    def __init__(self, geometry: Geometry) -> None:
+        self.geometry = geometry
+        self.flashcopy = FlashCopyMap(geometry.track_count)
+        self.carried: list[Bitmap] = []
+        self.suspect: Bitmap | None = None
+        """Carried tracks that are only suspected to differ: they travel as hashes."""
+        self.acked = Bitmap(geometry.track_count)
+        self.pprc: Bitmap | None = None
+        self.transferred: Transfer | None = None
+        self.whole = False
+        """Every track is carried or in the cycle: no durable bitmap says so."""
+        self.stale_pages: set[int] = set()
+        """Pages whose durable copy holds bits that a commit has cleared."""
+
+    # -- the cycle ---------------------------------------------------------------
+
+    def has_changed(self) -> bool:
+        """Tell whether a cut now would have anything to transfer."""
+        return bool(self.flashcopy.bitmap.count) or any(b.count for b in self.carried)
+
+    def transfer(self, relation: Relation | None, fresh: Bitmap) -> Transfer:
+        """Hand FlashCopy ∪ carried over to the PPRC bitmap: pointer swaps only.
+
+        Within the hold. The previous cycle is complete (staggering, claim 8).
+        """
+        assert self.pprc is None, "staggering: the previous cycle is not complete"
+        assert self.transferred is None
+        old = self.flashcopy.establish(relation, fresh)
+        self.transferred = Transfer([old, *self.carried])
+        self.carried = []
+        return self.transferred
+
+    def settle(self, pprc: Bitmap, acked: Bitmap) -> None:
+        """Replace the parts of the transfer by their union (see `unite`)."""
+        assert self.transferred is not None
+        self.pprc, self.acked, self.transferred = pprc, acked, None
+
+    def ack(self, first: int, count: int) -> None:
+        """These PPRC tracks, as at the cut, are durable on the secondary volume."""
+        assert self.pprc is not None
+        self.acked.set_range(first, count)
+
+    def complete(self) -> None:
+        """The cycle's recovery point is committed and acknowledged."""
+        assert self.pprc is not None
+        assert self.acked.count >= self.pprc.count, "committed with tracks unsent"
+        self.stale_pages |= pages_with_bits(self.pprc)
+        self.pprc = None
+        self.suspect = None
+        self.whole = False
+        self.acked = Bitmap(self.geometry.track_count)
+
+    def abandon(self) -> None:
+        """Give the cycle up: nothing of its tracks is forgotten."""
+        if self.transferred is not None:
+            # The FlashCopy part was marked before the cut, after whatever acked
+            # says of it: it may not stay acked.
+            for first, count in self.transferred.parts[0].runs():
+                self.acked.clear_range(first, count)
+            self.carried.extend(self.transferred.parts)
+            self.transferred = None
+        if self.pprc is not None:
+            self.carried.append(self.pprc)
+            self.pprc = None
+
+    def forget_acked(self) -> None:
+        """The remote's relation is another one: nothing it acknowledged counts."""
+        self.acked = Bitmap(self.geometry.track_count)
+
+    def carry(self, bitmap: Bitmap) -> None:
+        """Have these tracks sent with the next cycle, whatever hosts do."""
+        self.carried.append(bitmap)
+
+    # -- figures -----------------------------------------------------------------
+
+    def changed_tracks(self) -> int:
+        """Return |FlashCopy ∪ carried|, or an upper bound where they overlap."""
+        total = self.flashcopy.bitmap.count + sum(b.count for b in self.carried)
+        return min(total, self.geometry.track_count)
+
+    def out_of_sync_tracks(self) -> int:
+        """Return |FlashCopy ∪ carried ∪ (PPRC less acked)|, or an upper bound."""
+        total = self.changed_tracks()
+        if self.transferred is not None:
+            total += sum(b.count for b in self.transferred.parts)
+        if self.pprc is not None:
+            total += self.pprc.count
+        total -= self.acked.count
+        return max(0, min(total, self.geometry.track_count))
+
+    # -- durable copies ------------------------------------------------------------
+
+    def changed_page(self, page: int) -> bytes:
+        """Return a page of FlashCopy ∪ PPRC ∪ carried, for the durable copy."""
+        bits = 0
+        for bitmap in self._changed_bitmaps():
+            bits |= _page(bitmap, page)
+        return bits.to_bytes(PAGE_BYTES, "little")
+
+    def acked_page(self, page: int) -> bytes:
+        """Return a page of what of `acked` a restart may rely on.
+
+        That is acked less every track marked since its cut. A marked track is
+        in the FlashCopy bitmap, or in the first part of an unsettled transfer.
+        """
+        bits = _page(self.acked, page) & ~_page(self.flashcopy.bitmap, page)
+        if self.transferred is not None:
+            bits &= ~_page(self.transferred.parts[0], page)
+        return bits.to_bytes(PAGE_BYTES, "little")
+
+    def _changed_bitmaps(self) -> list[Bitmap]:
+        bitmaps = [self.flashcopy.bitmap, *self.carried]
+        if self.pprc is not None:
+            bitmaps.append(self.pprc)
+        if self.transferred is not None:
+            bitmaps.extend(self.transferred.parts)
+        return bitmaps
+
+
+def unite(transfer: Transfer, acked: Bitmap) -> tuple[Bitmap, Bitmap]:
+    """Return (PPRC bitmap, acked bitmap) of a transfer. For a thread: big bitmaps.
+
+    Nothing else writes the parts or `acked` between the transfer and `settle`.
+    """
+    pprc = transfer.parts[0].union_of(transfer.parts[1:])
+    kept = acked.copy()
+    kept.subtract(transfer.parts[0])
+    return pprc, kept
+
+
+def still_to_send(pprc: Bitmap, acked: Bitmap) -> Bitmap:
+    """Return PPRC less acked. For a thread."""
+    todo = pprc.copy()
+    todo.subtract(acked)
+    return todo
+
+
+def pages_of_tracks(first: int, count: int) -> range:
+    return range(first // PAGE_BITS, (first + count - 1) // PAGE_BITS + 1)
+
+
+def pages_with_bits(bitmap: Bitmap) -> set[int]:
+    """Return the pages that hold a set bit."""
+    pages = set()
+    track = bitmap.next_set(0)
+    while track < bitmap.bit_count:
+        page = track // PAGE_BITS
+        pages.add(page)
+        track = (
+            bitmap.next_set((page + 1) * PAGE_BITS)
+            if ((page + 1) * PAGE_BITS < bitmap.bit_count)
+            else bitmap.bit_count
+        )
+    return pages
+
+
+def _page(bitmap: Bitmap, page: int) -> int:
+    return int.from_bytes(
+        bitmap.data[page * PAGE_BYTES : (page + 1) * PAGE_BYTES], "little"
+    )

@@ -1,0 +1,113 @@
+"""Reading tracks as they were at the cut, while hosts go on writing.
+
+Read the device, then look at the map again on the loop: a track still clear was
+read untouched; one that is preserving is waited for; one that is preserved is
+read from the target. Whatever was read counts only if the relation still stands
+after the read (I6).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from dataclasses import dataclass
+
+from common.errors import FarshoreError, StorageError
+from common.replication.tracks import RunData
+from common.storage.flashcopy import Runs
+from primary_site.preserving import Standing, is_zero, read_target
+from primary_site.volume import PrimaryVolume
+
+
+class RelationEndedError(FarshoreError):
+    """The FlashCopy can't be read any more: its cycle is to be abandoned."""
+
+
+@dataclass(frozen=True, slots=True)
+class CutRun:
+    """A run as read from the device, and the runs of it that lie in the target."""
+
+    first: int
+    count: int
+    data: bytes
+    preserved: Runs
+
+
+class CutReader:
+    """Reads one volume at the cut of `standing`."""
+
+    def __init__(self, volume: PrimaryVolume, standing: Standing) -> None:
+        self.volume = volume
+        self._standing = standing
+
+    async def read(self, runs: Runs) -> list[RunData]:
+        """Return the runs' bytes at the cut; zero runs with data None.
+
+        Raises `RelationEndedError`, `StorageError` of the device.
+        """
+        device, geometry = self.volume.device, self.volume.geometry
+
+        def read_device() -> list[bytes]:
+            return [device.read(*geometry.byte_range(*run)) for run in runs]
+
+        read = await self.volume.threads.run(read_device)
+        found = [
+            CutRun(first, count, data, await self._preserved(first, count))
+            for (first, count), data in zip(runs, read, strict=True)
+        ]
+        self.check()
+        relation = self._standing.relation
+        relation.enter_reader()
+        ended: asyncio.Future[list[RunData]] = (
+            asyncio.get_running_loop().create_future()
+        )
+
+        def done(result: list[RunData] | None, error: BaseException | None) -> None:
+            relation.leave_reader()
+            if ended.cancelled():
+                return
+            if result is not None:
+                ended.set_result(result)
+            else:
+                ended.set_exception(self._explain(error))
+
+        self.volume.threads.submit(lambda: [self._overlay(r) for r in found], done)
+        return await ended
+
+    async def _preserved(self, first: int, count: int) -> Runs:
+        flashcopy = self.volume.changes.flashcopy
+        while flashcopy.is_preserving(first, count):
+            settled = asyncio.Event()
+            flashcopy.when_settled(settled.set)
+            await settled.wait()
+        self.check()  # before the bitmap is trusted: it must be this cut's
+        if not flashcopy.bitmap.count_range(first, count):
+            return []
+        return list(flashcopy.bitmap.runs(first, first + count))
+
+    def check(self) -> None:
+        """Raise if the relation of this cut has ended."""
+        relation = self._standing.relation
+        if not relation.readable:
+            raise RelationEndedError(relation.why_invalid or "withdrawn")
+
+    def _overlay(self, run: CutRun) -> RunData:
+        """In a thread: put preserved tracks over what the device held."""
+        data: bytes | bytearray = run.data
+        if run.preserved:
+            data = bytearray(run.data)
+            geometry = self.volume.geometry
+            start, _ = geometry.byte_range(run.first, run.count)
+            for first, count in run.preserved:
+                offset, length = geometry.byte_range(first, count)
+                old = read_target(self._standing, offset, length)
+                data[offset - start : offset - start + length] = old
+        return RunData(run.first, run.count, None if is_zero(data) else data)
+
+    def _explain(self, error: BaseException | None) -> BaseException:
+        relation = self._standing.relation
+        if isinstance(error, StorageError) and not relation.readable:
+            return RelationEndedError(relation.why_invalid or "withdrawn")
+        return error or StorageError(
+            "no result", errno=errno.EIO, file=self.volume.device.path
+        )

@@ -1,0 +1,262 @@
+"""The drain: every track of the PPRC bitmap, read at the cut, sent and acked.
+
+Workers take units from the plan, read them at the cut, encode them in a thread,
+and send them within the remote's credit over the least busy link. PROGRESS from
+the remote sets acked bits; runs of a hashed unit that differ come back as units
+to send whole. It ends when nothing is left to send and nothing unacknowledged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+
+from common.errors import ProtocolError
+from common.replication.messages import (
+    Credit,
+    CycleBegin,
+    CycleEnd,
+    Hashes,
+    NeedFull,
+    Progress,
+    Tracks,
+)
+from common.replication.tracks import RunData, encode_records, track_hash
+from common.storage.flashcopy import Runs
+from primary_site.changes import pages_of_tracks
+from primary_site.cut_reader import CutReader
+from primary_site.drain_plan import Gatherer, Unit, plan
+from primary_site.group import ConsistencyGroup, Cut
+from primary_site.session import SendingSession
+
+WORKERS = 4
+"""Units under way at once: one is read while others are encoded and sent."""
+
+
+class CycleDrain:
+    """One cycle over one session. A new session of the same cycle has a new drain."""
+
+    def __init__(
+        self,
+        group: ConsistencyGroup,
+        cut: Cut,
+        session: SendingSession,
+        level: int | None,
+    ) -> None:
+        self._group = group
+        self._cut = cut
+        self._session = session
+        self._level = level
+        self._credit = 0
+        self._sequence = 0
+        self._digest = 0
+        self._active = 0
+        self._pending: dict[int, Unit] = {}
+        self._again: deque[Unit] = deque()
+        self._units: AsyncIterator[Unit] | None = None
+        self._units_lock = asyncio.Lock()
+        self._wake = asyncio.Event()
+        self._readers: list[CutReader] = []
+        self.tracks_sent = 0
+        self.bytes_done = 0
+
+    async def run(self) -> None:
+        """Send everything; return when all of it is durable at the remote.
+
+        Raises `RelationEndedError` (abandon the cycle), `ConnectionLostError`
+        (go on with the next session), `StorageError` (the device can't be read).
+        """
+        for volume in self._group.volumes:
+            standing = volume.preserver.standing()
+            assert standing is not None
+            self._readers.append(CutReader(volume, standing))
+        cut = self._cut
+        await self._session.send(
+            CycleBegin(
+                self._session.epoch, cut.number, cut.cycle_id, cut.cut_ns, cut.label
+            )
+        )
+        self._units = plan(self._readers)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for _ in range(WORKERS):
+                    tasks.create_task(self._work())
+        except BaseExceptionGroup as failed:
+            raise first_of(failed) from failed
+        for volume in self._group.volumes:
+            changes = volume.changes
+            assert changes.pprc is not None
+            assert changes.acked.count == changes.pprc.count, "drained, not acked"
+
+    async def end(self) -> None:
+        """Ask for the commit. Only once `run` and the group's destage are through."""
+        await self._session.send(
+            CycleEnd(
+                self._session.epoch, self._cut.cycle_id, self._sequence, self._digest
+            )
+        )
+
+    # -- what the remote says --------------------------------------------------------
+
+    def on_credit(self, message: Credit) -> None:
+        if message.cycle_id == self._cut.cycle_id:
+            self._credit += message.credit_bytes
+            self._tell()
+
+    def on_progress(self, message: Progress) -> None:
+        if message.cycle_id != self._cut.cycle_id:
+            return
+        for first, last in message.sequences:
+            if last >= self._sequence:
+                raise ProtocolError(f"PROGRESS of frame {last}, which was never sent")
+            for sequence in range(first, last + 1):
+                unit = self._pending.pop(sequence, None)
+                if unit is not None:
+                    self._ack(unit)
+        self._tell()
+
+    def on_need_full(self, message: NeedFull) -> None:
+        if message.cycle_id != self._cut.cycle_id:
+            return
+        unit = self._pending.get(message.sequence)
+        if unit is None or not unit.hashed:
+            raise ProtocolError(f"NEED_FULL of frame {message.sequence}, not hashed")
+        (first, count), end = unit.runs[0], 0
+        for start, size in message.runs:
+            if start < max(first, end) or start + size > first + count:
+                raise ProtocolError("NEED_FULL of tracks that the frame did not hold")
+            end = start + size
+        unit.excluded = list(message.runs)
+        track_bytes = self._group.volumes[unit.volume].geometry.track_bytes
+        gathered = Gatherer(unit.volume, track_bytes)
+        for run in unit.excluded:
+            self._again.extend(gathered.add(*run))
+        self._again.extend(gathered.rest())
+        self._tell()
+
+    def _ack(self, unit: Unit) -> None:
+        volume = self._group.volumes[unit.volume]
+        for first, count in without(unit.runs, unit.excluded):
+            volume.changes.ack(first, count)
+            volume.heat.dirty_acked_pages.update(pages_of_tracks(first, count))
+            self.bytes_done += volume.geometry.byte_range(first, count)[1]
+
+    # -- workers ---------------------------------------------------------------------
+
+    async def _work(self) -> None:
+        while (unit := await self._next()) is not None:
+            self._active += 1
+            try:
+                await self._send(unit)
+            finally:
+                self._active -= 1
+                self._tell()
+
+    async def _next(self) -> Unit | None:
+        while True:  # ends when everything is acknowledged, or with the session
+            if self._again:
+                return self._again.popleft()
+            unit = await self._planned()
+            if unit is not None:
+                return unit
+            if not (self._pending or self._active or self._again):
+                return None
+            await self._woken()
+
+    async def _planned(self) -> Unit | None:
+        async with self._units_lock:
+            if self._units is None:
+                return None
+            async for unit in self._units:
+                return unit
+            self._units = None
+            return None
+
+    async def _send(self, unit: Unit) -> None:
+        reader = self._readers[unit.volume]
+        if unit.zero:
+            runs = [RunData(first, count, None) for first, count in unit.runs]
+        else:
+            runs = await reader.read(unit.runs)
+        if unit.hashed:
+            await self._send_hashes(unit, runs[0])
+            return
+        payload, raw_bytes = await reader.volume.threads.run(
+            encode_records, runs, self._level
+        )
+        await self._take_credit(raw_bytes)
+        message = Tracks(
+            self._session.epoch,
+            self._cut.cycle_id,
+            self._number(unit),
+            unit.volume,
+            raw_bytes,
+            payload,
+        )
+        self.tracks_sent += sum(run.count for run in runs)
+        self._digest ^= await self._session.send_bulk(message)
+
+    async def _send_hashes(self, unit: Unit, run: RunData) -> None:
+        reader = self._readers[unit.volume]
+        payload = await reader.volume.threads.run(_hash_tracks, reader, run)
+        await self._take_credit(len(payload))
+        message = Hashes(
+            self._session.epoch,
+            self._cut.cycle_id,
+            self._number(unit),
+            unit.volume,
+            run.first,
+            run.count,
+            payload,
+        )
+        self._digest ^= await self._session.send_bulk(message)
+
+    def _number(self, unit: Unit) -> int:
+        sequence = self._sequence
+        self._sequence += 1
+        self._pending[sequence] = unit
+        return sequence
+
+    async def _take_credit(self, size: int) -> None:
+        while self._credit < size:  # ends with CREDIT, or with the session
+            await self._woken()
+        self._credit -= size
+
+    def _tell(self) -> None:
+        self._wake.set()
+        self._wake = asyncio.Event()
+
+    async def _woken(self) -> None:
+        await self._wake.wait()
+
+
+def _hash_tracks(reader: CutReader, run: RunData) -> bytes:
+    geometry = reader.volume.geometry
+    _, total = geometry.byte_range(run.first, run.count)
+    data = memoryview(bytes(total) if run.data is None else run.data)
+    step = geometry.track_bytes
+    return b"".join(track_hash(data[at : at + step]) for at in range(0, total, step))
+
+
+def without(runs: Runs, excluded: Runs) -> Runs:
+    """Return `runs` less `excluded`; both ascending and disjoint."""
+    left: Runs = []
+    for first, count in runs:
+        end = first + count
+        for start, size in excluded:
+            if first <= start < end:
+                if start > first:
+                    left.append((first, start - first))
+                first = start + size
+        if first < end:
+            left.append((first, end - first))
+    return left
+
+
+def first_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return one error that stands for all of a task group's."""
+    found: BaseException = group
+    while isinstance(found, BaseExceptionGroup):
+        found = found.exceptions[0]
+    return found

@@ -1,0 +1,181 @@
+"""What a drain sends next: runs of PPRC less acked, gathered into frames.
+
+Scattered tracks are gathered until a frame is worth a hop; long runs are asked
+for holes first, so that an empty terabyte costs a few records.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+
+from common.replication.messages import COVERED_BYTES_MAX
+from common.storage.bitmap import Bitmap
+from common.storage.flashcopy import Runs
+from primary_site.changes import still_to_send
+from primary_site.cut_reader import CutReader
+
+FRAME_BYTES = 1 << 20
+"""Bytes of tracks in one frame: small beside a link's quarter second, large
+beside the cost of a hop."""
+
+FRAME_RUNS_MAX = 512
+HASHED_TRACKS_MAX = 2048
+HASHED_BYTES = 8 << 20
+"""Read and hashed for one HASHES frame at most."""
+
+HOLE_PROBE_TRACKS = 256
+"""A run at least this long is worth a look for holes."""
+
+PROBE_BYTES = 1 << 30
+"""Looked through for holes by one call."""
+
+
+@dataclass(slots=True)
+class Unit:
+    """One frame's worth of tracks of one volume, as at the cut.
+
+    `zero`: known holes, nothing to read. `hashed`: only suspected, goes as hashes.
+    `excluded`: runs the remote wants whole; they are another unit then.
+    """
+
+    volume: int
+    runs: Runs
+    zero: bool = False
+    hashed: bool = False
+    excluded: Runs = field(default_factory=list)
+
+
+async def plan(readers: list[CutReader]) -> AsyncIterator[Unit]:
+    """Yield units until every PPRC track that is not acked has been in one."""
+    for index, reader in enumerate(readers):
+        changes = reader.volume.changes
+        assert changes.pprc is not None
+        todo = await reader.volume.threads.run(
+            still_to_send, changes.pprc, changes.acked
+        )
+        async for unit in _plan_volume(index, reader, todo, changes.suspect):
+            yield unit
+
+
+class Gatherer:
+    """Gathers runs into units of at most `FRAME_BYTES` (or one track)."""
+
+    def __init__(self, volume: int, track_bytes: int) -> None:
+        self._volume = volume
+        self._tracks_max = max(FRAME_BYTES // track_bytes, 1)
+        self._runs: Runs = []
+        self._room = self._tracks_max
+
+    def add(self, first: int, count: int) -> Iterator[Unit]:
+        """Take a run in; yield the units that became full."""
+        for part in _chunks(first, count, self._tracks_max):
+            if part[1] > self._room or len(self._runs) == FRAME_RUNS_MAX:
+                yield from self.rest()
+            self._runs.append(part)
+            self._room -= part[1]
+
+    def rest(self) -> Iterator[Unit]:
+        """Yield what has been gathered so far, if anything."""
+        if self._runs:
+            yield Unit(self._volume, self._runs)
+        self._runs, self._room = [], self._tracks_max
+
+
+async def _plan_volume(
+    index: int, reader: CutReader, todo: Bitmap, suspect: Bitmap | None
+) -> AsyncIterator[Unit]:
+    track_bytes = reader.volume.geometry.track_bytes
+    gathered = Gatherer(index, track_bytes)
+    for first, count in todo.runs(longest=PROBE_BYTES // track_bytes):
+        for start, size, kind in await _split(reader, first, count, suspect):
+            if kind is _Kind.DATA:
+                for unit in gathered.add(start, size):
+                    yield unit
+            elif kind is _Kind.HOLE:
+                for part in _chunks(start, size, COVERED_BYTES_MAX // track_bytes):
+                    yield Unit(index, [part], zero=True)
+            else:
+                longest = max(min(HASHED_TRACKS_MAX, HASHED_BYTES // track_bytes), 1)
+                for part in _chunks(start, size, longest):
+                    yield Unit(index, [part], hashed=True)
+    for unit in gathered.rest():
+        yield unit
+
+
+class _Kind(enum.Enum):
+    DATA = 1
+    HOLE = 2
+    SUSPECT = 3
+
+
+async def _split(
+    reader: CutReader, first: int, count: int, suspect: Bitmap | None
+) -> list[tuple[int, int, _Kind]]:
+    if suspect is not None:
+        return _split_suspect(first, count, suspect)
+    if count >= HOLE_PROBE_TRACKS:
+        return await _split_holes(reader, first, count)
+    return [(first, count, _Kind.DATA)]
+
+
+def _split_suspect(
+    first: int, count: int, suspect: Bitmap
+) -> list[tuple[int, int, _Kind]]:
+    """Suspected tracks go by hash; those known to have changed go whole."""
+    pieces: list[tuple[int, int, _Kind]] = []
+    at, end = first, first + count
+    for start, size in suspect.runs(first, end):
+        if start > at:
+            pieces.append((at, start - at, _Kind.DATA))
+        pieces.append((start, size, _Kind.SUSPECT))
+        at = start + size
+    if at < end:
+        pieces.append((at, end - at, _Kind.DATA))
+    return pieces
+
+
+def _chunks(first: int, count: int, longest: int) -> Iterator[tuple[int, int]]:
+    for start in range(first, first + count, longest):
+        yield start, min(longest, first + count - start)
+
+
+async def _split_holes(
+    reader: CutReader, first: int, count: int
+) -> list[tuple[int, int, _Kind]]:
+    """Return (first, count, kind), holes being whole tracks that were holes at the cut.
+
+    The device is asked first and the map looked at after: a hole whose tracks
+    are all still clear then was a hole at the cut.
+    """
+    geometry = reader.volume.geometry
+    offset, length = geometry.byte_range(first, count)
+    extents = await reader.volume.threads.run(
+        reader.volume.device.extents, offset, length
+    )
+    flashcopy = reader.volume.changes.flashcopy
+    pieces: list[tuple[int, int, _Kind]] = []
+    end, at = first + count, first
+    for size, is_hole in extents:
+        start, offset = offset, offset + size
+        if not is_hole:
+            continue
+        hole_first = -(-start // geometry.track_bytes)
+        hole_end = offset // geometry.track_bytes
+        if offset == geometry.size_bytes:
+            hole_end = geometry.track_count
+        hole_end = min(hole_end, end)
+        hole_first = max(hole_first, at)
+        if hole_end - hole_first < 1:
+            continue
+        if flashcopy.bitmap.count_range(hole_first, hole_end - hole_first):
+            continue
+        if hole_first > at:
+            pieces.append((at, hole_first - at, _Kind.DATA))
+        pieces.append((hole_first, hole_end - hole_first, _Kind.HOLE))
+        at = hole_end
+    if at < end:
+        pieces.append((at, end - at, _Kind.DATA))
+    reader.check()
+    return pieces

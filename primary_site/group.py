@@ -1,0 +1,373 @@
+"""A consistency group at the sending site: its volumes, the cut, the destage.
+
+The cut is one instant for all volumes, because they share one gate. Within the
+hold only pointers are swapped: unions, clearing and writing happen outside, so
+the hold's length does not depend on the size of a volume.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from common.errors import FarshoreError, StorageError
+from common.ports import Clock, Files, Threads
+from common.service.config_primary import PrimaryGroup
+from common.storage.bitmap import Bitmap
+from primary_site.changes import VolumeChanges, unite
+from primary_site.gate import Gate
+from primary_site.group_state import GroupState, to_record
+from primary_site.opening import OpenedGroup, OpenedVolume
+from primary_site.preserving import Preserver
+from primary_site.regions import RegionHeat
+from primary_site.volume import PrimaryVolume
+
+HOLD_BACKOFF_SECONDS = 0.05
+"""Between two tries to quiesce: hosts get at least this share of the time."""
+
+
+class CutStarvedError(FarshoreError):
+    """Writes in flight did not end within `hold_max`, `hold_retries` times over."""
+
+    exit_code = 9
+
+
+class CutImpossibleError(FarshoreError):
+    """No FlashCopy can be established now: no room, or a volume has failed."""
+
+    exit_code = 9
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """The instant between two cycles. Times: `cut_ns` wall, `hold_seconds` length."""
+
+    number: int
+    cycle_id: bytes
+    cut_ns: int
+    hold_seconds: float
+    label: str | None
+
+
+class ConsistencyGroup:
+    """Volumes that are cut together; owned by the event loop."""
+
+    def __init__(
+        self,
+        config: PrimaryGroup,
+        opened: OpenedGroup,
+        files: Files,
+        make_threads: Callable[[str], Threads],
+        state_threads: Threads,
+        clock: Clock,
+    ) -> None:
+        self.config = config
+        self.name = config.name
+        self.state: GroupState = opened.state
+        self.gate = Gate()
+        self.cut: Cut | None = None
+        """The cycle not yet complete, or None."""
+        self.failed: StorageError | None = None
+        self._record = opened.record
+        self._threads = state_threads
+        self._clock = clock
+        self._record_lock = asyncio.Lock()
+        self.volumes = [
+            self._make_volume(volume, settings.hot_regions_max, files, make_threads)
+            for volume, settings in zip(opened.volumes, config.volumes, strict=True)
+        ]
+
+    def _make_volume(
+        self,
+        opened: OpenedVolume,
+        hot_regions_max: int,
+        files: Files,
+        make_threads: Callable[[str], Threads],
+    ) -> PrimaryVolume:
+        threads = make_threads(f"{self.name}/{opened.name}")
+        changes = VolumeChanges(opened.geometry)
+        changes.carry(opened.verdict.carried)
+        changes.suspect = opened.verdict.suspect
+        changes.acked = opened.verdict.acked
+        changes.whole = opened.verdict.full
+        heat = RegionHeat(
+            opened.geometry,
+            changes,
+            opened.durable,
+            threads,
+            hot_regions_max,
+            self._volume_failed,
+        )
+        heat.acked_tag = self.state.relation_id
+        preserver = Preserver(
+            files,
+            threads,
+            f"{self.config.flashcopy.directory}/{self.name}",
+            opened.name,
+            opened.geometry,
+        )
+        preserver.open()
+        return PrimaryVolume(
+            opened.name,
+            opened.geometry,
+            opened.device,
+            threads,
+            self.gate,
+            changes,
+            preserver,
+            heat,
+            self._volume_failed,
+        )
+
+    def _volume_failed(self, error: StorageError) -> None:
+        """Fail-stop of one volume is that of its group: no cut of the rest counts."""
+        if self.failed is None:
+            self.failed = error
+        for volume in self.volumes:
+            volume.fail(error)
+
+    # -- the cut -----------------------------------------------------------------------
+
+    def has_changed(self) -> bool:
+        return any(volume.changes.has_changed() for volume in self.volumes)
+
+    async def make_cut(self, label: str | None) -> Cut:
+        """Cut all volumes at one instant; the cycle is then `self.cut`.
+
+        Staggering: the caller has completed or abandoned the previous cycle.
+        Raises `CutStarvedError`, `CutImpossibleError`; then nothing has changed.
+        """
+        assert self.cut is None, "staggering: the previous cycle is not complete"
+        number = self.state.cycle_number + 1
+        await self._prepare()
+        for attempt in range(self.config.hold_retries + 1):
+            if attempt:
+                await asyncio.sleep(HOLD_BACKOFF_SECONDS)
+            fresh = [Bitmap(v.geometry.track_count) for v in self.volumes]
+            cut = await self._hold(number, fresh, label)
+            if cut is not None:
+                self.cut = cut
+                return cut
+        raise CutStarvedError(
+            f"group {self.name}: host writes in flight did not end within hold_max "
+            f"({self.config.hold_max_seconds:g} s) in "
+            f"{self.config.hold_retries + 1} tries; raise hold_max, or see the device"
+        )
+
+    async def _prepare(self) -> None:
+        await asyncio.gather(*(v.preserver.prepare() for v in self.volumes))
+        for volume in self.volumes:
+            if self.failed is not None or volume.preserver.error:
+                why = self.failed or volume.preserver.error
+                raise CutImpossibleError(f"{self.name}/{volume.name}: {why}")
+
+    async def _hold(
+        self, number: int, fresh: list[Bitmap], label: str | None
+    ) -> Cut | None:
+        """Hold, quiesce, transfer, establish, release; None if not quiet in time.
+
+        All of it but the quiesce is one synchronous step, taken by whichever write
+        leaves last: no write can fall between two bitmaps (I4), and no volume is
+        released before all have been cut (I5).
+        """
+        loop = asyncio.get_running_loop()
+        ended: asyncio.Future[Cut | None] = loop.create_future()
+        cycle_id = secrets.token_bytes(16)
+        began = self._clock.monotonic()
+
+        def transfer() -> None:
+            timer.cancel()
+            cut_ns = self._clock.now_ns()
+            for volume, bitmap in zip(self.volumes, fresh, strict=True):
+                relation = volume.preserver.establish(number)
+                volume.changes.transfer(relation, bitmap)
+            held = self._clock.monotonic() - began
+            self.gate.release()
+            ended.set_result(Cut(number, cycle_id, cut_ns, held, label))
+
+        def give_up() -> None:
+            self.gate.release()
+            ended.set_result(None)
+
+        timer = loop.call_later(self.config.hold_max_seconds, give_up)
+        self.gate.hold(transfer)
+        return await ended
+
+    async def settle_cut(self) -> None:
+        """Unite the parts of the transfer, and make the cycle's number durable.
+
+        Order: the record with the number and id, fdatasync; only then may the
+        peer hear of them. The crash it defends against: a number used twice for
+        two different cuts.
+        """
+        cut = self.cut
+        assert cut is not None
+        for volume in self.volumes:
+            transfer = volume.changes.transferred
+            if transfer is None:
+                continue  # settled before the last session was lost
+            pprc, acked = await volume.threads.run(
+                unite, transfer, volume.changes.acked
+            )
+            volume.changes.settle(pprc, acked)
+        await self.store(
+            replace(self.state, cycle_number=cut.number, cycle_id=cut.cycle_id)
+        )
+
+    async def destage(self) -> None:
+        """Make every write before the cut safe at this site.
+
+        Order: an fdatasync of every device, begun after the cut; only then may
+        the remote be told to commit. The crash it defends against: a power loss
+        here after the commit there, by which the remote would hold what the
+        primary has lost. A failure fail-stops the group (I9).
+        """
+        await asyncio.gather(*(volume.flush() for volume in self.volumes))
+
+    async def complete_cycle(self, relation_id: bytes) -> None:
+        """The remote has committed the point, durably, and opened a new relation."""
+        cut = self.cut
+        assert cut is not None
+        for volume in self.volumes:
+            volume.changes.complete()
+            volume.heat.acked_tag = relation_id
+        self.cut = None
+        await self.store(
+            replace(
+                self.state,
+                committed_number=cut.number,
+                committed_cycle_id=cut.cycle_id,
+                committed_cut_ns=cut.cut_ns,
+                committed_label=cut.label,
+                current_as_of_ns=cut.cut_ns,
+                relation_id=relation_id,
+            )
+        )
+
+    def abandon_cycle(self) -> None:
+        """Give the cycle up: its tracks join carried, its relation is withdrawn."""
+        assert self.cut is not None
+        for volume in self.volumes:
+            volume.changes.abandon()
+        self.cut = None
+        self.withdraw()
+
+    def withdraw(self) -> None:
+        """End the FlashCopy relations: marking goes on, preserving stops."""
+        for volume in self.volumes:
+            volume.changes.flashcopy.withdraw()
+            volume.preserver.withdraw()
+
+    async def discard_targets(self) -> None:
+        """Give the room of ended relations back."""
+        await asyncio.gather(*(v.preserver.discard() for v in self.volumes))
+
+    def why_invalid(self) -> str:
+        """Return why a relation of this cycle ended; empty while all are valid."""
+        for volume in self.volumes:
+            relation = volume.changes.flashcopy.relation
+            if relation is None:
+                return f"{volume.name}: withdrawn"
+            if not relation.valid:
+                return f"{volume.name}: {relation.why_invalid}"
+        return ""
+
+    # -- durable state ---------------------------------------------------------------
+
+    async def store(self, state: GroupState) -> None:
+        """Make `state` durable; it is visible here only afterwards."""
+        async with self._record_lock:
+            await self._threads.run(self._record.store, to_record(state))
+            self.state = state
+
+    async def adopt_relation(self, relation_id: bytes) -> None:
+        """Bind acked bits to the remote's relation; those of another are worthless."""
+        if relation_id == self.state.relation_id:
+            return
+        for volume in self.volumes:
+            volume.changes.forget_acked()
+            volume.heat.acked_tag = relation_id
+        await self.store(replace(self.state, relation_id=relation_id))
+
+    async def note_committed(
+        self, number: int, cycle_id: bytes, cut_ns: int, as_of_ns: int
+    ) -> None:
+        """Record a commit whose answer was lost in a crash of this side."""
+        await self.store(
+            replace(
+                self.state,
+                committed_number=number,
+                committed_cycle_id=cycle_id,
+                committed_cut_ns=cut_ns,
+                committed_label=None,
+                current_as_of_ns=as_of_ns,
+            )
+        )
+
+    async def suspect_everything(self) -> None:
+        """The remote does not hold the point this side relied on: compare all.
+
+        Order: the record says so, durably, before any cycle may clear a bit.
+        """
+        if self.cut is not None:
+            self.abandon_cycle()
+        state = self.state
+        for volume in self.volumes:
+            everything = Bitmap.full(volume.geometry.track_count)
+            volume.changes.forget_acked()
+            volume.changes.carry(everything)
+            volume.changes.suspect = everything
+            volume.changes.whole = True
+            saved = replace(state.volumes[volume.name], full=True, suspect=True)
+            state = state.with_volume(volume.name, saved)
+        await self.store(replace(state, committed_number=None, committed_cycle_id=b""))
+
+    async def tend(self) -> None:
+        """Cool idle regions, save stale pages; end `full` once the bitmaps say all."""
+        try:
+            for volume in self.volumes:
+                await volume.heat.cool_idle()
+                saved = self.state.volumes[volume.name]
+                whole = volume.changes.whole or volume.changes.stale_pages
+                if saved.full and not whole:
+                    await self._end_full(volume)
+        except StorageError as error:
+            self._volume_failed(error)
+
+    async def _end_full(self, volume: PrimaryVolume) -> None:
+        """Trust the durable bitmap from now on: it holds what is not committed."""
+        saved = self.state.volumes[volume.name]
+        await self.store(
+            self.state.with_volume(
+                volume.name, replace(saved, full=False, suspect=False)
+            )
+        )
+
+    async def close(self) -> None:
+        """Stop cleanly: hosts are gone. What is durable then is recorded as such.
+
+        Order: regions cooled (device, then bitmaps durable), the region log empty,
+        then `clean` with each device's identity. A failed group is never clean.
+        """
+        if self.cut is not None:
+            self.abandon_cycle()
+        self.withdraw()
+        if self.failed is None:
+            try:
+                await self._record_clean()
+            except StorageError as error:
+                self._volume_failed(error)
+        for volume in self.volumes:
+            await volume.close()
+
+    async def _record_clean(self) -> None:
+        state = self.state
+        for volume in self.volumes:
+            await volume.heat.cool_idle(all_regions=True)
+            await volume.flush()
+            identity = await volume.threads.run(volume.device.identity)
+            saved = replace(state.volumes[volume.name], identity=identity)
+            state = state.with_volume(volume.name, saved)
+        await self.store(replace(state, clean=True))

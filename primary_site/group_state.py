@@ -1,0 +1,139 @@
+"""What a primary keeps durably about a group, and what it makes of it at a start.
+
+Pure. `verdict` is the recovery decision: a killed process and a lost power
+supply are one case with one answer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from common.errors import StateMismatchError
+from common.ports import FileIdentity
+from common.storage.bitmap import Bitmap
+from common.storage.geometry import Geometry
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeState:
+    """`full`: no durable bitmap counts yet, every track is carried.
+
+    `suspect`: the device was altered behind the daemon's back; every track is
+    compared by its hash. `identity` is the device's at the last clean stop.
+    """
+
+    volume_id: bytes
+    size_bytes: int
+    track_bytes: int
+    region_bytes: int
+    full: bool = True
+    suspect: bool = False
+    identity: FileIdentity | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GroupState:
+    """One durable record a group; `cycle_number` is the newest ever begun."""
+
+    group: str
+    group_id: bytes
+    lineage: bytes
+    cycle_number: int = 0
+    cycle_id: bytes = b""
+    committed_number: int | None = None
+    committed_cycle_id: bytes = b""
+    committed_cut_ns: int | None = None
+    current_as_of_ns: int | None = None
+    committed_label: str | None = None
+    relation_id: bytes = bytes(16)
+    suspended: bool = False
+    clean: bool = False
+    volumes: dict[str, VolumeState] = field(default_factory=dict)
+
+    def with_volume(self, name: str, volume: VolumeState) -> GroupState:
+        return replace(self, volumes={**self.volumes, name: volume})
+
+
+def to_record(state: GroupState) -> dict[str, Any]:
+    """Return the msgpack-able form; docs/internals/disk-formats.md lists the keys."""
+    record: dict[str, Any] = {
+        name: getattr(state, name) for name in GroupState.__slots__ if name != "volumes"
+    }
+    record["version"] = FORMAT_VERSION
+    record["volumes"] = {
+        name: {
+            **{key: getattr(v, key) for key in VolumeState.__slots__},
+            "identity": v.identity and identity_numbers(v.identity),
+        }
+        for name, v in state.volumes.items()
+    }
+    return record
+
+
+def from_record(record: dict[str, Any], path: str) -> GroupState:
+    """Read `to_record`'s form; an unknown version is refused by name."""
+    record = dict(record)
+    version = record.pop("version", None)
+    if version != FORMAT_VERSION:
+        raise StateMismatchError(
+            f"{path}: format version {version} is not {FORMAT_VERSION}, the one this "
+            "farshore reads; run the release that wrote it, or upgrade"
+        )
+    volumes = {
+        name: VolumeState(
+            **{**v, "identity": v["identity"] and FileIdentity(*v["identity"])}
+        )
+        for name, v in record.pop("volumes").items()
+    }
+    return GroupState(**record, volumes=volumes)
+
+
+def identity_numbers(identity: FileIdentity) -> list[int]:
+    return [getattr(identity, name) for name in FileIdentity.__slots__]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a volume starts with: see `primary_site.changes`."""
+
+    carried: Bitmap
+    suspect: Bitmap | None
+    acked: Bitmap
+    full: bool
+    altered: bool
+
+
+def verdict(
+    geometry: Geometry,
+    saved: VolumeState | None,
+    *,
+    clean: bool,
+    identity: FileIdentity,
+    changed: Bitmap,
+    acked: Bitmap,
+    hot: set[int],
+) -> Verdict:
+    """Decide what must be sent, from what is durable.
+
+    New volume: everything. Clean stop and the same device: the durable bitmaps.
+    Unclean: their union with every track of a hot region; all of it travels as
+    hashes first, so that what B already holds costs no bytes. Clean, but the
+    device is another one or was written since: everything, by hashes.
+    """
+    tracks = geometry.track_count
+    none = Bitmap(tracks)
+    if saved is None:
+        return Verdict(Bitmap.full(tracks), None, none, full=True, altered=False)
+    if clean and saved.identity != identity:
+        everything = Bitmap.full(tracks)
+        return Verdict(everything, everything, none, full=True, altered=True)
+    for region in hot:
+        first, count = geometry.region_tracks(region)
+        changed.set_range(first, count)
+        acked.clear_range(first, count)
+    carried = Bitmap.full(tracks) if saved.full else changed
+    suspect = carried if saved.suspect or not clean else None
+    return Verdict(carried, suspect, acked, full=saved.full, altered=saved.suspect)

@@ -1,0 +1,237 @@
+"""Opening a group at the start: devices, durable state, recovery. All blocking.
+
+Everything is checked before anything is changed on disk, so that a mistake in
+the config costs one sentence and nothing else.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass, replace
+
+from common.errors import DeviceError, StateMismatchError
+from common.ports import File, Files
+from common.service.config_primary import PrimaryGroup, PrimaryVolume
+from common.storage.bitmap_file import BitmapFile
+from common.storage.geometry import SECTOR_BYTES, Geometry, default_track_bytes
+from common.storage.record import DurableRecord
+from common.storage.region_log import RegionLog
+from primary_site.group_state import (
+    GroupState,
+    Verdict,
+    VolumeState,
+    from_record,
+    to_record,
+    verdict,
+)
+from primary_site.regions import DurableBitmaps
+
+ID_BYTES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedVolume:
+    name: str
+    geometry: Geometry
+    device: File
+    durable: DurableBitmaps
+    verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedGroup:
+    state: GroupState
+    record: DurableRecord
+    volumes: list[OpenedVolume]
+
+
+def open_group(
+    files: Files, state_directory: str, config: PrimaryGroup, config_path: str
+) -> OpenedGroup:
+    """Open a group's devices and state, recovered; the record is marked unclean.
+
+    Order: every check, then absent devices created, then the state loaded, then
+    the record stored with `clean` unset, durably, before any host can write: a
+    crash at any later moment is known as one.
+    """
+    directory = f"{state_directory}/groups/{config.name}"
+    path = f"{directory}/group.record"
+    state = _load_state(files, path, config, config_path)
+    devices: list[File | None] = []
+    try:
+        devices.extend(
+            _open_device(files, volume, config, config_path)
+            for volume in config.volumes
+        )
+        geometries = [
+            _geometry(device.size() if device else volume.size_bytes or 0, volume)
+            for device, volume in zip(devices, config.volumes, strict=True)
+        ]
+        _check_geometries(state, config, geometries, config_path)
+    except BaseException:
+        for device in devices:
+            if device is not None:
+                device.close()
+        raise
+    files.make_directory(directory)
+    volumes = [
+        _open_volume(
+            files,
+            directory,
+            volume.name,
+            geometry,
+            device or _create_device(files, volume.device, geometry.size_bytes),
+            state,
+        )
+        for volume, geometry, device in zip(
+            config.volumes, geometries, devices, strict=True
+        )
+    ]
+    state = _begun(state, config.name, volumes)
+    record = DurableRecord(path, files)
+    record.load()
+    record.store(to_record(state))
+    return OpenedGroup(state, record, volumes)
+
+
+def _load_state(
+    files: Files, path: str, config: PrimaryGroup, config_path: str
+) -> GroupState | None:
+    if not files.exists(path):
+        return None
+    stored = DurableRecord(path, files).load()
+    if stored is None:
+        return None
+    state = from_record(stored, path)
+    names = {volume.name for volume in config.volumes}
+    if state.group != config.name or set(state.volumes) != names:
+        raise StateMismatchError(
+            f"{config_path}: group {config.name!r} has volumes {sorted(names)}, but "
+            f"{path} belongs to group {state.group!r} with volumes "
+            f"{sorted(state.volumes)}; mend [[group.volume]] or name another "
+            "site.state_dir"
+        )
+    return state
+
+
+def _open_device(
+    files: Files, volume: PrimaryVolume, config: PrimaryGroup, config_path: str
+) -> File | None:
+    """Open and check a device; None if it is yet to be created."""
+    key = f"group {config.name!r}, volume {volume.name!r}"
+    if files.exists(volume.device):
+        device = files.open(volume.device, lock=True)
+        size = device.size()
+        if volume.size_bytes is not None and size != volume.size_bytes:
+            device.close()
+            raise DeviceError(
+                f"{config_path}: {key}: size is {volume.size_bytes} bytes, but "
+                f"device {volume.device} has {size}; mend size, or leave it out"
+            )
+        if size == 0 or size % SECTOR_BYTES:
+            device.close()
+            raise DeviceError(
+                f"{config_path}: {key}: device {volume.device} has {size} bytes; "
+                "it must be a multiple of 512, and not empty"
+            )
+        return device
+    if volume.size_bytes is None:
+        raise DeviceError(
+            f"{config_path}: {key}: device {volume.device} does not exist; create "
+            "it, or give size to have a sparse file made"
+        )
+    return None
+
+
+def _create_device(files: Files, path: str, size_bytes: int) -> File:
+    """Create a sparse file, durably: size and name, before anything relies on it."""
+    device = files.open(path, create=True, lock=True)
+    device.truncate(size_bytes)
+    device.datasync()
+    files.sync_directory(path.rpartition("/")[0] or "/")
+    return device
+
+
+def _geometry(size_bytes: int, volume: PrimaryVolume) -> Geometry:
+    track_bytes = volume.track_bytes or default_track_bytes(size_bytes)
+    return Geometry(size_bytes, track_bytes, max(volume.region_bytes, track_bytes))
+
+
+def _check_geometries(
+    state: GroupState | None,
+    config: PrimaryGroup,
+    geometries: list[Geometry],
+    config_path: str,
+) -> None:
+    if state is None:
+        return
+    for volume, geometry in zip(config.volumes, geometries, strict=True):
+        saved = state.volumes[volume.name]
+        for key, found, stored in (
+            ("size", geometry.size_bytes, saved.size_bytes),
+            ("track_size", geometry.track_bytes, saved.track_bytes),
+            ("region_size", geometry.region_bytes, saved.region_bytes),
+        ):
+            if found != stored:
+                raise StateMismatchError(
+                    f"{config_path}: group {config.name!r}, volume {volume.name!r}: "
+                    f"{key} is {found} bytes, but the state directory has {stored}; "
+                    f"set {key} back"
+                )
+
+
+def _open_volume(
+    files: Files,
+    directory: str,
+    name: str,
+    geometry: Geometry,
+    device: File,
+    state: GroupState | None,
+) -> OpenedVolume:
+    log = RegionLog.open(files, f"{directory}/{name}.regions")
+    changed = BitmapFile.open(
+        files, f"{directory}/{name}.changed", geometry.track_count
+    )
+    acked = BitmapFile.open(files, f"{directory}/{name}.acked", geometry.track_count)
+    # The names of new files, too, must outlive a power loss.
+    files.sync_directory(directory)
+    saved = None if state is None else state.volumes[name]
+    tag = bytes(ID_BYTES) if state is None else state.relation_id
+    found = verdict(
+        geometry,
+        saved,
+        clean=state is not None and state.clean,
+        identity=device.identity(),
+        changed=changed.load(when_damaged=True),
+        acked=acked.load(tag, when_damaged=False),
+        hot={region for region in log.hot if region < geometry.region_count},
+    )
+    return OpenedVolume(
+        name, geometry, device, DurableBitmaps(device, changed, acked, log), found
+    )
+
+
+def _begun(
+    state: GroupState | None, group: str, volumes: list[OpenedVolume]
+) -> GroupState:
+    if state is None:
+        state = GroupState(
+            group, secrets.token_bytes(ID_BYTES), secrets.token_bytes(ID_BYTES)
+        )
+    for opened in volumes:
+        saved = state.volumes.get(opened.name) or VolumeState(
+            secrets.token_bytes(ID_BYTES),
+            opened.geometry.size_bytes,
+            opened.geometry.track_bytes,
+            opened.geometry.region_bytes,
+        )
+        state = state.with_volume(
+            opened.name,
+            replace(
+                saved,
+                full=opened.verdict.full,
+                suspect=opened.verdict.altered,
+                identity=None,
+            ),
+        )
+    return replace(state, clean=False)

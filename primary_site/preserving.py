@@ -1,0 +1,226 @@
+"""Preserving: the FlashCopy target, and the thread's half of a host write.
+
+The target is a sparse file with the addresses of the device. Two alternate, so
+that the previous one can be truncated outside the hold while the other serves.
+A target needs no durability: after a crash its relation is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+
+from common.errors import StorageError
+from common.ports import Buffer, File, Files, HostCommand, HostRequest, Threads
+from common.storage.flashcopy import Relation, Runs
+from common.storage.geometry import Geometry
+
+PRESERVE_CHUNK_BYTES = 1 << 20
+"""Copied by one read and one write: bounds the memory of a thread."""
+
+_ZEROES = bytes(PRESERVE_CHUNK_BYTES)
+
+
+def is_zero(data: Buffer) -> bool:
+    """Tell whether all bytes are zero; stops at the first that is not."""
+    length = len(data)
+    if length <= len(_ZEROES):
+        return data == (
+            _ZEROES if length == len(_ZEROES) else memoryview(_ZEROES)[:length]
+        )
+    view = memoryview(data)
+    step = len(_ZEROES)
+    return all(is_zero(view[at : at + step]) for at in range(0, length, step))
+
+
+class Standing:
+    """A relation and the file that holds its preserved tracks."""
+
+    __slots__ = ("relation", "target")
+
+    def __init__(self, relation: Relation, target: File) -> None:
+        self.relation = relation
+        self.target = target
+
+
+class HostWriteBatch:
+    """The writes of one hop: what the thread does, in its order."""
+
+    __slots__ = ("_device", "_geometry", "_requests", "_runs", "_standing")
+
+    def __init__(
+        self,
+        device: File,
+        geometry: Geometry,
+        standing: Standing | None,
+        runs: Runs,
+        requests: list[HostRequest],
+    ) -> None:
+        self._device = device
+        self._geometry = geometry
+        self._standing = standing
+        self._runs = runs
+        self._requests = requests
+
+    def run(self) -> None:
+        """Preserve every claimed run, then write every request.
+
+        Order: old contents into the target (or the relation invalidated), and
+        only then the device. The crash it defends against is none of the
+        machine's (a target needs no durability) but a torn image: a reader that
+        finds neither the old content in place nor in the target.
+        """
+        if self._runs:
+            self._preserve()
+        for request in self._requests:
+            try:
+                self._write(request)
+            except StorageError as error:
+                request.error = error.errno
+
+    def _preserve(self) -> None:
+        standing = self._standing
+        assert standing is not None
+        try:
+            for first, count in self._runs:
+                offset, length = self._geometry.byte_range(first, count)
+                for at in range(offset, offset + length, PRESERVE_CHUNK_BYTES):
+                    size = min(PRESERVE_CHUNK_BYTES, offset + length - at)
+                    old = self._device.read(at, size)
+                    if not is_zero(old):  # the sparse target reads as zero already
+                        standing.target.write(at, old)
+        except StorageError as error:
+            standing.relation.invalidate(str(error))
+
+    def _write(self, request: HostRequest) -> None:
+        try:
+            self._write_once(request)
+        except StorageError as error:
+            if not error.is_out_of_space or self._standing is None:
+                raise
+            # The room that preserving took is the host's before it is ours.
+            self._standing.relation.invalidate(str(error))
+            with contextlib.suppress(StorageError):
+                self._standing.target.truncate(0)
+            self._write_once(request)
+
+    def _write_once(self, request: HostRequest) -> None:
+        if request.command == HostCommand.WRITE:
+            self._device.write(request.offset, request.data)
+        else:
+            self._device.write_zeroes(
+                request.offset, request.length, punch=not request.no_hole
+            )
+
+
+class Preserver:
+    """The two alternating targets of one volume, owned by the event loop."""
+
+    def __init__(
+        self,
+        files: Files,
+        threads: Threads,
+        directory: str,
+        volume: str,
+        geometry: Geometry,
+    ) -> None:
+        self._threads = threads
+        self._geometry = geometry
+        self._directory = directory
+        self._files = files
+        self._paths = [f"{directory}/{volume}.{side}.target" for side in (0, 1)]
+        self._targets: list[File] = []
+        self._used_by: list[Relation | None] = [None, None]
+        self._side = 0
+        self._prepared = False
+        self._standing: Standing | None = None
+        self.error = ""
+        """Why there can be no relation now; empty while all is well."""
+
+    def open(self) -> None:
+        """Open both targets, empty. Blocks: for a thread, at the start."""
+        self._files.make_directory(self._directory)
+        for path in self._paths:
+            target = self._files.open(path, create=True, lock=True)
+            target.truncate(0)
+            self._targets.append(target)
+
+    def standing(self) -> Standing | None:
+        return self._standing
+
+    async def prepare(self) -> None:
+        """Make the other target empty and of full size, once nobody reads it.
+
+        Outside the hold; the next cut waits for it, hosts do not.
+        """
+        if self._prepared:
+            return
+        side = 1 - self._side
+        await quiet(self._used_by[side])
+        target = self._targets[side]
+        try:
+            await self._threads.run(_empty, target, self._geometry.size_bytes)
+        except StorageError as error:
+            self.error = str(error)
+            return
+        self.error = ""
+        self._prepared = True
+
+    def establish(self, cycle_number: int) -> Relation | None:
+        """Return the relation of a new cut, on the prepared target: no I/O.
+
+        None where no target could be prepared: then the cycle can't be read at
+        its cut, and the caller gives it up before it begins.
+        """
+        if not self._prepared:
+            self._standing = None
+            return None
+        self._prepared = False
+        self._side = 1 - self._side
+        relation = Relation(cycle_number)
+        self._used_by[self._side] = relation
+        self._standing = Standing(relation, self._targets[self._side])
+        return relation
+
+    def withdraw(self) -> None:
+        self._standing = None
+
+    async def discard(self) -> None:
+        """Give back the room of a relation that was invalidated or withdrawn."""
+        side = self._side
+        relation = self._used_by[side]
+        if relation is None or relation.readable:
+            return
+        await quiet(relation)
+        with contextlib.suppress(StorageError):
+            await self._threads.run(self._targets[side].truncate, 0)
+
+    def close(self) -> None:
+        for target in self._targets:
+            target.close()
+
+
+async def quiet(relation: Relation | None) -> None:
+    """Return when no thread reads the relation's target any more."""
+    if relation is not None:
+        event = asyncio.Event()
+        relation.when_quiet(event.set)
+        await event.wait()
+
+
+def read_target(standing: Standing, offset: int, length: int) -> bytes:
+    """Read the target in a thread; an invalid relation's bytes are never used."""
+    data = standing.target.read(offset, length)
+    if not standing.relation.readable:
+        raise StorageError(
+            "the FlashCopy relation has ended",
+            errno=errno.EIO,
+            file=standing.target.path,
+        )
+    return data
+
+
+def _empty(target: File, size_bytes: int) -> None:
+    target.truncate(0)
+    target.truncate(size_bytes)

@@ -1,0 +1,268 @@
+"""Region heat: a write into a cold region waits until the region log says hot.
+
+A region is cold, heating, hot or cooling. Heating is one group-committed
+fdatasync of the region log. A region cools only after, in this order: no write
+in flight in it; an fdatasync of the device begun after its last write; an
+fdatasync of the durable copies of all bitmaps that hold its tracks; no mark since.
+So after any crash: changed ⊆ durable bitmaps ∪ tracks of hot regions (I4).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+from collections.abc import Callable
+
+from common.errors import StorageError
+from common.ports import File, Threads
+from common.storage.bitmap_file import BitmapFile
+from common.storage.geometry import Geometry
+from common.storage.region_log import RegionLog
+from primary_site.changes import VolumeChanges, pages_of_tracks
+
+PAGES_PER_SAVE = 64
+"""Pages copied from memory in one turn of the loop: about half a millisecond."""
+
+COOL_INTERVAL_SECONDS = 5.0
+"""A region not written for this long cools: it bounds what a crash has compared."""
+
+
+class Heat(enum.Enum):
+    HEATING = 1
+    HOT = 2
+    COOLING = 3
+
+
+class Region:
+    """One region that is not cold. `pins` counts its writes in flight."""
+
+    __slots__ = ("heat", "marked_at", "pins", "waiting")
+
+    def __init__(self) -> None:
+        self.heat = Heat.HEATING
+        self.pins = 0
+        self.marked_at = 0
+        self.waiting: list[Callable[[], None]] = []
+
+
+class DurableBitmaps:
+    """The files behind a volume's change records, and the orders they keep."""
+
+    def __init__(
+        self, device: File, changed: BitmapFile, acked: BitmapFile, log: RegionLog
+    ) -> None:
+        self.device = device
+        self.changed = changed
+        self.acked = acked
+        self.log = log
+
+    def save_pages(
+        self, changed: dict[int, bytes], acked: dict[int, bytes], tag: bytes
+    ) -> None:
+        """Write pages and make them durable, both files, in one order."""
+        self.changed.save(changed)
+        self.acked.save(acked, tag)
+        self.changed.datasync()
+        self.acked.datasync()
+
+    def close(self) -> None:
+        for opened in (self.changed, self.acked, self.log):
+            opened.close()
+
+
+class RegionHeat:
+    """The regions of one volume, owned by the event loop."""
+
+    def __init__(
+        self,
+        geometry: Geometry,
+        changes: VolumeChanges,
+        durable: DurableBitmaps,
+        threads: Threads,
+        hot_regions_max: int,
+        fail: Callable[[StorageError], None],
+    ) -> None:
+        self._geometry = geometry
+        self._changes = changes
+        self.durable = durable
+        self._threads = threads
+        self._hot_regions_max = hot_regions_max
+        self._fail = fail
+        self.table: dict[int, Region] = {}
+        self.tick = 1
+        self.acked_tag = bytes(16)
+        self.dirty_acked_pages: set[int] = set()
+        self._lazily_cooled: set[int] = set()
+        self._left_hot = set(durable.log.hot)
+        """What the last run left hot: carried now, and cold once that is durable."""
+        for number in self._left_hot:
+            first, count = geometry.region_tracks(number)
+            changes.stale_pages.update(pages_of_tracks(first, count))
+        self._wanted = asyncio.Event()
+        self._unpinned = asyncio.Event()
+        self._failed: StorageError | None = None
+        self._task = asyncio.create_task(self._keep_hot(), name="region-heat")
+        self._saving = asyncio.Lock()
+
+    # -- host path -----------------------------------------------------------------
+
+    def pin(self, number: int) -> Region | None:
+        """Count a write into a hot region in; None if it must `wait` first."""
+        region = self.table.get(number)
+        if region is None or region.heat is not Heat.HOT:
+            return None
+        region.pins += 1
+        region.marked_at = self.tick
+        return region
+
+    def unpin(self, region: Region) -> None:
+        region.pins -= 1
+        assert region.pins >= 0
+        if region.pins == 0:
+            self._unpinned.set()
+
+    def wait(self, number: int, resume: Callable[[], None]) -> None:
+        """Call `resume` when the region has become hot (it must `pin` again).
+
+        After a failure of the log it is called too: the volume has failed then.
+        """
+        region = self.table.get(number)
+        if region is None:
+            region = self.table[number] = Region()
+        region.waiting.append(resume)
+        self._wanted.set()
+        if self._failed is not None:
+            self._resume(region)
+
+    # -- heating --------------------------------------------------------------------
+
+    async def _keep_hot(self) -> None:
+        try:
+            while True:
+                await self._wanted.wait()
+                self._wanted.clear()
+                while heating := self._heating():
+                    await self._heat(heating)
+        except StorageError as error:
+            self._give_up(error)
+
+    def _heating(self) -> list[int]:
+        return [n for n, r in self.table.items() if r.heat is Heat.HEATING]
+
+    async def _heat(self, heating: list[int]) -> None:
+        room = self._hot_regions_max - (len(self.table) - len(heating))
+        if room < len(heating):
+            await self._cool_coldest(len(heating) - room)
+            room = self._hot_regions_max - (len(self.table) - len(self._heating()))
+            heating = [n for n in heating if n in self.table][: max(room, 0)]
+        if not heating:
+            return
+        cooled = self._lazily_cooled - self.table.keys()
+        self._lazily_cooled -= cooled
+        await self._threads.run(self.durable.log.write, heating, cooled)
+        for number in heating:
+            region = self.table[number]
+            region.heat = Heat.HOT
+            region.marked_at = self.tick
+            self._resume(region)
+
+    def _resume(self, region: Region) -> None:
+        waiting, region.waiting = region.waiting, []
+        for resume in waiting:
+            resume()
+
+    def _give_up(self, error: StorageError) -> None:
+        self._failed = error
+        self._fail(error)
+        for region in list(self.table.values()):
+            self._resume(region)
+
+    # -- cooling --------------------------------------------------------------------
+
+    async def _cool_coldest(self, wanted: int) -> None:
+        """Make room: the regions marked longest ago cool, and their writers wait."""
+        count = max(wanted, self._hot_regions_max // 8)
+        while not (victims := self._coldest(count)):
+            self._unpinned.clear()
+            await self._unpinned.wait()
+        for number in victims:
+            self.table[number].heat = Heat.COOLING
+        await self._make_cool(victims)
+        for number in victims:
+            region = self.table.pop(number)
+            assert region.pins == 0
+            self._lazily_cooled.add(number)
+            if region.waiting:
+                again = self.table[number] = Region()
+                again.waiting = region.waiting
+
+    def _coldest(self, count: int) -> list[int]:
+        idle = [
+            (r.marked_at, n)
+            for n, r in self.table.items()
+            if r.heat is Heat.HOT and r.pins == 0
+        ]
+        return [number for _, number in sorted(idle)[:count]]
+
+    async def cool_idle(self, *, all_regions: bool = False) -> None:
+        """Cool what was not marked since the last call; save stale pages.
+
+        Nobody waits for it: a region that is written meanwhile just stays hot.
+        `all_regions` at a clean stop, when no host is connected any more.
+        """
+        self.tick += 1
+        horizon = self.tick if all_regions else self.tick - 1
+        before = {
+            n: r.marked_at
+            for n, r in self.table.items()
+            if r.heat is Heat.HOT and r.pins == 0 and r.marked_at < horizon
+        }
+        await self._make_cool(list(before))
+        self._lazily_cooled |= self._left_hot
+        self._left_hot = set()
+        for number, marked_at in before.items():
+            region = self.table.get(number)
+            if region is None or region.heat is not Heat.HOT:
+                continue
+            if region.pins == 0 and region.marked_at == marked_at:
+                del self.table[number]
+                self._lazily_cooled.add(number)
+        if all_regions:
+            await self._threads.run(
+                self.durable.log.write, [], self._lazily_cooled - self.table.keys()
+            )
+
+    async def _make_cool(self, regions: list[int]) -> None:
+        """Make all that cooling regions rely on durable; returns only then.
+
+        Order: fdatasync of the device; the pages, copied from memory after the
+        last write of every region that cools; fdatasync of both bitmap files.
+        Only the caller may then forget the regions, those not marked since. The
+        crash it defends against: a region named by no log whose change no durable
+        bitmap holds, or whose durable acked bit outlived a later host write.
+        """
+        pages: set[int] = set()
+        for number in regions:
+            pages.update(pages_of_tracks(*self._geometry.region_tracks(number)))
+        await self.save(pages, sync_device=bool(regions or self._left_hot))
+
+    async def save(self, pages: set[int], *, sync_device: bool) -> None:
+        """Save these pages and all stale ones; see `_make_cool` for the order."""
+        async with self._saving:
+            pages = pages | self._changes.stale_pages | self.dirty_acked_pages
+            self._changes.stale_pages = set()
+            self.dirty_acked_pages = set()
+            if sync_device:
+                await self._threads.run(self.durable.device.datasync)
+            todo = sorted(pages)
+            for start in range(0, len(todo), PAGES_PER_SAVE):
+                part = todo[start : start + PAGES_PER_SAVE]
+                changed = {p: self._changes.changed_page(p) for p in part}
+                acked = {p: self._changes.acked_page(p) for p in part}
+                await self._threads.run(
+                    self.durable.save_pages, changed, acked, self.acked_tag
+                )
+
+    async def close(self) -> None:
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)

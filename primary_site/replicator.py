@@ -1,0 +1,519 @@
+"""The cycle of one group, for ever: connect, wait, cut, drain, commit.
+
+Every turn derives what to do from what is observed; a cycle outlives sessions. A
+lost link leaves the cut and its FlashCopy standing for `resume_timeout`; then the
+cycle is abandoned and its tracks join the next. Hosts notice none of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import structlog
+
+from common.errors import (
+    ConnectionLostError,
+    NotCommittedError,
+    PeerRefusedError,
+    ProtocolError,
+    RefusedError,
+    StorageError,
+)
+from common.ports import Clock
+from common.replication.messages import (
+    PROTOCOL_VERSION,
+    Abandon,
+    Goodbye,
+    GoodbyeReason,
+    Hello,
+    VolumeOffer,
+    Welcome,
+)
+from common.service.schedule import next_moment_ns
+from primary_site.alarms import Alarms
+from primary_site.cut_reader import RelationEndedError
+from primary_site.drain import CycleDrain, first_of
+from primary_site.group import (
+    ConsistencyGroup,
+    Cut,
+    CutImpossibleError,
+    CutStarvedError,
+)
+from primary_site.session import Connect, SendingSession, open_session
+from primary_site.trigger import Observed, seconds_to_cut
+from primary_site.volume import PrimaryVolume
+
+RECONNECT_SECONDS_MIN = 0.2
+RECONNECT_SECONDS_MAX = 5.0
+REFUSED_SECONDS = 10.0
+"""A refusal needs an operator: asking more often only fills two logs."""
+
+RETRY_SECONDS = 1.0
+"""After a cut that could not be made, or a cycle given up here."""
+
+POLL_SECONDS = 0.2
+"""How often the changed bytes are compared with the `changed` trigger."""
+
+TEND_SECONDS = 5.0
+COMPRESSION_AUTO_LEVEL = 1
+
+T = TypeVar("T")
+
+log = structlog.get_logger()
+
+
+@dataclass(slots=True)
+class CutTicket:
+    """Somebody who asked for a cut: told when it is taken, and when it is safe."""
+
+    label: str | None
+    taken: asyncio.Future[Cut]
+    safe: asyncio.Future[int]
+
+
+@dataclass(frozen=True, slots=True)
+class LastCycle:
+    number: int
+    hold_seconds: float
+    drain_seconds: float
+    tracks: int
+    bytes_changed: int
+    bytes_on_wire: int
+
+
+class Replicator:
+    """Runs a group's cycles over sessions that come and go."""
+
+    def __init__(
+        self, group: ConsistencyGroup, site: str, connect: Connect, clock: Clock
+    ) -> None:
+        self.group = group
+        self.session: SendingSession | None = None
+        self.link_state = "connecting"
+        self.alarms = Alarms(clock)
+        self.last_cycle: LastCycle | None = None
+        self.drain: CycleDrain | None = None
+        self.drain_began = 0.0
+        self._site = site
+        self._connect = connect
+        self._clock = clock
+        self._log = log.bind(group=group.name)
+        self._tickets: list[CutTicket] = []
+        self._cutting: list[CutTicket] = []
+        self._wake = asyncio.Event()
+        self._last_cut: float | None = None
+        self._last_commit: float | None = None
+        self._destage: asyncio.Task[None] | None = None
+        self._cut_at = 0.0
+
+    # -- what operators ask ------------------------------------------------------------
+
+    async def request_cut(self, label: str | None) -> CutTicket:
+        """Ask for a cut; it is taken once the cycle before it is complete."""
+        if self.group.failed is not None:
+            raise RefusedError(
+                f"group {self.group.name} has failed: {self.group.failed}; mend the "
+                "device and restart the daemon"
+            )
+        if self.group.state.suspended:
+            raise RefusedError(
+                f"group {self.group.name} is suspended; "
+                f"farshore resume {self.group.name} first"
+            )
+        if self.session is None:
+            raise RefusedError(
+                f"group {self.group.name} has no link to its remote now "
+                f"({self.link_state}); see farshore status"
+            )
+        loop = asyncio.get_running_loop()
+        ticket = CutTicket(label, loop.create_future(), loop.create_future())
+        self._tickets.append(ticket)
+        self._wake.set()
+        return ticket
+
+    async def suspend(self) -> None:
+        """No new cuts from now on, over restarts too; a drain under way finishes."""
+        await self.group.store(replace(self.group.state, suspended=True))
+        self._fail_tickets(self._take_tickets(), "the group was suspended")
+        if self.group.cut is None:
+            await self._withdraw()
+        self._wake.set()
+
+    async def resume(self) -> None:
+        await self.group.store(replace(self.group.state, suspended=False))
+        self._wake.set()
+
+    # -- sessions ----------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Replicate until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._tend())
+            tasks.create_task(self._connect_for_ever())
+
+    async def _tend(self) -> None:
+        while True:  # ends with the daemon
+            await asyncio.sleep(TEND_SECONDS)
+            await self.group.tend()
+
+    async def _connect_for_ever(self) -> None:
+        pause = RECONNECT_SECONDS_MIN
+        give_up: asyncio.Task[None] | None = None
+        while True:  # ends with the daemon
+            try:
+                session = await self._open()
+                if give_up is not None:
+                    give_up.cancel()
+                pause, give_up = RECONNECT_SECONDS_MIN, None
+                await self._serve(session)
+            except PeerRefusedError as error:
+                pause = self._refused(error)
+            except (ConnectionLostError, ProtocolError) as error:
+                self.link_state = "down"
+                self._log.warning("link_lost", reason=str(error))
+            finally:
+                self.session = None
+                self.drain = None
+            if give_up is None:
+                give_up = asyncio.create_task(self._give_up_later())
+            await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
+            pause = min(2 * pause, RECONNECT_SECONDS_MAX)
+
+    def _refused(self, error: PeerRefusedError) -> float:
+        reason = GoodbyeReason(error.reason)
+        self._log.warning("link_refused", reason=reason.name.lower(), text=str(error))
+        if reason.is_permanent:
+            self.link_state = "refused"
+            self.alarms.set("refused", str(error))
+            return REFUSED_SECONDS
+        self.link_state = "down"
+        if reason is GoodbyeReason.OUT_OF_SPACE:
+            self.alarms.set("remote_out_of_space", str(error))
+        return RECONNECT_SECONDS_MAX
+
+    async def _open(self) -> SendingSession:
+        group, link = self.group, self.group.config.link
+        if self.link_state == "connected":
+            self.link_state = "connecting"
+        state = group.state
+        hello = Hello(
+            PROTOCOL_VERSION,
+            PROTOCOL_VERSION,
+            self._site,
+            group.name,
+            state.group_id,
+            state.lineage,
+            tuple(
+                VolumeOffer(
+                    volume.name,
+                    state.volumes[volume.name].volume_id,
+                    volume.geometry.size_bytes,
+                    volume.geometry.track_bytes,
+                )
+                for volume in group.volumes
+            ),
+        )
+        addresses = [str(a) for a in link.remotes for _ in range(link.connections)]
+        return await open_session(addresses, hello, link.peer, self._connect)
+
+    async def _serve(self, session: SendingSession) -> None:
+        """Run cycles over a session until it ends; raises why it did."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(session.receive())
+                tasks.create_task(self._cycles(session))
+        except BaseExceptionGroup as failed:
+            raise first_of(failed) from failed
+        finally:
+            await session.close(Goodbye(GoodbyeReason.SHUTTING_DOWN, "closing"))
+
+    async def _cycles(self, session: SendingSession) -> None:
+        await self._reconcile(session.welcome)
+        self.session = session
+        self.link_state = "connected"
+        self.alarms.clear("refused", "remote_out_of_space", "link_down")
+        self._log.info("link_connected", epoch=session.epoch, links=len(session.links))
+        while self.group.failed is None:
+            try:
+                if self.group.cut is not None:
+                    await self._finish(session)
+                else:
+                    await self._next_cycle(session)
+            except RelationEndedError as error:
+                await self._abandon(session, str(error))
+            except (CutStarvedError, CutImpossibleError) as error:
+                name = "cut_starved"
+                if isinstance(error, CutImpossibleError):
+                    name = "flashcopy_unavailable"
+                self.alarms.set(name, str(error))
+                self._log.warning("cut_failed", reason=str(error))
+                self._fail_tickets(self._cutting, str(error))
+                await asyncio.sleep(RETRY_SECONDS)
+            except StorageError as error:
+                self._storage_failed(error)
+        self.alarms.set("failed", str(self.group.failed))
+        self._fail_tickets(self._cutting + self._take_tickets(), "the group has failed")
+        await asyncio.Event().wait()  # the link stays, for the status of both sides
+
+    def _storage_failed(self, error: StorageError) -> None:
+        self._log.error("group_failed", reason=str(error))
+        if self.group.failed is None:
+            self.group.failed = error
+
+    async def _reconcile(self, welcome: Welcome) -> None:
+        """Agree with the remote on the newest recovery point, before anything else."""
+        group, state = self.group, self.group.state
+        committed = welcome.committed_cycle_id or b""
+        number = welcome.committed_number
+        if number is not None and number > state.cycle_number:
+            raise PeerRefusedError(
+                GoodbyeReason.LINEAGE,
+                f"group {group.name}: the remote holds point {number}, but this state "
+                f"directory knows no cycle after {state.cycle_number}: it is an older "
+                "copy; put the newest state directory back, or take over at the remote",
+            )
+        if group.cut is not None and committed == group.cut.cycle_id:
+            await self._complete(welcome.relation_id)  # only its answer was lost
+        elif committed == state.committed_cycle_id:
+            pass
+        elif committed and committed == state.cycle_id:
+            assert number is not None
+            assert welcome.committed_cut_ns is not None
+            as_of = welcome.current_as_of_ns or welcome.committed_cut_ns
+            await group.note_committed(
+                number, committed, welcome.committed_cut_ns, as_of
+            )
+        else:
+            self._log.warning("remote_lost_points", has=number)
+            self.alarms.set(
+                "remote_lost_points",
+                f"the remote no longer has point {state.committed_number}; "
+                "all tracks are compared",
+            )
+            await group.suspect_everything()
+        await group.adopt_relation(welcome.relation_id)
+
+    # -- one cycle ---------------------------------------------------------------------
+
+    async def _next_cycle(self, session: SendingSession) -> None:
+        await self._until_due()
+        self._cutting = self._take_tickets()
+        number = self.group.state.committed_number
+        if number is not None and not self.group.has_changed():
+            await self._still_current(session, number)
+            return
+        label = next((t.label for t in self._cutting if t.label), None)
+        cut = await self.group.make_cut(label)
+        self._last_cut = self._cut_at = self._clock.monotonic()
+        self.alarms.clear("cut_starved", "flashcopy_unavailable")
+        for ticket in self._cutting:
+            _resolve(ticket.taken, cut)
+        self._destage = asyncio.create_task(self.group.destage(), name="destage")
+        self._destage.add_done_callback(_retrieve)
+        await self._finish(session)
+
+    async def _still_current(self, session: SendingSession, number: int) -> None:
+        """Nothing changed: no point, but the newest one is current up to now."""
+        now_ns = self._clock.now_ns()
+        await session.advance_current(number, now_ns)
+        state = self.group.state
+        self.group.state = replace(state, current_as_of_ns=now_ns)
+        self._last_cut = self._last_commit = self._clock.monotonic()
+        cut = Cut(number, state.committed_cycle_id, now_ns, 0.0, None)
+        for ticket in self._cutting:
+            _resolve(ticket.taken, cut)
+            _resolve(ticket.safe, number)
+        self._cutting = []
+
+    async def _until_due(self) -> None:
+        while not self._tickets:
+            wait = self._seconds_to_cut()
+            if wait == 0:
+                return
+            if self.group.config.changed_bytes is not None:
+                wait = POLL_SECONDS
+            self._wake.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(min(wait, 3600.0)):
+                    await self._wake.wait()
+
+    def _seconds_to_cut(self) -> float:
+        group = self.group
+        if group.state.suspended or group.failed is not None:
+            return float("inf")
+        schedule_due = None
+        if group.config.schedule is not None:
+            schedule_due = self._schedule_due(group.config.schedule)
+        last = self.last_cycle
+        return seconds_to_cut(
+            group.config,
+            Observed(
+                now=self._clock.monotonic(),
+                last_cut=self._last_cut,
+                last_commit=self._last_commit,
+                last_drain_seconds=last.drain_seconds if last else 0.0,
+                changed_bytes=self.changed_bytes(),
+                schedule_due=schedule_due,
+            ),
+        )
+
+    _due_ns: int | None = None
+
+    def _schedule_due(self, schedule: str) -> float:
+        """Seconds until the scheduled moment; each moment is due exactly once."""
+        now_ns = self._clock.now_ns()
+        if self._due_ns is None:
+            self._due_ns = next_moment_ns(schedule, now_ns)
+        if now_ns >= self._due_ns:
+            self._due_ns = None
+            return 0.0
+        return (self._due_ns - now_ns) / 1e9
+
+    async def _finish(self, session: SendingSession) -> None:
+        """Drain the standing cut over this session, and have it committed."""
+        group, cut = self.group, self.group.cut
+        assert cut is not None
+        await group.settle_cut()
+        wire_before = session.sent_bytes
+        drain = CycleDrain(group, cut, session, self._level())
+        self.drain = session.drain = drain
+        self.drain_began = self._clock.monotonic()
+        await drain.run()
+        assert self._destage is not None
+        await asyncio.shield(self._destage)
+        committed = asyncio.create_task(session.committed())
+        try:
+            await drain.end()
+            answer = await committed
+        finally:
+            committed.cancel()
+        if answer.cycle_id != cut.cycle_id:
+            raise ProtocolError("COMMITTED names another cycle")
+        seconds = self._clock.monotonic() - self._cut_at
+        self.last_cycle = LastCycle(
+            cut.number,
+            cut.hold_seconds,
+            seconds,
+            drain.tracks_sent,
+            self._cycle_bytes(),
+            session.sent_bytes - wire_before,
+        )
+        await self._complete(answer.relation_id)
+
+    async def _complete(self, relation_id: bytes) -> None:
+        cut = self.group.cut
+        assert cut is not None
+        await self.group.complete_cycle(relation_id)
+        self.drain = None
+        self._last_commit = self._clock.monotonic()
+        self.alarms.clear("cycle_abandoned", "remote_lost_points")
+        for ticket in self._cutting:
+            _resolve(ticket.safe, cut.number)
+        self._cutting = []
+        self._log_commit(cut)
+        if self.group.state.suspended:
+            await self._withdraw()
+
+    def _log_commit(self, cut: Cut) -> None:
+        last = self.last_cycle
+        if last is None or last.number != cut.number:
+            self._log.info("cycle_committed", number=cut.number)
+            return
+        age_ns = self._clock.now_ns() - cut.cut_ns
+        self._log.info(
+            "cycle_committed",
+            number=cut.number,
+            hold_seconds=round(last.hold_seconds, 6),
+            drain_seconds=round(last.drain_seconds, 3),
+            tracks=last.tracks,
+            bytes_changed=last.bytes_changed,
+            bytes_on_wire=last.bytes_on_wire,
+            age_seconds=round(age_ns / 1e9, 3),
+        )
+
+    def _level(self) -> int | None:
+        compression = self.group.config.link.compression
+        if compression == "off":
+            return None
+        if isinstance(compression, int):
+            return compression
+        return COMPRESSION_AUTO_LEVEL
+
+    # -- giving up ---------------------------------------------------------------------
+
+    async def _abandon(self, session: SendingSession, why: str) -> None:
+        cut = self.group.cut
+        assert cut is not None
+        await session.send(Abandon(session.epoch, cut.cycle_id))
+        session.drain = self.drain = None
+        await self._abandon_here(why)
+        await asyncio.sleep(RETRY_SECONDS)
+
+    async def _abandon_here(self, why: str) -> None:
+        cut = self.group.cut
+        assert cut is not None
+        self._log.warning("cycle_abandoned", number=cut.number, reason=why)
+        self.alarms.set("cycle_abandoned", f"cycle {cut.number}: {why}")
+        self.group.abandon_cycle()
+        self._fail_tickets(self._cutting, why)
+        await self.group.discard_targets()
+
+    async def _give_up_later(self) -> None:
+        """After `resume_timeout` without a link nothing is preserved any more."""
+        timeout = self.group.config.resume_timeout_seconds
+        await asyncio.sleep(timeout)
+        self.alarms.set("link_down", f"no link to the remote for {timeout:g} s")
+        if self.group.cut is not None:
+            await self._abandon_here(f"no link for {timeout:g} s")
+        else:
+            await self._withdraw()
+
+    async def _withdraw(self) -> None:
+        self.group.withdraw()
+        await self.group.discard_targets()
+
+    def _take_tickets(self) -> list[CutTicket]:
+        tickets, self._tickets = self._tickets, []
+        return tickets
+
+    def _fail_tickets(self, tickets: list[CutTicket], why: str) -> None:
+        for ticket in tickets:
+            for future in (ticket.taken, ticket.safe):
+                if not future.done():
+                    future.set_exception(NotCommittedError(why))
+                    future.exception()  # whoever asked may have gone
+        if tickets is self._cutting:
+            self._cutting = []
+
+    # -- figures -----------------------------------------------------------------------
+
+    def changed_bytes(self) -> int:
+        return self._bytes(lambda v: v.changes.changed_tracks())
+
+    def out_of_sync_bytes(self) -> int:
+        return self._bytes(lambda v: v.changes.out_of_sync_tracks())
+
+    def _cycle_bytes(self) -> int:
+        return self._bytes(lambda v: v.changes.pprc.count if v.changes.pprc else 0)
+
+    def _bytes(self, tracks: Callable[[PrimaryVolume], int]) -> int:
+        return sum(
+            min(tracks(v) * v.geometry.track_bytes, v.size_bytes)
+            for v in self.group.volumes
+        )
+
+
+def _resolve(future: asyncio.Future[T], value: T) -> None:
+    if not future.done():
+        future.set_result(value)
+
+
+def _retrieve(task: asyncio.Task[None]) -> None:
+    """Look at the outcome, so that a failed destage nobody awaits is not lost twice."""
+    if not task.cancelled():
+        task.exception()

@@ -1,0 +1,123 @@
+"""A sending group's status: a snapshot, apart from the live objects."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from common.ports import Clock
+from common.service.status import (
+    AlarmStatus,
+    GroupRole,
+    GroupState,
+    GroupStatus,
+    LastCycleStatus,
+    LinkState,
+    LinkStatus,
+    PointStatus,
+    ProgressStatus,
+    RecoveryPointStatus,
+    VolumeStatus,
+    age_seconds,
+)
+from primary_site.replicator import Replicator
+
+
+def group_status(replicator: Replicator, clock: Clock) -> GroupStatus:
+    """Return what `farshore status` shows of one group."""
+    group, state = replicator.group, replicator.group.state
+    session, last = replicator.session, replicator.last_cycle
+    point = recovery_point(replicator)
+    return GroupStatus(
+        name=group.name,
+        role=GroupRole.SENDING,
+        state=group_state(replicator),
+        lineage=state.lineage.hex(),
+        cycle_number=state.cycle_number,
+        recovery_point=point,
+        recovery_point_age_seconds=(
+            age_seconds(point.current_as_of_ns, clock.now_ns()) if point else None
+        ),
+        link=LinkStatus(
+            state=LinkState(replicator.link_state),
+            peers=tuple(link.peer for link in session.links) if session else (),
+        ),
+        changed_bytes=replicator.changed_bytes(),
+        out_of_sync_bytes=replicator.out_of_sync_bytes(),
+        last_cycle=LastCycleStatus(**dataclasses.asdict(last)) if last else None,
+        volumes=tuple(
+            VolumeStatus(
+                name=volume.name,
+                size_bytes=volume.size_bytes,
+                track_bytes=volume.geometry.track_bytes,
+            )
+            for volume in group.volumes
+        ),
+        progress=progress(replicator, clock),
+        alarms=tuple(
+            AlarmStatus(name=a.name, message=a.message, since_ns=a.since_ns)
+            for a in replicator.alarms.all()
+        ),
+    )
+
+
+def group_state(replicator: Replicator) -> GroupState:
+    group, state = replicator.group, replicator.group.state
+    if group.failed is not None:
+        return GroupState.FAILED
+    if replicator.session is None:
+        return GroupState.DISCONNECTED
+    if any(volume.suspect for volume in state.volumes.values()):
+        return GroupState.SUSPECT
+    if state.committed_number is None:
+        return GroupState.FIRST_COPY
+    if group.cut is not None:
+        return GroupState.DRAINING
+    return GroupState.SUSPENDED if state.suspended else GroupState.IDLE
+
+
+def recovery_point(replicator: Replicator) -> RecoveryPointStatus | None:
+    state = replicator.group.state
+    if state.committed_number is None or state.committed_cut_ns is None:
+        return None
+    return RecoveryPointStatus(
+        number=state.committed_number,
+        cut_ns=state.committed_cut_ns,
+        current_as_of_ns=state.current_as_of_ns or state.committed_cut_ns,
+        label=state.committed_label,
+    )
+
+
+def points(replicator: Replicator) -> list[PointStatus]:
+    """The sending side knows the newest point; the receiving one knows all."""
+    point = recovery_point(replicator)
+    if point is None:
+        return []
+    return [
+        PointStatus(
+            number=point.number,
+            cut_ns=point.cut_ns,
+            current_as_of_ns=point.current_as_of_ns,
+            label=point.label,
+            size_bytes=0,
+        )
+    ]
+
+
+def progress(replicator: Replicator, clock: Clock) -> ProgressStatus | None:
+    """Return how far the first copy, or a full comparison, has come."""
+    group, drain = replicator.group, replicator.drain
+    if drain is None or not any(volume.changes.whole for volume in group.volumes):
+        return None
+    total = sum(volume.size_bytes for volume in group.volumes)
+    done = total - replicator.out_of_sync_bytes()
+    seconds = clock.monotonic() - replicator.drain_began
+    eta = None
+    if drain.bytes_done and seconds > 0:
+        eta = (total - done) * seconds / drain.bytes_done
+    first = group.state.committed_number is None
+    return ProgressStatus(
+        operation="first_copy" if first else "compare",
+        done_bytes=max(0, done),
+        total_bytes=total,
+        eta_seconds=eta,
+    )

@@ -1,0 +1,349 @@
+"""A primary volume: where a host's request goes.
+
+    submit -> reads: served from the page cache at once, else by a thread
+           -> writes: pin a hot region -> enter the gate -> claim tracks
+              -> one thread preserves, then writes, the whole batch
+              -> settle, leave, sync if FUA -> complete
+           -> flush: one fdatasync begun after every write already replied to
+
+One hop to a thread serves all the writes of one socket read: a hop costs as much
+as two or three small requests. The order of a write (DESIGN: mark, preserve,
+write, sync) is that of `HostWriteBatch.run` and `_start`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from collections.abc import Callable
+
+from common.errors import StorageError
+from common.ports import Complete, File, HostCommand, HostRequest, Threads
+from common.storage.flashcopy import Runs
+from common.storage.geometry import Geometry
+from primary_site.changes import VolumeChanges
+from primary_site.gate import Gate
+from primary_site.preserving import HostWriteBatch, Preserver
+from primary_site.regions import Region, RegionHeat
+from primary_site.shared_flush import SharedFlush
+
+SLICE_BYTES = 1 << 20
+"""Longer writes, trims and zeroes enter and leave slice by slice, so that a huge
+one neither delays a cut nor other I/O."""
+
+INLINE_READ_BYTES_MAX = 256 << 10
+"""Copied on the event loop at most, per read: about 30 microseconds."""
+
+WRITES = frozenset({HostCommand.WRITE, HostCommand.TRIM, HostCommand.WRITE_ZEROES})
+
+
+class _Sliced:
+    """A long write in slices, one after the other; it ends with the first error."""
+
+    __slots__ = ("_complete", "_done", "_request", "_volume")
+
+    def __init__(
+        self, volume: PrimaryVolume, request: HostRequest, complete: Complete
+    ) -> None:
+        self._volume = volume
+        self._request = request
+        self._complete = complete
+        self._done = 0
+
+    def next(self, finished: list[HostRequest]) -> None:
+        request = self._request
+        if finished:
+            request.error = finished[0].error
+        if request.error or self._done == request.length:
+            self._volume.finish([request], self._complete)
+            return
+        length = min(SLICE_BYTES, request.length - self._done)
+        data = request.data
+        if data is not None:
+            data = memoryview(data)[self._done : self._done + length]
+        part = HostRequest(
+            request.command,
+            request.offset + self._done,
+            length,
+            data,
+            no_hole=request.no_hole,
+        )
+        self._done += length
+        self._volume.start_writes([part], self.next)
+
+
+class _Pinned:
+    """Writes of one batch and the hot regions they hold."""
+
+    __slots__ = ("complete", "regions", "requests", "runs")
+
+    def __init__(self, complete: Complete) -> None:
+        self.complete = complete
+        self.requests: list[HostRequest] = []
+        self.regions: list[Region] = []
+        self.runs: Runs = []
+
+
+class PrimaryVolume:
+    """The `HostVolume` of a primary volume; all methods are the event loop's."""
+
+    def __init__(
+        self,
+        name: str,
+        geometry: Geometry,
+        device: File,
+        threads: Threads,
+        gate: Gate,
+        changes: VolumeChanges,
+        preserver: Preserver,
+        heat: RegionHeat,
+        on_failed: Callable[[StorageError], None],
+    ) -> None:
+        self.name = name
+        self.geometry = geometry
+        self.size_bytes = geometry.size_bytes
+        self.read_only = False
+        self.description = f"farshore volume {name}"
+        self.preferred_block_bytes = geometry.track_bytes
+        self.device = device
+        self.threads = threads
+        self.changes = changes
+        self.preserver = preserver
+        self.heat = heat
+        self.failed: StorageError | None = None
+        self._gate = gate
+        self._flush = SharedFlush(device, threads, on_failed)
+        self._region_shift = geometry.region_bytes.bit_length() - 1
+        self._track_shift = geometry.track_bytes.bit_length() - 1
+        self._blocked: list[_Pinned] = []
+        self.bytes_written = 0
+
+    def release(self) -> None:
+        """A connection ended; the volume itself lives on."""
+
+    async def flush(self) -> None:
+        """Return after an fdatasync of the device begun from now on."""
+        ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def synced(error: StorageError | None) -> None:
+            if ended.done():
+                return
+            if error is None:
+                ended.set_result(None)
+            else:
+                ended.set_exception(error)
+
+        self._flush.join(synced)
+        await ended
+
+    async def close(self) -> None:
+        """Close everything; no request is under way any more."""
+        await self.heat.close()
+        self.threads.close()
+        self.preserver.close()
+        self.heat.durable.close()
+        self.device.close()
+
+    # -- requests --------------------------------------------------------------------
+
+    def submit(self, requests: list[HostRequest], complete: Complete) -> None:
+        finished: list[HostRequest] = []
+        writes: list[HostRequest] = []
+        for request in requests:
+            if request.command == HostCommand.READ:
+                if request.length <= INLINE_READ_BYTES_MAX:
+                    data = self.device.try_read(request.offset, request.length)
+                    if data is not None:
+                        request.data = data
+                        finished.append(request)
+                        continue
+                self._read(request, complete)
+            elif request.command in WRITES and 0 < request.length <= SLICE_BYTES:
+                writes.append(request)
+            else:
+                self._submit_other(request, complete)
+        if finished:
+            complete(finished)
+        if writes:
+            self.start_writes(writes, lambda ended: self.finish(ended, complete))
+
+    def _submit_other(self, request: HostRequest, complete: Complete) -> None:
+        if request.command in WRITES and request.length:
+            _Sliced(self, request, complete).next([])
+        elif request.command in WRITES:
+            self.finish([request], complete)
+        elif request.command == HostCommand.FLUSH:
+            self._sync_then([request], complete)
+        elif request.command == HostCommand.BLOCK_STATUS:
+            self._extents(request, complete)
+        else:
+            assert request.command == HostCommand.CACHE, request.command
+            complete([request])
+
+    def finish(self, requests: list[HostRequest], complete: Complete) -> None:
+        """Reply to writes that have left; those with FUA only once they are durable."""
+        synced = [r for r in requests if r.fua and not r.error]
+        if not synced:
+            complete(requests)
+            return
+        rest = [r for r in requests if not r.fua or r.error]
+        if rest:
+            complete(rest)
+        self._sync_then(synced, complete)
+
+    def _sync_then(self, requests: list[HostRequest], complete: Complete) -> None:
+        def synced(error: StorageError | None) -> None:
+            if error is not None:
+                for request in requests:
+                    request.error = error.errno
+            complete(requests)
+
+        self._flush.join(synced)
+
+    def _read(self, request: HostRequest, complete: Complete) -> None:
+        self._in_thread(
+            request,
+            complete,
+            lambda: self.device.read(request.offset, request.length),
+        )
+
+    def _extents(self, request: HostRequest, complete: Complete) -> None:
+        def look() -> list[tuple[int, int]]:
+            found = self.device.extents(request.offset, request.length)
+            return [(length, 3 if is_hole else 0) for length, is_hole in found]
+
+        self._in_thread(request, complete, look)
+
+    def _in_thread(
+        self,
+        request: HostRequest,
+        complete: Complete,
+        job: Callable[[], bytes | list[tuple[int, int]]],
+    ) -> None:
+        def done(
+            result: bytes | list[tuple[int, int]] | None, error: BaseException | None
+        ) -> None:
+            if error is None:
+                request.data = result
+            else:
+                request.error = error_number(error)
+            complete([request])
+
+        self.threads.submit(job, done)
+
+    # -- writes ----------------------------------------------------------------------
+
+    def start_writes(self, requests: list[HostRequest], complete: Complete) -> None:
+        """Pin the regions of each write; those of a region not yet hot wait for it."""
+        pinned = _Pinned(complete)
+        pin, shift = self.heat.pin, self._region_shift
+        for request in requests:
+            first = request.offset >> shift
+            last = (request.offset + request.length - 1) >> shift
+            region = pin(first)
+            if region is None:
+                self._wait_hot(first, request, complete)
+                continue
+            if last != first:
+                other = pin(last)
+                if other is None:
+                    self.heat.unpin(region)
+                    self._wait_hot(last, request, complete)
+                    continue
+                pinned.regions.append(other)
+            pinned.regions.append(region)
+            pinned.requests.append(request)
+        if pinned.requests:
+            self._enter(pinned)
+
+    def _wait_hot(self, region: int, request: HostRequest, complete: Complete) -> None:
+        if self.failed is not None:
+            self._fail([request], complete)
+            return
+        self.heat.wait(region, lambda: self.start_writes([request], complete))
+
+    def _enter(self, pinned: _Pinned) -> None:
+        if self._gate.held:
+            self._gate.wait(lambda: self._enter(pinned))
+            return
+        self._gate.enter(len(pinned.requests))
+        self._start(pinned)
+
+    def _start(self, pinned: _Pinned) -> None:
+        """Mark and claim, then hand the batch to a thread; tracks being preserved
+        for another batch make the whole of this one wait for that one."""
+        if self.failed is not None:
+            for request in pinned.requests:
+                request.error = self.failed.errno
+            self._left(pinned)
+            return
+        if self.changes.flashcopy.busy and self._must_wait(pinned):
+            # All or nothing: a batch that waits owns no track, so no two batches
+            # can wait for each other.
+            self._blocked.append(pinned)
+            return
+        claim, shift = self.changes.flashcopy.claim, self._track_shift
+        for request in pinned.requests:
+            first = request.offset >> shift
+            count = ((request.offset + request.length - 1) >> shift) - first + 1
+            runs = claim(first, count, pinned)
+            if runs:
+                pinned.runs += runs
+        batch = HostWriteBatch(
+            self.device,
+            self.geometry,
+            self.preserver.standing(),
+            pinned.runs,
+            pinned.requests,
+        )
+        self.threads.submit(batch.run, lambda _, error: self._wrote(pinned, error))
+
+    def _must_wait(self, pinned: _Pinned) -> bool:
+        tracks, is_preserving = (
+            self.geometry.tracks,
+            self.changes.flashcopy.is_preserving,
+        )
+        return any(is_preserving(*tracks(r.offset, r.length)) for r in pinned.requests)
+
+    def _wrote(self, pinned: _Pinned, error: BaseException | None) -> None:
+        if error is not None:
+            number = error_number(error)
+            for request in pinned.requests:
+                request.error = request.error or number
+        if pinned.runs:
+            self.changes.flashcopy.settle(pinned.runs)
+        self._left(pinned)
+        if self._blocked:
+            blocked, self._blocked = self._blocked, []
+            for waiting in blocked:
+                self._start(waiting)
+
+    def _left(self, pinned: _Pinned) -> None:
+        for region in pinned.regions:
+            self.heat.unpin(region)
+        # The replies first: whoever cuts now finds them already on their way.
+        pinned.complete(pinned.requests)
+        self._gate.leave(len(pinned.requests))
+
+    # -- failure ---------------------------------------------------------------------
+
+    def _fail(self, requests: list[HostRequest], complete: Complete) -> None:
+        assert self.failed is not None
+        for request in requests:
+            request.error = self.failed.errno
+        complete(requests)
+
+    def fail(self, error: StorageError) -> None:
+        """Fail-stop (I9): no write or flush succeeds again before a restart.
+
+        After a failed fdatasync the kernel calls the lost pages clean, and the
+        next one says success: only re-opening and re-reading tells the truth.
+        """
+        if self.failed is None:
+            self.failed = error
+            self._flush.fail(error)
+
+
+def error_number(error: BaseException) -> int:
+    """Return the errno a host sees for what a thread raised."""
+    return error.errno if isinstance(error, StorageError) else errno.EIO
