@@ -92,31 +92,45 @@ def _resolve_listen(value: object, info: ValidationInfo) -> Address:
     return address
 
 
+def json_text(kind: str, pattern: str | None = None) -> WithJsonSchema:
+    """Describe a kind of string in the JSON Schema and the reference page."""
+    schema = {"type": "string", "x-kind": kind}
+    return WithJsonSchema(schema if pattern is None else schema | {"pattern": pattern})
+
+
 Name = Annotated[
     str,
     BeforeValidator(check_name),
-    WithJsonSchema({"type": "string", "pattern": f"^{NAME_FORM}$"}),
+    json_text("name", f"^{NAME_FORM}$"),
 ]
-Path = Annotated[str, BeforeValidator(resolve_path), WithJsonSchema({"type": "string"})]
+Path = Annotated[
+    str,
+    BeforeValidator(resolve_path),
+    json_text("path"),
+]
 SocketPath = Annotated[Path, AfterValidator(check_unix_path)]
 _as_text = PlainSerializer(str, return_type=str)
 ListenAddress = Annotated[
     UnixAddress | TcpAddress,
     PlainValidator(_resolve_listen),
     _as_text,
-    WithJsonSchema({"type": "string", "pattern": "^(unix:.+|tcp:.+:[0-9]+)$"}),
+    WithJsonSchema(
+        {"type": "string", "x-kind": "address", "pattern": "^(unix:.+|tcp:.+:[0-9]+)$"}
+    ),
 ]
 TcpListenAddress = Annotated[
     TcpAddress,
     PlainValidator(parse_tcp_listen_address),
     _as_text,
-    WithJsonSchema({"type": "string", "pattern": "^tcp:.+:[0-9]+$"}),
+    WithJsonSchema(
+        {"type": "string", "x-kind": "address", "pattern": "^tcp:.+:[0-9]+$"}
+    ),
 ]
 RemoteAddress = Annotated[
     TcpAddress,
     PlainValidator(parse_remote_address),
     PlainSerializer(lambda address: address.host_and_port, return_type=str),
-    WithJsonSchema({"type": "string", "pattern": "^.+:[0-9]+$"}),
+    json_text("address", "^.+:[0-9]+$"),
 ]
 
 
@@ -139,13 +153,6 @@ class NbdLimitsTable(Table):
         default=written("64MiB"),
         description="Bytes of READs and WRITEs in flight on one connection.",
     )
-    payload_bytes_max: Annotated[Bytes, size_bounds("1MiB", "64MiB")] = Field(
-        default=written("64MiB"),
-        alias="payload_max",
-        description=(
-            "Longest READ or WRITE served; clients may send 32MiB without asking."
-        ),
-    )
 
     def nbd_limits(self) -> NbdLimits:
         """Return what the NBD server takes; the rest keeps its defaults."""
@@ -154,7 +161,6 @@ class NbdLimitsTable(Table):
             connections_max=self.connections_max,
             requests_in_flight_max=self.requests_in_flight_max,
             bytes_in_flight_max=self.bytes_in_flight_max,
-            payload_bytes_max=self.payload_bytes_max,
         )
 
 

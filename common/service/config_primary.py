@@ -29,6 +29,7 @@ from common.service.config_common import (
     Table,
     check_distinct_names,
     check_distinct_paths,
+    json_text,
     require_plaintext,
     written,
 )
@@ -118,7 +119,13 @@ class PrimaryVolume(Table):
             lambda value: "auto" if value is None else format_size(value),
             return_type=str,
         ),
-        WithJsonSchema({"type": "string", "examples": ["auto", "64KiB"]}),
+        WithJsonSchema(
+            {
+                "type": "string",
+                "x-kind": 'size or "auto"',
+                "examples": ["auto", "64KiB"],
+            }
+        ),
     ] = Field(
         default=written("auto"),
         alias="track_size",
@@ -256,7 +263,14 @@ class PrimaryGroup(Table):
         alias="changed",
         description="Trigger: a cut once so much has changed.",
     )
-    schedule: Annotated[str, BeforeValidator(parse_schedule)] | None = Field(
+    schedule: (
+        Annotated[
+            str,
+            BeforeValidator(parse_schedule),
+            json_text("schedule"),
+        ]
+        | None
+    ) = Field(
         default=None,
         description='Trigger: five cron fields in UTC, as in "*/5 * * * *".',
     )

@@ -10,12 +10,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-_LATER = "it arrives with a later version"
 _TLS = (
     "TLS for replication arrives with a later version: remove it and use "
     "allow_plaintext_replication = true, on a private network"
 )
-_PACING = f"pacing is not in this version, {_LATER}: remove it"
+_PACING = "pacing arrives with a later version: remove it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +28,7 @@ class RefusedKey:
 
 _COMMON = (
     RefusedKey(
-        "http", f"the HTTP listener is not in this version, {_LATER}: remove the table"
+        "http", "the HTTP listener arrives with a later version: remove the table"
     ),
     RefusedKey(
         "nbd.tls",
@@ -50,7 +49,7 @@ PRIMARY_REFUSED = (
         "this table belongs to a remote's config: start farshore-remote with it, or "
         "remove it (a primary that receives arrives with a later version)",
     ),
-    RefusedKey("group.hooks", f"hooks are not in this version, {_LATER}: remove it"),
+    RefusedKey("group.hooks", "hooks arrive with a later version: remove it"),
     RefusedKey("group.link.tls", _TLS),
     RefusedKey(
         "group.link.delta",

@@ -16,9 +16,11 @@ from typing import Annotated, Any
 from pydantic import (
     BeforeValidator,
     GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
     PlainSerializer,
     WithJsonSchema,
 )
+from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
 KIB = 1024
@@ -114,27 +116,29 @@ def _split(value: object, what: str, remedy: str) -> tuple[Decimal, str]:
     return Decimal(match[1]), match[2]
 
 
-def _schema(pattern: str, example: str) -> WithJsonSchema:
-    return WithJsonSchema({"type": "string", "pattern": pattern, "examples": [example]})
+def _schema(kind: str, pattern: str, example: str) -> WithJsonSchema:
+    return WithJsonSchema(
+        {"type": "string", "x-kind": kind, "pattern": pattern, "examples": [example]}
+    )
 
 
 Bytes = Annotated[
     int,
     BeforeValidator(parse_size),
     PlainSerializer(format_size, return_type=str),
-    _schema(_SIZE_PATTERN, "64KiB"),
+    _schema("size", _SIZE_PATTERN, "64KiB"),
 ]
 Seconds = Annotated[
     float,
     BeforeValidator(parse_seconds),
     PlainSerializer(format_seconds, return_type=str),
-    _schema(_TIME_PATTERN, "5s"),
+    _schema("time", _TIME_PATTERN, "5s"),
 ]
 BytesPerSecond = Annotated[
     int,
     BeforeValidator(parse_bandwidth),
     PlainSerializer(format_bandwidth, return_type=str),
-    _schema(_SIZE_PATTERN.replace("$", "/s$"), "40MiB/s"),
+    _schema("bandwidth", _SIZE_PATTERN.replace("$", "/s$"), "40MiB/s"),
 ]
 
 
@@ -154,6 +158,11 @@ class Bounds:
         self, source: Any, handler: GetCoreSchemaHandler
     ) -> CoreSchema:
         return core_schema.no_info_after_validator_function(self.check, handler(source))
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        return handler(schema) | {"x-bounds": [self.low, self.high]}
 
     def check(self, value: Any) -> Any:
         if self.parse(self.low) <= value <= self.parse(self.high):
