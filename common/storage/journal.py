@@ -1,0 +1,312 @@
+"""A journal: the old content of every track overwritten since its point.
+
+One file a volume and relation, written front to back by one thread at a time and
+read by any. The open journal grows; a finished one never changes. Its bytes:
+`common.storage.journal_format`.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+
+from common.errors import CorruptStateError, StorageError
+from common.ports import File, Files
+from common.storage.bitmap import Bitmap
+from common.storage.flush_guard import FlushGuard
+from common.storage.journal_format import (
+    BATCH_HEADER_BYTES,
+    BLOCK_BYTES,
+    RECORD_HEADER_BYTES,
+    Entry,
+    JournalHeader,
+    OldRun,
+    format_batch,
+    format_header,
+    padded,
+    parse_batch,
+    parse_batch_header,
+    parse_header,
+    parse_record,
+)
+from common.storage.journal_index import (
+    IndexDamagedError,
+    OpenIndex,
+    SealedIndex,
+    write_index,
+)
+
+_TAIL_SCAN_BYTES = 1 << 20
+
+
+class Journal:
+    """Make one with `create`, `recover` (the open one) or `finished`.
+
+    `find` and `read` may be called from any thread, also during an `append`;
+    `append` and `seal` from one thread at a time. All may block.
+    """
+
+    def __init__(
+        self, files: Files, path: str, header: JournalHeader, guard: FlushGuard
+    ) -> None:
+        self.path = path
+        self.header = header
+        self._files = files
+        self._guard = guard
+        self._file: File | None = None
+        self._index: OpenIndex | SealedIndex | None = None
+        self._loading = threading.Lock()
+        self._end = 0
+        self._sequence = 0
+        self._tail_is_torn = False
+        self.preserved: Bitmap | None = None
+        """Tracks in this journal; only for the thread that appends."""
+
+    # -- making ------------------------------------------------------------------------
+
+    @classmethod
+    def create(
+        cls, files: Files, path: str, header: JournalHeader, guard: FlushGuard
+    ) -> Journal:
+        """Make an empty journal; fsync its directory before relying on it."""
+        journal = cls(files, path, header, guard)
+        file = files.open(path, create=True)
+        try:
+            file.truncate(0)  # left by a commit that failed before its record
+            file.write(0, format_header(header))
+            guard.datasync(file)
+        except BaseException:
+            file.close()
+            raise
+        journal._file, journal._end = file, BLOCK_BYTES
+        journal._index = OpenIndex()
+        journal.preserved = Bitmap(header.track_count)
+        return journal
+
+    @classmethod
+    def recover(
+        cls, files: Files, path: str, header: JournalHeader, guard: FlushGuard
+    ) -> Journal:
+        """Reopen the open journal after a stop of any kind, to append to it.
+
+        Order: fdatasync, read, cut the torn tail, fdatasync. The first defends
+        against page cache that a killed process left: what is trusted now has to
+        outlive a power loss. Whole batches are never written again: a rewrite cut
+        short would destroy what was durable.
+        """
+        journal = cls(files, path, header, guard)
+        file = journal._open_file()
+        try:
+            guard.datasync(file)
+            journal.preserved = Bitmap(header.track_count)
+            index = OpenIndex()
+            for entries in journal._batches(file):
+                index.add(entries)
+                for first, count, _ in entries:
+                    journal.preserved.set_range(first, count)
+            journal._refuse_batches_behind_damage(file)
+            if file.size() != journal._end:
+                file.truncate(journal._end)
+                guard.datasync(file)
+        except BaseException:
+            file.close()
+            raise
+        journal._file, journal._index = file, index
+        return journal
+
+    @classmethod
+    def finished(
+        cls, files: Files, path: str, header: JournalHeader, guard: FlushGuard
+    ) -> Journal:
+        """Stand for a finished journal; nothing is opened before it is asked."""
+        return cls(files, path, header, guard)
+
+    def _open_file(self) -> File:
+        file = self._files.open(self.path)
+        try:
+            size = file.size()
+            block = file.read(0, BLOCK_BYTES) if size >= BLOCK_BYTES else b""
+        except BaseException:
+            file.close()
+            raise
+        if parse_header(block) == self.header:
+            return file
+        file.close()
+        raise CorruptStateError(
+            f"{self.path}: not the journal that the group's record names; "
+            "restore this file, or start the group anew"
+        )
+
+    # -- recovering --------------------------------------------------------------------
+
+    def _batches(self, file: File) -> Iterator[list[Entry]]:
+        """Yield the entries of whole batches; moves `_end` and `_sequence`."""
+        self._end, self._sequence = BLOCK_BYTES, 0
+        size = file.size()
+        while self._end < size:  # ends: each turn consumes a block at least
+            found = self._batch_at(file, self._end, size)
+            if found is None or found[0] != self._sequence:
+                return
+            _, entries, batch_bytes = found
+            self._end += padded(batch_bytes)
+            self._sequence += 1
+            yield entries
+
+    def _batch_at(
+        self, file: File, position: int, size: int
+    ) -> tuple[int, list[Entry], int] | None:
+        """Return (sequence, entries, bytes unpadded) of a whole batch."""
+        if size - position < BATCH_HEADER_BYTES:
+            return None
+        stated = parse_batch_header(file.read(position, BATCH_HEADER_BYTES))
+        if stated is None:
+            return None
+        sequence, body_bytes = stated
+        if position + BATCH_HEADER_BYTES + body_bytes > size:
+            return None
+        batch = file.read(position, BATCH_HEADER_BYTES + body_bytes)
+        entries = parse_batch(self.header, position, batch)
+        return None if entries is None else (sequence, entries, len(batch))
+
+    def _refuse_batches_behind_damage(self, file: File) -> None:
+        """A batch is written only when the one before is durable: no crash does this.
+
+        Reads at most what lies behind the last whole batch: one append, normally.
+        """
+        size = file.size()
+        for start in range(self._end, size, _TAIL_SCAN_BYTES):
+            window = file.read(start, min(_TAIL_SCAN_BYTES, size - start))
+            for offset in range(0, len(window), BLOCK_BYTES):
+                block = window[offset : offset + BATCH_HEADER_BYTES]
+                if parse_batch_header(block) is None:
+                    continue
+                if self._batch_at(file, start + offset, size) is not None:
+                    raise CorruptStateError(
+                        f"{self.path}: damaged at byte {self._end}, with whole data "
+                        "behind it; the disk has lost a part of this journal"
+                    )
+
+    # -- writing -----------------------------------------------------------------------
+
+    def append(self, runs: Sequence[OldRun]) -> None:
+        """Preserve runs: durable, then visible to readers, before returning.
+
+        Order: cut what a failed append left, write, fdatasync, index. The crash it
+        defends against: a track overwritten on the secondary volume whose old
+        content is not on the disk yet. Raises `StorageError`; after lack of room
+        the same append may be tried again.
+        """
+        assert isinstance(self._index, OpenIndex)
+        assert self._file is not None
+        assert self.preserved is not None
+        self._guard.check()
+        batch, entries = format_batch(self.header, self._sequence, self._end, runs)
+        if self._tail_is_torn:
+            self._file.truncate(self._end)
+        self._tail_is_torn = True
+        self._file.write(self._end, batch)
+        self._guard.datasync(self._file)
+        self._tail_is_torn = False
+        self._end += len(batch)
+        self._sequence += 1
+        self._index.add(entries)
+        for first, count, _ in entries:
+            added = self.preserved.set_range(first, count)
+            assert added == count, "a track preserved twice in one relation"
+
+    def seal(self) -> None:
+        """Put the index of a finished journal on disk, out of memory.
+
+        Raises `StorageError`; the journal works on from memory then.
+        """
+        self.preserved = None
+        if not isinstance(self._index, OpenIndex):
+            return
+        path = index_path(self.path)
+        relation_id = self.header.relation_id
+        write_index(self._files, path, relation_id, self._end, self._index)
+        try:
+            self._index = SealedIndex.open(self._files, path, relation_id, self._end)
+        except IndexDamagedError:
+            return  # stays in memory
+
+    # -- reading -----------------------------------------------------------------------
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes on disk; 0 for a finished one that is not opened yet."""
+        return self._end
+
+    def find(self, first: int, count: int) -> list[Entry]:
+        """Return the entries that share a track with the range, ascending."""
+        index = self._index
+        if index is None:
+            index = self._load()
+        try:
+            return index.find(first, count)
+        except IndexDamagedError:
+            return self._load(damaged=index).find(first, count)
+
+    def read(self, entry: Entry) -> bytes | None:
+        """Return an entry's old bytes (the whole run), None where all are zero.
+
+        Raises `CorruptStateError` when the checksum does not hold.
+        """
+        assert self._file is not None
+        first, count, position = entry
+        header = self.header
+        run_bytes = header.run_bytes(first, min(count, header.run_tracks_max))
+        # Stored bytes are never more than the run's: one read gets them all.
+        length = min(RECORD_HEADER_BYTES + run_bytes, self._end - position)
+        data = self._file.read(position, length)
+        return parse_record(header, self.path, entry, data)
+
+    def _load(self, damaged: object = None) -> OpenIndex | SealedIndex:
+        """Open a finished journal; index it again if its `.index` is not whole."""
+        with self._loading:
+            if self._index is not None and self._index is not damaged:
+                return self._index
+            if self._file is None:
+                file = self._open_file()
+                try:
+                    self._guard.datasync(file)
+                except StorageError:
+                    file.close()
+                    raise
+                self._file, self._end = file, file.size()
+            self._index = (
+                self._indexed(self._file)
+                if damaged is not None
+                else self._stored_index(self._file)
+            )
+            return self._index
+
+    def _stored_index(self, file: File) -> OpenIndex | SealedIndex:
+        path, relation_id = index_path(self.path), self.header.relation_id
+        try:
+            return SealedIndex.open(self._files, path, relation_id, self._end)
+        except IndexDamagedError:
+            return self._indexed(file)
+
+    def _indexed(self, file: File) -> OpenIndex:
+        index, size = OpenIndex(), file.size()
+        for entries in self._batches(file):
+            index.add(entries)
+        if self._end != size:
+            self._end = size
+            raise CorruptStateError(
+                f"{self.path}: a finished journal is not whole; the disk has lost it, "
+                "and with it this and older recovery points"
+            )
+        return index
+
+    def close(self) -> None:
+        if isinstance(self._index, SealedIndex):
+            self._index.close()
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+def index_path(journal_path: str) -> str:
+    return f"{journal_path}.index"
