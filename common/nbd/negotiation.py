@@ -239,7 +239,8 @@ class Negotiation:
             return False
         (flags,) = CLIENT_FLAGS.unpack_from(self._received)
         del self._received[: CLIENT_FLAGS.size]
-        if flags & ~SERVER_FLAGS:
+        # A plain int: inverting an IntFlag yields only bits that have a name.
+        if flags & ~int(SERVER_FLAGS):
             self._refuse(f"unknown client flags {flags:#x}")
             return False
         self._client_flags = HandshakeFlag(flags)

@@ -1,0 +1,402 @@
+"""The handshake as bytes: whole, byte by byte, and with bytes that come after."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from common.nbd.negotiation import (
+    OPTION_DATA_BYTES_MAX,
+    OPTIONS_MAX,
+    QUERIES_MAX,
+    Agreed,
+    Ended,
+    ExportFacts,
+    Negotiation,
+)
+from common.nbd.protocol import Info, Option, OptionReply
+
+GREETING = b"NBDMAGICIHAVEOPT\x00\x03"
+FLAGS = struct.pack(">I", 3)
+SIZE = 1_000_001
+
+
+class Exports:
+    """Three exports of which one is read-only."""
+
+    def __init__(self, names: Sequence[str] = ("g/v", "g/v@cut", "größe")) -> None:
+        self._names = names
+        self.asked: list[str] = []
+
+    def names(self) -> list[tuple[str, str]]:
+        return [(name, f"about {name}") for name in self._names]
+
+    def facts(self, name: str) -> ExportFacts | None:
+        self.asked.append(name)
+        if name not in self._names:
+            return None
+        return ExportFacts(SIZE, name.endswith("@cut"), f"about {name}", 65536)
+
+
+def option(number: int, data: bytes = b"") -> bytes:
+    return b"IHAVEOPT" + struct.pack(">II", number, len(data)) + data
+
+
+def text(value: str) -> bytes:
+    raw = value.encode()
+    return struct.pack(">I", len(raw)) + raw
+
+
+def asking(name: str, *infos: int) -> bytes:
+    return text(name) + struct.pack(f">H{len(infos)}H", len(infos), *infos)
+
+
+def contexts(name: str, *queries: str) -> bytes:
+    return text(name) + struct.pack(">I", len(queries)) + b"".join(map(text, queries))
+
+
+def reply(number: int, kind: int, data: bytes = b"") -> bytes:
+    return struct.pack(">QIII", 0x3E889045565A9, number, kind, len(data)) + data
+
+
+def answers(output: bytes) -> list[tuple[int, int, bytes]]:
+    """Take replies apart: (option, type, data)."""
+    found = []
+    while output:
+        magic, number, kind, length = struct.unpack_from(">QIII", output)
+        assert magic == 0x3E889045565A9
+        found.append((number, kind, output[20 : 20 + length]))
+        assert len(found[-1][2]) == length
+        output = output[20 + length :]
+    return found
+
+
+def shake(received: bytes, exports: Exports | None = None) -> tuple[Negotiation, bytes]:
+    """Feed bytes after the client flags; return what came after the greeting."""
+    negotiation = Negotiation(exports or Exports())
+    negotiation.receive(FLAGS + received)
+    output = negotiation.take_output()
+    assert output.startswith(GREETING)
+    return negotiation, output[len(GREETING) :]
+
+
+def kinds(received: bytes) -> list[int]:
+    return [kind for _, kind, _ in answers(shake(received)[1])]
+
+
+STRUCTURED = option(Option.STRUCTURED_REPLY)
+VECTORS: dict[str, bytes] = {
+    "go": option(Option.GO, asking("g/v", 3)),
+    "structured go": STRUCTURED
+    + option(Option.SET_META_CONTEXT, contexts("g/v", "base:allocation"))
+    + option(Option.GO, asking("g/v", 3, 1, 2, 77)),
+    "export name": option(Option.EXPORT_NAME, b"g/v"),
+    "unknown export name": option(Option.EXPORT_NAME, b"none"),
+    "list and abort": option(Option.LIST) + option(Option.ABORT),
+    "unknown option, then go": option(99, b"x" * 500)
+    + option(Option.GO, asking("g/v@cut")),
+    "bad magic": b"IHAVENOT" + bytes(8),
+    "long option": option(Option.INFO)[:12] + b"\xff\xff\xff\xff",
+}
+
+
+class TestFeeding:
+    @pytest.mark.parametrize("vector", VECTORS.values(), ids=VECTORS.keys())
+    def test_bytes_one_by_one_give_what_they_give_at_once(self, vector: bytes) -> None:
+        whole = Negotiation(Exports())
+        whole.receive(FLAGS + vector)
+        single = Negotiation(Exports())
+        for at, byte in enumerate(FLAGS + vector):
+            single.receive(bytes([byte]))
+            if single.outcome is not None:
+                assert isinstance(single.outcome, Ended) or at == 3 + len(vector)
+                break
+        assert single.take_output() == whole.take_output()
+        assert single.outcome == whole.outcome
+        assert whole.outcome is not None
+
+    @pytest.mark.parametrize("name", ["go", "structured go", "export name"])
+    def test_what_follows_the_last_option_is_left_for_transmission(
+        self, name: str
+    ) -> None:
+        negotiation, _ = shake(VECTORS[name] + b"IHAVEOPT, not")
+        assert isinstance(negotiation.outcome, Agreed)
+        assert negotiation.trailing == b"IHAVEOPT, not"
+
+    def test_output_is_taken_once(self) -> None:
+        negotiation = Negotiation(Exports())
+        assert negotiation.take_output() == GREETING
+        assert negotiation.take_output() == b""
+
+
+class TestClientFlags:
+    @pytest.mark.parametrize("flags", [4, 7, 0x80000000, 0xFFFFFFFF])
+    def test_an_unknown_flag_ends_the_connection(self, flags: int) -> None:
+        negotiation = Negotiation(Exports())
+        negotiation.receive(struct.pack(">I", flags) + option(Option.LIST))
+        assert isinstance(negotiation.outcome, Ended)
+        assert negotiation.outcome.refused
+        assert negotiation.take_output() == GREETING
+
+    def test_without_fixed_newstyle_only_an_export_name_is_served(self) -> None:
+        negotiation = Negotiation(Exports())
+        negotiation.receive(bytes(4) + option(Option.LIST))
+        (answer,) = answers(negotiation.take_output()[len(GREETING) :])
+        assert answer[:2] == (Option.LIST, OptionReply.ERR_INVALID)
+        negotiation.receive(option(Option.EXPORT_NAME, b"g/v"))
+        assert isinstance(negotiation.outcome, Agreed)
+
+
+class TestExportName:
+    def test_the_answer_has_no_zeroes_if_both_agreed(self) -> None:
+        _, output = shake(option(Option.EXPORT_NAME, b"g/v"))
+        assert output == struct.pack(">QH", SIZE, 0x056D)
+
+    @pytest.mark.parametrize("flags", [0, 1])
+    def test_old_clients_get_124_zeroes(self, flags: int) -> None:
+        negotiation = Negotiation(Exports())
+        negotiation.receive(
+            struct.pack(">I", flags) + option(Option.EXPORT_NAME, b"g/v")
+        )
+        output = negotiation.take_output()[len(GREETING) :]
+        assert output == struct.pack(">QH", SIZE, 0x056D) + bytes(124)
+
+    @pytest.mark.parametrize("name", [b"none", b"", b"\xff\xfe", b"n" * 4097])
+    def test_what_cannot_be_served_ends_the_connection(self, name: bytes) -> None:
+        negotiation, output = shake(option(Option.EXPORT_NAME, name))
+        assert isinstance(negotiation.outcome, Ended)
+        assert negotiation.outcome.refused
+        assert output == b""
+
+
+class TestGoAndInfo:
+    @pytest.mark.parametrize(
+        ("before", "name", "flags"),
+        [
+            (b"", "g/v", 0x056D),
+            (STRUCTURED, "g/v", 0x05ED),
+            (b"", "g/v@cut", 0x050F),
+            (STRUCTURED, "g/v@cut", 0x058F),
+        ],
+    )
+    def test_flags_tell_what_the_export_can_do(
+        self, before: bytes, name: str, flags: int
+    ) -> None:
+        _, output = shake(before + option(Option.GO, asking(name)))
+        told = answers(output)
+        assert told[-2] == (
+            Option.GO,
+            OptionReply.INFO,
+            struct.pack(">HQH", Info.EXPORT, SIZE, flags),
+        )
+        assert told[-1] == (Option.GO, OptionReply.ACK, b"")
+
+    def test_every_information_asked_for_is_told_and_unknown_ones_are_not(self) -> None:
+        _, output = shake(option(Option.INFO, asking("größe", 3, 1, 2, 9, 65535)))
+        told = {data[:2]: data[2:] for _, kind, data in answers(output) if kind == 3}
+        assert told == {
+            b"\x00\x00": struct.pack(">QH", SIZE, 0x056D),
+            b"\x00\x01": "größe".encode(),
+            b"\x00\x02": "about größe".encode(),
+            b"\x00\x03": struct.pack(">III", 1, 65536, 32 << 20),
+        }
+
+    def test_go_after_info_tells_the_same(self) -> None:
+        negotiation, output = shake(option(Option.INFO, asking("g/v", 3, 1)))
+        assert negotiation.outcome is None
+        negotiation.receive(option(Option.GO, asking("g/v", 3, 1)))
+        again = negotiation.take_output()
+        assert [a[1:] for a in answers(output)] == [a[1:] for a in answers(again)]
+        assert negotiation.outcome == Agreed("g/v", False, None)
+
+    def test_an_unknown_export_leaves_the_client_in_the_handshake(self) -> None:
+        negotiation, output = shake(option(Option.GO, asking("none")))
+        ((number, kind, _),) = answers(output)
+        assert (number, kind) == (Option.GO, OptionReply.ERR_UNKNOWN)
+        assert negotiation.outcome is None
+
+    @pytest.mark.parametrize(
+        "data",
+        [
+            b"",
+            b"\x00" * 5,
+            text("g/v"),
+            text("g/v") + b"\x00\x01",
+            asking("g/v", 1) + b"x",
+            struct.pack(">I", 0xFFFFFFFF) + b"g/v\x00\x00",
+            asking("n" * 4097),
+            struct.pack(">I", 2) + b"\xff\xfe\x00\x00",
+        ],
+    )
+    @pytest.mark.parametrize("number", [Option.INFO, Option.GO])
+    def test_data_that_does_not_add_up_is_invalid(
+        self, number: Option, data: bytes
+    ) -> None:
+        assert kinds(option(number, data) + option(Option.GO, asking("g/v"))) == [
+            OptionReply.ERR_INVALID,
+            OptionReply.INFO,
+            OptionReply.ACK,
+        ]
+
+
+class TestList:
+    @pytest.mark.parametrize(
+        "names", [[], ["one"], ["", "größe", "n" * 4096], [f"g/{n}" for n in range(99)]]
+    )
+    def test_each_export_is_told_with_its_description(self, names: list[str]) -> None:
+        exports = Exports(names)
+        _, output = shake(option(Option.LIST), exports)
+        *servers, last = answers(output)
+        assert last == (Option.LIST, OptionReply.ACK, b"")
+        for name, (_, kind, data) in zip(names, servers, strict=True):
+            assert kind == OptionReply.SERVER
+            assert data == text(name) + f"about {name}".encode()[:4096]
+
+    def test_data_is_invalid(self) -> None:
+        assert kinds(option(Option.LIST, b"x")) == [OptionReply.ERR_INVALID]
+
+
+class TestStructuredReplies:
+    def test_they_can_be_agreed_once(self) -> None:
+        assert kinds(STRUCTURED + STRUCTURED) == [
+            OptionReply.ACK,
+            OptionReply.ERR_INVALID,
+        ]
+
+    def test_data_is_invalid(self) -> None:
+        asked = option(Option.STRUCTURED_REPLY, b"x")
+        assert kinds(asked) == [OptionReply.ERR_INVALID]
+
+    def test_the_outcome_tells(self) -> None:
+        negotiation, _ = shake(STRUCTURED + option(Option.GO, asking("g/v")))
+        assert negotiation.outcome == Agreed("g/v", True, None)
+
+
+class TestMetaContexts:
+    @pytest.mark.parametrize("number", [9, 10])
+    def test_they_need_structured_replies(self, number: int) -> None:
+        asked = option(number, contexts("g/v", "base:allocation"))
+        assert kinds(asked) == [OptionReply.ERR_INVALID]
+
+    @pytest.mark.parametrize("queries", [[], ["base:"], ["x:y", "base:allocation"]])
+    def test_listing_tells_the_one_there_is(self, queries: list[str]) -> None:
+        data = contexts("g/v", *queries)
+        _, output = shake(STRUCTURED + option(Option.LIST_META_CONTEXT, data))
+        assert answers(output)[1:] == [
+            (9, OptionReply.META_CONTEXT, bytes(4) + b"base:allocation"),
+            (9, OptionReply.ACK, b""),
+        ]
+
+    @pytest.mark.parametrize("queries", [[], ["base:"], ["x:y"], ["base:other"]])
+    def test_selecting_needs_the_whole_name(self, queries: list[str]) -> None:
+        data = contexts("g/v", *queries)
+        go = option(Option.GO, asking("g/v"))
+        negotiation, _ = shake(STRUCTURED + option(Option.SET_META_CONTEXT, data) + go)
+        assert negotiation.outcome == Agreed("g/v", True, None)
+
+    def select(self, *then: bytes) -> Negotiation:
+        data = contexts("g/v", "base:allocation")
+        selected = option(Option.SET_META_CONTEXT, data)
+        return shake(STRUCTURED + selected + b"".join(then))[0]
+
+    def test_a_selection_holds_for_its_export(self) -> None:
+        negotiation = self.select(option(Option.GO, asking("g/v")))
+        assert negotiation.outcome == Agreed("g/v", True, 1)
+
+    def test_a_selection_holds_for_no_other_export(self) -> None:
+        negotiation = self.select(option(Option.EXPORT_NAME, b"g/v@cut"))
+        assert negotiation.outcome == Agreed("g/v@cut", True, None)
+
+    @pytest.mark.parametrize(
+        "data",
+        [
+            contexts("none", "base:allocation"),
+            contexts("g/v"),
+            contexts("g/v", "base:allocation")[:-1],
+            contexts("g/v", "base:allocation") + b"x",
+        ],
+    )
+    def test_a_new_selection_replaces_the_old_one_even_if_it_fails(
+        self, data: bytes
+    ) -> None:
+        again = option(Option.SET_META_CONTEXT, data)
+        negotiation = self.select(again, option(Option.GO, asking("g/v")))
+        assert negotiation.outcome == Agreed("g/v", True, None)
+
+    @pytest.mark.parametrize("number", [9, 10])
+    @pytest.mark.parametrize(
+        "data",
+        [
+            contexts("g/v", "q" * 4097),
+            text("g/v") + struct.pack(">I", QUERIES_MAX + 1) + bytes(4) * 2000,
+            text("g/v") + b"\xff\xff\xff\xff",
+            b"",
+        ],
+    )
+    def test_too_much_or_too_little_is_invalid(self, number: int, data: bytes) -> None:
+        asked = STRUCTURED + option(number, data)
+        assert kinds(asked)[1:] == [OptionReply.ERR_INVALID]
+
+    @pytest.mark.parametrize("number", [9, 10])
+    def test_an_unknown_export_is_told(self, number: int) -> None:
+        asked = STRUCTURED + option(number, contexts("none"))
+        assert kinds(asked)[1:] == [OptionReply.ERR_UNKNOWN]
+
+
+class TestOtherOptions:
+    @pytest.mark.parametrize(
+        ("number", "kind"),
+        [
+            (Option.PEEK_EXPORT, OptionReply.ERR_UNSUP),
+            (Option.STARTTLS, OptionReply.ERR_POLICY),
+            (Option.EXTENDED_HEADERS, OptionReply.ERR_UNSUP),
+            (0, OptionReply.ERR_UNSUP),
+            (0xFFFFFFFF, OptionReply.ERR_UNSUP),
+        ],
+    )
+    def test_what_is_not_served_is_said(self, number: int, kind: int) -> None:
+        assert kinds(option(number)) == [kind]
+
+    def test_an_unknown_option_with_data_keeps_both_sides_in_step(self) -> None:
+        data = b"IHAVEOPT" * (OPTION_DATA_BYTES_MAX // 8)
+        asked = option(1234, data) + option(Option.ABORT)
+        assert kinds(asked) == [OptionReply.ERR_UNSUP, OptionReply.ACK]
+
+    def test_starttls_with_data_is_invalid(self) -> None:
+        assert kinds(option(Option.STARTTLS, b"x")) == [OptionReply.ERR_INVALID]
+
+    def test_abort_is_acknowledged_and_no_refusal(self) -> None:
+        negotiation, output = shake(option(Option.ABORT, b"why"))
+        assert output == reply(Option.ABORT, OptionReply.ACK)
+        assert isinstance(negotiation.outcome, Ended)
+        assert not negotiation.outcome.refused
+
+    def test_an_option_over_the_limit_ends_the_connection_at_its_header(self) -> None:
+        header = b"IHAVEOPT" + struct.pack(">II", 99, OPTION_DATA_BYTES_MAX + 1)
+        negotiation, output = shake(header)
+        assert isinstance(negotiation.outcome, Ended)
+        assert negotiation.outcome.refused
+        assert output == b""
+
+
+class TestOptionCount:
+    def count_answered(self, option_of: Callable[[int], bytes], names: int) -> int:
+        exports = Exports([f"e{n}" for n in range(names)])
+        negotiation = Negotiation(exports)
+        negotiation.receive(FLAGS)
+        count = 0
+        while negotiation.outcome is None:
+            negotiation.receive(option_of(count))
+            count += 1
+        assert isinstance(negotiation.outcome, Ended)
+        assert negotiation.outcome.refused
+        return count - 1
+
+    def test_a_handshake_has_an_end(self) -> None:
+        assert self.count_answered(lambda _: option(99), names=3) == OPTIONS_MAX
+
+    def test_listing_allows_more_for_each_export_once(self) -> None:
+        answered = self.count_answered(lambda _: option(Option.LIST), names=3)
+        assert answered == OPTIONS_MAX * 4
