@@ -93,6 +93,7 @@ class Handshake(asyncio.Protocol):
         refusal: str = "",
     ) -> None:
         self._refusal = refusal
+        self._closing = False
         self._opening = _Opening(exports)
         self._limits = limits
         self._ended = ended
@@ -103,7 +104,11 @@ class Handshake(asyncio.Protocol):
         self._peer = ""
 
     def close(self) -> None:
-        """Drop the connection: its client has nothing to lose yet."""
+        """Drop the connection: its client has nothing to lose yet.
+
+        May be called between accept and `connection_made`.
+        """
+        self._closing = True
         if self._transport is not None:
             self._transport.abort()
 
@@ -117,6 +122,9 @@ class Handshake(asyncio.Protocol):
         transport = cast("asyncio.Transport", transport)
         self._transport = transport
         self._peer = _peer(transport)
+        if self._closing:
+            self.close()
+            return
         if self._refusal:
             self.refuse(self._refusal)
             return

@@ -93,8 +93,6 @@ class NbdServer:
         refusal = ""
         if self.connection_count >= self._limits.connections_max:
             refusal = f"{self.connection_count} connections are open already"
-        elif self._closing:
-            refusal = "the server is closing"
         handshake = Handshake(
             self._exports,
             self._limits,
@@ -102,6 +100,8 @@ class NbdServer:
             self._closed,
             refusal=refusal,
         )
+        if self._closing:
+            handshake.close()
         self._handshakes.add(handshake)
         self._all_closed.clear()
         return handshake
