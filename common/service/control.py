@@ -21,6 +21,7 @@ import socket
 import stat
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,26 +33,30 @@ from common.service.control_requests import parse_request
 REQUEST_BYTES_MAX = 64 << 10
 """One request's line: names and a label need a fraction of it."""
 
-REQUESTS_PER_COMMAND_MAX = 32
-"""Requests of one command in work. Cuts may wait for hours while the link is down,
-their clients long gone: they must not keep anybody from asking for the status."""
-
-CONNECTIONS_MAX = 256
-"""More than all commands' requests together, so that a free one is always left."""
-
-IDLE_SECONDS_MAX = 60.0
-"""A connection without a request is closed: `status --watch` asks each second."""
-
-REPLY_SECONDS_MAX = 10.0
-"""A client that does not take its reply for so long is dropped."""
-
-CLOSE_SECONDS_MAX = 2.0
-"""How long requests in work may delay the end of the daemon."""
+BACKLOG_CONNECTIONS = 128
+"""Connections that wait to be accepted, as systems' SOMAXCONN of old."""
 
 SOCKET_MODE = 0o660
 EXIT_INTERNAL = 70
 
 Handle = Callable[[str, dict[str, Any]], Awaitable[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class ControlLimits:
+    """The bounds of the control socket; only tests change them."""
+
+    requests_per_command_max: int = 32
+    """Requests of one command in work. Cuts may wait for hours while the link is
+    down, their clients long gone: they must not keep others from a status."""
+    connections_max: int = 256
+    """More than all commands' requests together: one is always left."""
+    idle_seconds_max: float = 60.0
+    """A connection without a request is closed: `status --watch` asks each second."""
+    reply_seconds_max: float = 10.0
+    """A client that does not take its reply for so long is dropped."""
+    close_seconds_max: float = 2.0
+    """How long requests in work may delay the end of the daemon."""
 
 
 class ControlServer:
@@ -62,9 +67,12 @@ class ControlServer:
     exit code, any other exception is logged and answered as internal error.
     """
 
-    def __init__(self, path: str, handle: Handle) -> None:
+    def __init__(
+        self, path: str, handle: Handle, limits: ControlLimits | None = None
+    ) -> None:
         self._path = path
         self._handle = handle
+        self._limits = limits or ControlLimits()
         self._server: asyncio.Server | None = None
         self._identity: tuple[int, int] | None = None
         self._connections: set[asyncio.Task[None]] = set()
@@ -85,14 +93,14 @@ class ControlServer:
         )
 
     async def close(self) -> None:
-        """Stop answering; requests in work get `CLOSE_SECONDS_MAX` to end."""
+        """Stop answering; requests in work get `close_seconds_max` to end."""
         if self._server is not None:
             self._server.close()
         self._remove_own()
         for task in self._connections - self._busy:
             task.cancel()
         if self._busy:
-            await asyncio.wait(self._busy, timeout=CLOSE_SECONDS_MAX)
+            await asyncio.wait(self._busy, timeout=self._limits.close_seconds_max)
         for task in self._connections:
             task.cancel()
         await asyncio.gather(*self._connections, return_exceptions=True)
@@ -110,8 +118,10 @@ class ControlServer:
         assert task is not None
         self._connections.add(task)
         try:
-            if len(self._connections) > CONNECTIONS_MAX:
-                await _reply(writer, _failure("too many connections: try again", 8))
+            if len(self._connections) > self._limits.connections_max:
+                await self._reply(
+                    writer, _failure("too many connections: try again", 8)
+                )
                 return
             while await self._serve_one(reader, writer, task):
                 pass
@@ -131,17 +141,17 @@ class ControlServer:
     ) -> bool:
         """Answer one request; tell whether the connection goes on."""
         try:
-            async with asyncio.timeout(IDLE_SECONDS_MAX):
+            async with asyncio.timeout(self._limits.idle_seconds_max):
                 line = await reader.readline()
         except ValueError:  # what StreamReader makes of a line beyond its limit
-            await _reply(writer, _failure("the request is longer than 64 KiB", 8))
+            await self._reply(writer, _failure("the request is longer than 64 KiB", 8))
             return False
         if not line.endswith(b"\n"):
             return False
         self._busy.add(task)
         reply = await self._answer(line)
         self._busy.discard(task)
-        await _reply(writer, reply)
+        await self._reply(writer, reply)
         return True
 
     async def _answer(self, line: bytes) -> dict[str, Any]:
@@ -157,10 +167,15 @@ class ControlServer:
             )
         return {"result": result}
 
+    async def _reply(self, writer: asyncio.StreamWriter, reply: dict[str, Any]) -> None:
+        writer.write(json.dumps(reply).encode() + b"\n")
+        async with asyncio.timeout(self._limits.reply_seconds_max):
+            await writer.drain()
+
     async def _in_turn(self, command: str, arguments: dict[str, Any]) -> Any:
-        if self._in_work[command] >= REQUESTS_PER_COMMAND_MAX:
+        if self._in_work[command] >= self._limits.requests_per_command_max:
             raise RefusedError(
-                f"{REQUESTS_PER_COMMAND_MAX} requests {command!r} are in work: "
+                f"{self._limits.requests_per_command_max} requests {command!r} are in work: "
                 "wait until one ends"
             )
         self._in_work[command] += 1
@@ -184,7 +199,7 @@ def bind_control_socket(path: str) -> socket.socket:
         _remove_stale(path)
         listener.bind(path)
         Path(path).chmod(SOCKET_MODE)  # the umask may have taken the group's bits
-        listener.listen(CONNECTIONS_MAX)
+        listener.listen(BACKLOG_CONNECTIONS)
         listener.setblocking(False)
     except OSError as error:
         listener.close()
@@ -239,9 +254,3 @@ def _identity(path: str) -> tuple[int, int] | None:
 
 def _failure(message: str, exit_code: int) -> dict[str, Any]:
     return {"error": {"message": message, "exit_code": exit_code}}
-
-
-async def _reply(writer: asyncio.StreamWriter, reply: dict[str, Any]) -> None:
-    writer.write(json.dumps(reply).encode() + b"\n")
-    async with asyncio.timeout(REPLY_SECONDS_MAX):
-        await writer.drain()
