@@ -1,0 +1,80 @@
+# farshore: every target sets up what it needs, with or without root.
+#   make test    the checks of style, types and layers, then all tests
+#   make demo    both sites on this machine, a disaster, the recovered copy checked
+#   make run     both sites on this machine from config/, until Ctrl-C
+#   make bench   side by side with peers
+#   make lint    the checks alone
+#   make clean   remove what the other targets made (asks nothing; keeps sources)
+# PYTHON=/path/to/python3 picks an interpreter, ARGS="-k name" goes to pytest,
+# the demo, make run and the benchmark.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+.PHONY: help setup test lint demo run bench clean
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.farshore-installed
+PYTHON ?=
+ARGS ?=
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+setup: $(STAMP)
+
+# The stamp is newer than the lock when everything in it is installed. An
+# environment that another interpreter left half made is made again.
+$(STAMP): requirements-dev.lock pyproject.toml
+	@if ! $(BIN)/python -c 'import pip' >/dev/null 2>&1; then \
+	  found=''; \
+	  for name in $(if $(PYTHON),"$(PYTHON)",python3 python3.11 python3.12 python3.13); do \
+	    if "$$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	        >/dev/null 2>&1; then found="$$name"; break; fi; \
+	  done; \
+	  if [ -z "$$found" ]; then \
+	    echo 'farshore needs Python 3.11 or newer, and found none$(if $(PYTHON), at $(PYTHON)).' >&2; \
+	    echo 'Install one (Debian 12: apt-get install python3 python3-venv) or say' >&2; \
+	    echo 'where it is: make PYTHON=/path/to/python3 ...' >&2; \
+	    exit 1; \
+	  fi; \
+	  if ! "$$found" -c 'import ensurepip, venv' >/dev/null 2>&1; then \
+	    version=$$("$$found" -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
+	    echo "$$found cannot make virtual environments: its package is missing." >&2; \
+	    echo "Install it: apt-get install python$$version-venv (or python3-venv)" >&2; \
+	    exit 1; \
+	  fi; \
+	  rm -rf $(VENV); \
+	  "$$found" -m venv $(VENV); \
+	fi
+	@echo 'Installing the locked dependencies into $(VENV) ...'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  --require-hashes -r requirements-dev.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  --no-deps --no-build-isolation -e .
+	@touch $@
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: lint
+	$(BIN)/pytest $(ARGS)
+
+demo: $(STAMP)
+	@$(BIN)/python -m demo $(ARGS)
+
+run: $(STAMP)
+	@$(BIN)/python -m demo.both_sites $(ARGS)
+
+bench: $(STAMP)
+	$(BIN)/python benchmarks/run.py $(ARGS)
+
+clean:
+	rm -rf $(VENV) run dist build *.egg-info .pytest_cache .mypy_cache .ruff_cache \
+	  .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
