@@ -79,23 +79,22 @@ class _Opening:
 class Handshake(asyncio.Protocol):
     """Negotiates, then puts a `Transmission` in its own place.
 
-    `ended` is called once: with the transmission, or with None when the
-    connection is closed without one. With a `refusal` it is closed at once.
+    `admit` is called when the connection is there, and may drop it. After that
+    `ended` is called once: with the transmission, or with None when the connection
+    is closed without one.
     """
 
     def __init__(
         self,
         exports: ExportTable,
         limits: NbdLimits,
+        admit: Callable[[Handshake], None],
         ended: Callable[[Handshake, Transmission | None], None],
         transmission_closed: Callable[[Transmission], None],
-        *,
-        refusal: str = "",
     ) -> None:
-        self._refusal = refusal
-        self._closing = False
         self._opening = _Opening(exports)
         self._limits = limits
+        self._admit = admit
         self._ended = ended
         self._transmission_closed = transmission_closed
         self._negotiation = Negotiation(self._opening)
@@ -104,11 +103,7 @@ class Handshake(asyncio.Protocol):
         self._peer = ""
 
     def close(self) -> None:
-        """Drop the connection: its client has nothing to lose yet.
-
-        May be called between accept and `connection_made`.
-        """
-        self._closing = True
+        """Drop the connection: its client has nothing to lose yet."""
         if self._transport is not None:
             self._transport.abort()
 
@@ -122,11 +117,8 @@ class Handshake(asyncio.Protocol):
         transport = cast("asyncio.Transport", transport)
         self._transport = transport
         self._peer = _peer(transport)
-        if self._closing:
-            self.close()
-            return
-        if self._refusal:
-            self.refuse(self._refusal)
+        self._admit(self)
+        if transport.is_closing():
             return
         connection = transport.get_extra_info("socket")
         if connection.family != socket.AF_UNIX:

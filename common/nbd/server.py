@@ -90,21 +90,22 @@ class NbdServer:
         self.addresses.clear()
 
     def _accept(self) -> asyncio.Protocol:
-        refusal = ""
-        if self.connection_count >= self._limits.connections_max:
-            refusal = f"{self.connection_count} connections are open already"
-        handshake = Handshake(
+        return Handshake(
             self._exports,
             self._limits,
+            self._admit,
             self._handshake_ended,
             self._closed,
-            refusal=refusal,
         )
-        if self._closing:
-            handshake.close()
+
+    def _admit(self, handshake: Handshake) -> None:
+        open_count = self.connection_count
         self._handshakes.add(handshake)
         self._all_closed.clear()
-        return handshake
+        if self._closing:
+            handshake.close()
+        elif open_count >= self._limits.connections_max:
+            handshake.refuse(f"{open_count} connections are open already")
 
     def _handshake_ended(
         self, handshake: Handshake, transmission: Transmission | None
