@@ -173,10 +173,10 @@ class ControlServer:
             await writer.drain()
 
     async def _in_turn(self, command: str, arguments: dict[str, Any]) -> Any:
-        if self._in_work[command] >= self._limits.requests_per_command_max:
+        limit = self._limits.requests_per_command_max
+        if self._in_work[command] >= limit:
             raise RefusedError(
-                f"{self._limits.requests_per_command_max} requests {command!r} are in work: "
-                "wait until one ends"
+                f"{limit} requests {command!r} are in work: wait until one ends"
             )
         self._in_work[command] += 1
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import socket
@@ -256,16 +257,24 @@ def test_the_socket_is_for_its_owner_and_group_whatever_the_umask(
 
 
 def test_the_socket_is_never_wider_before_its_mode_is_set(path: str) -> None:
-    """Even with no umask at all, what bind creates has no bits for others."""
-    listener = socket.socket(socket.AF_UNIX)
-    previous = os.umask(0)
-    try:
-        os.fchmod(listener.fileno(), control.SOCKET_MODE)
-        listener.bind(path)
-        assert stat.S_IMODE(os.stat(path).st_mode) == 0o660
-    finally:
-        os.umask(previous)
-        listener.close()
+    """Linux binds the file with the mode that the unbound socket had."""
+    with control.bind_control_socket(path) as listener:
+        assert stat.S_IMODE(os.fstat(listener.fileno()).st_mode) == 0o660
+
+
+def test_a_daemon_too_busy_to_accept_is_alive(path: str) -> None:
+    with contextlib.ExitStack() as stack:
+        busy = stack.enter_context(socket.socket(socket.AF_UNIX))
+        busy.bind(path)
+        busy.listen(0)
+        with pytest.raises(BlockingIOError):
+            while True:
+                client = stack.enter_context(socket.socket(socket.AF_UNIX))
+                client.setblocking(False)
+                client.connect(path)
+
+        with pytest.raises(DeviceBusyError):
+            control.bind_control_socket(path)
 
 
 def test_a_missing_folder_is_made(run: Run, tmp_path: Path) -> None:
