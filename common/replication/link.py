@@ -18,9 +18,7 @@ from common.replication.frame import (
     encode_summed_frame,
 )
 from common.replication.messages import (
-    GOODBYE_BYTES_MAX,
     Goodbye,
-    GoodbyeReason,
     Hashes,
     Heartbeat,
     Message,
@@ -181,9 +179,3 @@ class Link:
     def _stop_heartbeat(self) -> None:
         if self._heartbeat is not None:
             self._heartbeat.cancel()
-
-
-def goodbye(reason: GoodbyeReason, text: str) -> Goodbye:
-    """Return a goodbye whose text fits, whatever it was made of."""
-    whole = text.encode("utf-8", "replace")[:GOODBYE_BYTES_MAX]
-    return Goodbye(reason, whole.decode("utf-8", "ignore"))

@@ -335,6 +335,12 @@ Message = (
 )
 
 
+def goodbye(reason: GoodbyeReason, text: str) -> Goodbye:
+    """Return a goodbye whose text fits, whatever it was made of."""
+    whole = text.encode("utf-8", "replace")[:GOODBYE_BYTES_MAX]
+    return Goodbye(reason, whole.decode("utf-8", "ignore"))
+
+
 _identity = fields.identity(ID_BYTES)
 _u63 = fields.count(_U63)
 _u64 = fields.count(_U64)

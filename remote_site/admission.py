@@ -1,0 +1,144 @@
+"""Who may open a session: a HELLO against the config and the group's identity.
+
+Pure. A refusal changes nothing anywhere; its text names both values, the key to
+look at and what to do, for it is read at the other site.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from common.replication.messages import (
+    PROTOCOL_VERSION,
+    Goodbye,
+    GoodbyeReason,
+    Hello,
+    VolumeOffer,
+    goodbye,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What this site knows of a group: its config, and once bound its identity."""
+
+    group: str
+    peer: str
+    volume_names: Sequence[str]
+    group_id: bytes | None
+    lineage: bytes | None
+    volumes: Sequence[VolumeOffer]
+
+
+def refusal(hello: Hello, expected: Expected) -> Goodbye | None:
+    """Return why this HELLO is refused, or None if it may go on."""
+    return (
+        _version_refusal(hello)
+        or _peer_refusal(hello, expected)
+        or _identity_refusal(hello, expected)
+        or _names_refusal(hello, expected)
+        or _shape_refusal(hello, expected)
+    )
+
+
+def unknown_group(hello: Hello) -> Goodbye:
+    return goodbye(
+        GoodbyeReason.UNKNOWN_GROUP,
+        f"the remote receives no group {hello.group!r}: add a [[group]] with "
+        f"name = {hello.group!r} to its config, or mend group.name here",
+    )
+
+
+def _version_refusal(hello: Hello) -> Goodbye | None:
+    if hello.version_min <= PROTOCOL_VERSION <= hello.version_max:
+        return None
+    return goodbye(
+        GoodbyeReason.VERSION,
+        f"the remote speaks replication version {PROTOCOL_VERSION}, this site "
+        f"{hello.version_min} to {hello.version_max}: install releases that overlap",
+    )
+
+
+def _peer_refusal(hello: Hello, expected: Expected) -> Goodbye | None:
+    if hello.site == expected.peer:
+        return None
+    return goodbye(
+        GoodbyeReason.WRONG_PEER,
+        f"group {expected.group!r} is received from site {expected.peer!r}, not from "
+        f"{hello.site!r}: mend group.peer at the remote or site.name here",
+    )
+
+
+def _identity_refusal(hello: Hello, expected: Expected) -> Goodbye | None:
+    if expected.group_id is not None and hello.group_id != expected.group_id:
+        return goodbye(
+            GoodbyeReason.WRONG_GROUP,
+            f"group {expected.group!r} at the remote belongs to group id "
+            f"{expected.group_id.hex()}, this site's is {hello.group_id.hex()}: "
+            "another state_dir made it; start with the site.state_dir that has always "
+            "sent this group, or use another group.name",
+        )
+    if expected.lineage is not None and hello.lineage != expected.lineage:
+        return goodbye(
+            GoodbyeReason.LINEAGE,
+            f"group {expected.group!r} at the remote is of lineage "
+            f"{expected.lineage.hex()}, this site's of {hello.lineage.hex()}: the data "
+            "have parted; look at `farshore status` at both sites before anything "
+            "is sent",
+        )
+    return None
+
+
+def _names_refusal(hello: Hello, expected: Expected) -> Goodbye | None:
+    offered = [offer.name for offer in hello.volumes]
+    if sorted(offered) == sorted(expected.volume_names):
+        return None
+    return goodbye(
+        GoodbyeReason.VOLUME_MISMATCH,
+        f"group {expected.group!r} has volumes {_listed(expected.volume_names)} at the "
+        f"remote and {_listed(offered)} here: name the same in group.volume of both",
+    )
+
+
+def _shape_refusal(hello: Hello, expected: Expected) -> Goodbye | None:
+    bound = {offer.name: offer for offer in expected.volumes}
+    for offer in hello.volumes:
+        known = bound.get(offer.name)
+        if known is None:
+            continue
+        found = _one_shape_refusal(f"{expected.group}/{offer.name}", offer, known)
+        if found is not None:
+            return found
+    return None
+
+
+def _one_shape_refusal(
+    place: str, offer: VolumeOffer, known: VolumeOffer
+) -> Goodbye | None:
+    if offer.size_bytes != known.size_bytes:
+        return goodbye(
+            GoodbyeReason.SIZE_MISMATCH,
+            f"{place} has {known.size_bytes} bytes at the remote and "
+            f"{offer.size_bytes} here: give group.volume.size back the value that "
+            "was replicated",
+        )
+    if offer.track_bytes != known.track_bytes:
+        return goodbye(
+            GoodbyeReason.TRACK_SIZE_MISMATCH,
+            f"{place} has tracks of {known.track_bytes} bytes at the remote and "
+            f"{offer.track_bytes} here: set group.volume.track_size to the "
+            "remote's",
+        )
+    if offer.volume_id != known.volume_id:
+        return goodbye(
+            GoodbyeReason.VOLUME_MISMATCH,
+            f"{place} has volume id {known.volume_id.hex()} at the remote and "
+            f"{offer.volume_id.hex()} here: this is another volume of that name; "
+            "give it another group.volume.name",
+        )
+    return None
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(sorted(names))

@@ -1,0 +1,53 @@
+"""NBD exports of the remote: recovery points, read-only.
+
+`GROUP/VOLUME` is the newest point, `GROUP/VOLUME@N` point N. Names are looked up,
+never used as paths.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from common.ports import HostVolume
+from remote_site.group import ReceivingGroup
+
+_NAME = re.compile(
+    r"(?P<group>[A-Za-z0-9._-]{1,64})/(?P<volume>[A-Za-z0-9._-]{1,64})"
+    r"(?:@(?P<number>0|[1-9][0-9]{0,18}))?",
+    re.ASCII,
+)
+
+
+class RecoveryExports:
+    """The `ExportTable` of a remote daemon."""
+
+    def __init__(self, groups: Mapping[str, ReceivingGroup]) -> None:
+        self._groups = groups
+
+    def names(self) -> list[tuple[str, str]]:
+        """List what has a recovery point: for each volume the newest, then each."""
+        found: list[tuple[str, str]] = []
+        for group in self._groups.values():
+            points = group.store.points
+            if not points:
+                continue
+            for offer in group.store.volumes:
+                name = f"{group.name}/{offer.name}"
+                found.append((name, f"newest recovery point, {points[-1].number}"))
+                found += [
+                    (f"{name}@{point.number}", f"recovery point {point.number}")
+                    for point in points
+                ]
+        return found
+
+    def open(self, name: str) -> HostVolume | None:
+        """Open a point of a volume; the opening keeps it until its release."""
+        match = _NAME.fullmatch(name)
+        if match is None:
+            return None
+        group = self._groups.get(match["group"])
+        if group is None:
+            return None
+        number = None if match["number"] is None else int(match["number"])
+        return group.store.open_point(match["volume"], number)

@@ -1,0 +1,248 @@
+"""One receiving group: its store, at most one session, and what is wrong with it."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Sequence
+
+import structlog
+
+from common.errors import (
+    DeviceBusyError,
+    DeviceError,
+    FarshoreError,
+    StateMismatchError,
+    StorageError,
+)
+from common.ports import Clock, Threads
+from common.replication.link import Link
+from common.replication.messages import (
+    ID_BYTES,
+    PROTOCOL_VERSION,
+    Goodbye,
+    GoodbyeReason,
+    Hello,
+    Welcome,
+    goodbye,
+)
+from common.service.config_remote import RemoteGroup
+from remote_site.admission import Expected, refusal
+from remote_site.receiver import WINDOW_BYTES, Receiver, VolumeShape
+from remote_site.session import ReceivingSession
+from remote_site.store import GroupStore
+
+
+class ReceivingGroup:
+    """Opens sessions, one after the other, and remembers alarms."""
+
+    def __init__(
+        self,
+        config: RemoteGroup,
+        site: str,
+        store: GroupStore,
+        threads: Threads,
+        clock: Clock,
+    ) -> None:
+        self.name = config.name
+        self.config = config
+        self.store = store
+        self.session: ReceivingSession | None = None
+        self.alarms: dict[str, tuple[str, int]] = {}
+        """Name -> (message, since_ns)."""
+        self.is_refusing = False
+        """The last HELLO was refused: an operator has to look."""
+        self._site = site
+        self._threads = threads
+        self._clock = clock
+        self._admission = asyncio.Lock()
+        self._hellos = 0
+        self._closing = False
+        self._log = structlog.get_logger().bind(group=config.name)
+
+    async def open_session(
+        self, link: Link, hello: Hello
+    ) -> ReceivingSession | Goodbye:
+        """Answer a HELLO: a started session whose WELCOME was sent, or why not.
+
+        A refused HELLO changes nothing, on disk or for the session that is open.
+        An accepted one ends that session first and waits for its threads; only
+        then is the new epoch stored and told (I8). Of several that wait, the
+        newest wins.
+        """
+        self._hellos += 1
+        turn = self._hellos
+        async with self._admission:
+            if turn != self._hellos:
+                return goodbye(
+                    GoodbyeReason.SUPERSEDED_SESSION, "a newer connection came first"
+                )
+            refused = self._refusal(hello)
+            if refused is None:
+                await self._supersede(hello)
+                refused = await self._bind(hello)
+            if refused is not None:
+                self._note_refusal(refused)
+                return refused
+            try:
+                return await self._start(link, hello)
+            except StorageError as error:
+                return self._storage_goodbye(error)
+
+    def find_session(self, token: bytes, epoch: int) -> ReceivingSession | None:
+        """Return the open session that a JOIN names."""
+        session = self.session
+        if session is None or not session.is_open or session.epoch != epoch:
+            return None
+        return session if secrets.compare_digest(session.token, token) else None
+
+    async def close(self) -> None:
+        """End the session in order, then the store."""
+        self._closing = True
+        async with self._admission:
+            if self.session is not None:
+                await self.session.stop(
+                    goodbye(GoodbyeReason.SHUTTING_DOWN, "the remote daemon stops")
+                )
+        await self.store.close()
+
+    def session_ended(self, session: ReceivingSession) -> None:
+        """Take note of why a session ended; call it once it is closed."""
+        if self.session is session:
+            self.session = None
+        if session.failure is not None:
+            self._storage_goodbye(session.failure)
+
+    # -- admission -----------------------------------------------------------------
+
+    def _refusal(self, hello: Hello) -> Goodbye | None:
+        if self._closing:
+            return goodbye(GoodbyeReason.SHUTTING_DOWN, "the remote daemon stops")
+        store = self.store
+        if store.failed is not None:
+            return goodbye(
+                GoodbyeReason.STORAGE_FAILED,
+                f"storage of group {self.name!r} at the remote has failed: "
+                f"{store.failed}; mend it and restart the remote daemon",
+            )
+        names = [volume.name for volume in self.config.volumes]
+        return refusal(
+            hello,
+            Expected(
+                group=self.name,
+                peer=self.config.peer,
+                volume_names=names,
+                group_id=store.group_id,
+                lineage=store.lineage,
+                volumes=store.volumes,
+            ),
+        )
+
+    async def _supersede(self, hello: Hello) -> None:
+        old = self.session
+        if old is None:
+            return
+        await old.stop(
+            goodbye(
+                GoodbyeReason.SUPERSEDED_SESSION,
+                f"site {hello.site!r} has opened a newer session of group "
+                f"{self.name!r}",
+            )
+        )
+        self.session_ended(old)
+
+    async def _bind(self, hello: Hello) -> Goodbye | None:
+        """Give a group that never received its identity, durably."""
+        if self.store.group_id is not None:
+            return None
+        try:
+            await self.store.bind(
+                group_id=hello.group_id,
+                lineage=hello.lineage,
+                peer=hello.site,
+                volumes=hello.volumes,
+            )
+        except StateMismatchError as error:
+            return goodbye(GoodbyeReason.SIZE_MISMATCH, str(error))
+        except (DeviceBusyError, DeviceError) as error:
+            self._alarm("storage_failed", str(error))
+            return goodbye(GoodbyeReason.STORAGE_FAILED, str(error))
+        except StorageError as error:
+            return self._storage_goodbye(error)
+        self._log.info("group_bound", peer=hello.site, group_id=hello.group_id.hex())
+        return None
+
+    async def _start(self, link: Link, hello: Hello) -> ReceivingSession:
+        epoch = await self.store.new_epoch()
+        newest = self.store.points[-1] if self.store.points else None
+        session = ReceivingSession(
+            name=self.name,
+            peer=link.peer,
+            token=secrets.token_bytes(ID_BYTES),
+            store=self.store,
+            receiver=Receiver(
+                epoch,
+                shapes := _shapes(hello),
+                newest.number if newest else None,
+                newest.cycle_id if newest else None,
+            ),
+            shapes=shapes,
+            order=self._order(hello),
+            threads=self._threads,
+            clock=self._clock,
+        )
+        lineage = self.store.lineage
+        assert lineage is not None
+        link.epoch = epoch
+        await link.send(
+            Welcome(
+                version=PROTOCOL_VERSION,
+                site=self._site,
+                epoch=epoch,
+                token=session.token,
+                lineage=lineage,
+                relation_id=self.store.relation_id,
+                committed_number=newest.number if newest else None,
+                committed_cycle_id=newest.cycle_id if newest else None,
+                committed_cut_ns=newest.cut_ns if newest else None,
+                current_as_of_ns=newest.current_as_of_ns if newest else None,
+                credit_bytes=WINDOW_BYTES,
+            )
+        )
+        link.start_heartbeat()
+        self.session = session
+        session.start(link)
+        self.is_refusing = False
+        self.alarms.clear()
+        self._log.info("session_opened", peer=link.peer, epoch=epoch)
+        return session
+
+    def _order(self, hello: Hello) -> Sequence[int]:
+        """Return the store's index of each volume, in the peer's order."""
+        bound = [offer.name for offer in self.store.volumes]
+        return [bound.index(offer.name) for offer in hello.volumes]
+
+    # -- alarms --------------------------------------------------------------------
+
+    def _note_refusal(self, refused: Goodbye) -> None:
+        if GoodbyeReason(refused.reason).is_permanent:
+            self.is_refusing = True
+            self._alarm("peer_refused", refused.text)
+
+    def _storage_goodbye(self, error: FarshoreError) -> Goodbye:
+        if isinstance(error, StorageError) and error.is_out_of_space:
+            self._alarm("out_of_space", str(error))
+            return goodbye(GoodbyeReason.OUT_OF_SPACE, str(error))
+        self._alarm("storage_failed", str(error))
+        return goodbye(GoodbyeReason.STORAGE_FAILED, str(error))
+
+    def _alarm(self, name: str, message: str) -> None:
+        since_ns = self._clock.now_ns()
+        if name in self.alarms:
+            since_ns = self.alarms[name][1]
+        self.alarms[name] = (message, since_ns)
+        self._log.warning("alarm_raised", alarm=name, message=message)
+
+
+def _shapes(hello: Hello) -> list[VolumeShape]:
+    return [VolumeShape(each.size_bytes, each.track_bytes) for each in hello.volumes]

@@ -1,0 +1,422 @@
+"""One session's shell: frames from its links to the store, answers back.
+
+One applier a volume keeps the order of its frames; one finisher flushes, reports
+progress and commits; one task handles control messages in turn. None of them is
+ever cancelled: a thread would write on after its task was gone. A session ends by
+telling them to stop and waiting until they have, so that nothing of it takes
+effect under the next epoch (I8).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Sequence
+from typing import Any, TypeVar
+
+import structlog
+
+from common.errors import (
+    ConnectionLostError,
+    FarshoreError,
+    PeerRefusedError,
+    ProtocolError,
+    StorageError,
+)
+from common.ports import Clock, Threads
+from common.replication.link import Link
+from common.replication.messages import (
+    RUNS_MAX,
+    Abandon,
+    Committed,
+    Credit,
+    CurrentAsOf,
+    CycleBegin,
+    CycleEnd,
+    Goodbye,
+    GoodbyeReason,
+    Hashes,
+    Message,
+    NeedFull,
+    Progress,
+    Tracks,
+    goodbye,
+)
+from remote_site.batches import decode_batch
+from remote_site.receiver import Begun, Receiver, VolumeShape, credit_cost
+from remote_site.store import GroupStore
+
+FRAMES_QUEUED_MAX = 1024
+"""Frames of one volume waiting to be applied. Credit bounds their bytes; this
+bounds what tiny frames cost beside them: a link that fills it is not read."""
+
+CONTROL_QUEUED_MAX = 64
+BATCH_BYTES_MAX = 8 << 20
+"""Raw bytes handed to one thread hop."""
+
+UNFLUSHED_BYTES_MAX = 64 << 20
+FLUSH_SECONDS = 0.5
+"""Progress comes at the latest after so much applied, or so long."""
+
+LINKS_MAX = 64
+
+T = TypeVar("T")
+
+_CONTROL = CycleBegin | CycleEnd | Abandon | CurrentAsOf
+
+
+class ReceivingSession:
+    """Links of one epoch, from WELCOME to the return of its last thread."""
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        peer: str,
+        token: bytes,
+        store: GroupStore,
+        receiver: Receiver,
+        shapes: Sequence[VolumeShape],
+        order: Sequence[int],
+        threads: Threads,
+        clock: Clock,
+    ) -> None:
+        """`shapes` are in the peer's order; `order` gives the store's index of each."""
+        self.token = token
+        self.receiver = receiver
+        self.links: list[Link] = []
+        self.end_reason: str | None = None
+        self.failure: FarshoreError | None = None
+        self.closed = asyncio.Event()
+        self._store = store
+        self._shapes = shapes
+        self._order = order
+        self._threads = threads
+        self._clock = clock
+        self._log = structlog.get_logger().bind(
+            group=name, peer=peer, epoch=receiver.epoch
+        )
+        self._queues: list[asyncio.Queue[Tracks | Hashes | None]] = [
+            asyncio.Queue(FRAMES_QUEUED_MAX) for _ in shapes
+        ]
+        self._control: asyncio.Queue[_CONTROL | None] = asyncio.Queue(
+            CONTROL_QUEUED_MAX
+        )
+        self._unapplied_count = 0
+        self._unflushed_bytes = 0
+        self._unflushed_since = 0.0
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._wake = asyncio.Event()
+        self._stopping = False
+        self._readers: set[asyncio.Task[None]] = set()
+        self._workers: list[asyncio.Task[None]] = []
+        self._shutdown: asyncio.Task[None] | None = None
+
+    @property
+    def epoch(self) -> int:
+        return self.receiver.epoch
+
+    @property
+    def is_open(self) -> bool:
+        return not self._stopping
+
+    def start(self, link: Link) -> None:
+        """Begin to work, `link` being the one that said HELLO."""
+        self.links.append(link)
+        jobs: list[Coroutine[Any, Any, None]] = [self._handle_control(), self._finish()]
+        jobs += [self._apply(index) for index in range(len(self._queues))]
+        self._workers = [asyncio.create_task(self._guarded(job)) for job in jobs]
+
+    async def serve(self, link: Link) -> None:
+        """Receive on a link of this session; return when the session is closed."""
+        link.epoch = self.epoch
+        if link not in self.links:
+            self.links.append(link)
+        reader = asyncio.create_task(self._guarded(self._receive(link)))
+        self._readers.add(reader)
+        if self._stopping:
+            reader.cancel()
+            link.abort()
+        await self.closed.wait()
+
+    def end(self, reason: str, farewell: Goodbye | None = None) -> None:
+        """Stop; from now on nothing received counts. The first caller's reason holds.
+
+        `closed` is set once every link is closed and every thread has returned.
+        """
+        if self._stopping:
+            return
+        self._stopping = True
+        self.end_reason = reason
+        self.receiver.close()
+        self._log.info("session_ended", reason=reason)
+        self._shutdown = asyncio.create_task(self._shut(farewell))
+
+    async def stop(self, farewell: Goodbye) -> None:
+        """End and wait until nothing of this session runs any more."""
+        self.end(farewell.text, farewell)
+        await self.closed.wait()
+
+    async def _shut(self, farewell: Goodbye | None) -> None:
+        for reader in self._readers:
+            reader.cancel()
+        await asyncio.gather(*self._readers, return_exceptions=True)
+        for link in self.links[1:]:
+            link.abort()
+        if self.links:
+            await self.links[0].close(farewell)
+        # Workers may wait for the peer, for work or for each other: all of these
+        # end now. What they may not be torn from is the store.
+        self._idle.set()
+        self._wake.set()
+        for queue in self._queues:
+            _refill_with_end(queue)
+        _refill_with_end(self._control)
+        await asyncio.gather(*self._workers)
+        self.closed.set()
+
+    async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run a part of the session; whatever it fails with ends the session."""
+        try:
+            await work
+        except PeerRefusedError as error:
+            self.end(f"the peer said goodbye: {error}")
+        except ConnectionLostError as error:
+            self.end(str(error))
+        except ProtocolError as error:
+            self.end(str(error), goodbye(GoodbyeReason.PROTOCOL, str(error)))
+        except FarshoreError as error:
+            self._fail(error)
+        except Exception as error:  # noqa: BLE001 - ends the session only
+            self._log.exception("session_failed")
+            self._fail(FarshoreError(f"internal error at the remote: {error!r}"))
+
+    def _fail(self, error: FarshoreError) -> None:
+        reason = GoodbyeReason.STORAGE_FAILED
+        if isinstance(error, StorageError) and error.is_out_of_space:
+            reason = GoodbyeReason.OUT_OF_SPACE
+        if not self._stopping:
+            self.failure = error
+        self.end(str(error), goodbye(reason, str(error)))
+
+    # -- what arrives --------------------------------------------------------------
+
+    async def _receive(self, link: Link) -> None:
+        while not self._stopping:
+            await self._dispatch(await link.receive())
+
+    async def _dispatch(self, message: Message) -> None:
+        match message:
+            case Tracks() | Hashes():
+                if self.receiver.take(message):
+                    self._unapplied_count += 1
+                    self._idle.clear()
+                    await self._queues[message.volume].put(message)
+            case CycleBegin() | CycleEnd() | Abandon() | CurrentAsOf():
+                await self._control.put(message)
+            case _:
+                raise ProtocolError(f"{type(message).__name__} is not a sender's")
+
+    async def _send(self, message: Message) -> None:
+        """Answer on the first link: answers stay in order."""
+        await self.links[0].send(message)
+
+    async def _handle_control(self) -> None:
+        while (message := await self._control.get()) is not None:
+            match message:
+                case CycleBegin():
+                    await self._begin(message)
+                case CycleEnd():
+                    self.receiver.end(message)
+                    self._wake.set()
+                case Abandon():
+                    if self.receiver.abandon(message):
+                        self._log.info("cycle_abandoned", cycle=message.cycle_id.hex())
+                case CurrentAsOf():
+                    await self._advance_current(message)
+
+    async def _begin(self, message: CycleBegin) -> None:
+        match self.receiver.begin(message):
+            case Begun.OPENED:
+                # Frames of the cycle before are dropped now; those in a thread end.
+                await self._idle.wait()
+                await self._send(
+                    Credit(self.epoch, message.cycle_id, self.receiver.credit_bytes)
+                )
+            case Begun.ALREADY_COMMITTED:
+                await self._send(
+                    Committed(
+                        self.epoch,
+                        message.cycle_number,
+                        message.cycle_id,
+                        self._store.points[-1].cut_ns,
+                        self._store.relation_id,
+                    )
+                )
+            case Begun.DROPPED:
+                pass
+
+    async def _advance_current(self, message: CurrentAsOf) -> None:
+        if message.epoch != self.epoch or self._stopping:
+            return
+        if message.number != self.receiver.committed_number:
+            raise ProtocolError(f"CURRENT_AS_OF for point {message.number}, not newest")
+        await self._store.advance_current(message.number, message.time_ns)
+        await self._send(message)
+
+    # -- appliers --------------------------------------------------------------------
+
+    async def _apply(self, volume: int) -> None:
+        queue = self._queues[volume]
+        following = await queue.get()
+        while following is not None:  # ends with the session
+            batch = [following]
+            raw_bytes = credit_cost(following)
+            while not queue.empty() and raw_bytes < BATCH_BYTES_MAX:
+                following = queue.get_nowait()
+                if following is None:
+                    break
+                batch.append(following)
+                raw_bytes += credit_cost(following)
+            await self._apply_batch(volume, batch)
+            following = None if self._stopping else await queue.get()
+
+    async def _apply_batch(self, volume: int, batch: list[Tracks | Hashes]) -> None:
+        """Apply or compare frames in the order they came; those gone are dropped."""
+        tracks: list[Tracks] = []
+        for message in batch:
+            if isinstance(message, Tracks):
+                tracks.append(message)
+                continue
+            await self._apply_tracks(volume, tracks)
+            tracks = []
+            await self._compare(volume, message)
+        await self._apply_tracks(volume, tracks)
+
+    async def _apply_tracks(self, volume: int, batch: list[Tracks]) -> None:
+        current = [each for each in batch if self._is_current(each)]
+        if current:
+            shape = self._shapes[volume]
+            groups = await self._threads.run(decode_batch, current, shape)
+            for records in groups:
+                if not self._is_current(current[0]):
+                    break
+                await self._store.apply(self._order[volume], records)
+        await self._note_applied(batch)
+
+    async def _compare(self, volume: int, message: Hashes) -> None:
+        if self._is_current(message):
+            runs = await self._store.differing(
+                self._order[volume], message.first, message.count, message.payload
+            )
+            for start in range(0, len(runs), RUNS_MAX):
+                if self._is_current(message):
+                    await self._send(
+                        NeedFull(
+                            self.epoch,
+                            message.cycle_id,
+                            message.sequence,
+                            message.volume,
+                            tuple(runs[start : start + RUNS_MAX]),
+                        )
+                    )
+        await self._note_applied([message])
+
+    def _is_current(self, message: Tracks | Hashes) -> bool:
+        return self.receiver.is_current(message.epoch, message.cycle_id)
+
+    async def _note_applied(self, batch: Sequence[Tracks | Hashes]) -> None:
+        if not batch:
+            return
+        if not self._unflushed_bytes:
+            self._unflushed_since = self._clock.monotonic()
+        for message in batch:
+            self.receiver.applied(message)
+            self._unflushed_bytes += credit_cost(message)
+        self._unapplied_count -= len(batch)
+        if not self._unapplied_count:
+            self._idle.set()
+        self._wake.set()
+        cycle = self.receiver.cycle
+        given = self.receiver.take_credit()
+        if given and cycle is not None:
+            await self._send(Credit(self.epoch, cycle.cycle_id, given))
+
+    # -- flush, progress, commit -------------------------------------------------------
+
+    async def _finish(self) -> None:
+        while not self._stopping:
+            await self._woken()
+            self._wake.clear()
+            if self._is_flush_due():
+                await self._flush()
+            if self.receiver.is_complete and not self._stopping:
+                await self._commit()
+
+    async def _woken(self) -> None:
+        """Wait for something to do; while unflushed work waits, not for long."""
+        if not self._unflushed_bytes:
+            await self._wake.wait()
+            return
+        left = self._unflushed_since + FLUSH_SECONDS - self._clock.monotonic()
+        try:
+            async with asyncio.timeout(max(left, 0.0)):
+                await self._wake.wait()
+        except TimeoutError:
+            return
+
+    def _is_flush_due(self) -> bool:
+        if not self._unflushed_bytes or self._stopping:
+            return False
+        waited = self._clock.monotonic() - self._unflushed_since
+        return (
+            not self._unapplied_count
+            or self._unflushed_bytes >= UNFLUSHED_BYTES_MAX
+            or waited >= FLUSH_SECONDS
+        )
+
+    async def _flush(self) -> None:
+        """Make durable what has been applied, then acknowledge exactly that."""
+        applied = self.receiver.take_applied()
+        self._unflushed_bytes = 0
+        if applied is None:
+            return
+        await self._store.flush()
+        if not self.receiver.flushed(applied):
+            return
+        for start in range(0, len(applied.sequences), RUNS_MAX):
+            pairs = applied.sequences[start : start + RUNS_MAX]
+            await self._send(Progress(self.epoch, applied.cycle_id, pairs))
+
+    async def _commit(self) -> None:
+        began = self._clock.monotonic()
+        cycle = self.receiver.start_commit()
+        relation_id = await self._store.commit(
+            number=cycle.cycle_number,
+            cycle_id=cycle.cycle_id,
+            cut_ns=cycle.cut_ns,
+            label=cycle.label,
+        )
+        self.receiver.committed()
+        self._log.info(
+            "cycle_committed",
+            number=cycle.cycle_number,
+            commit_seconds=round(self._clock.monotonic() - began, 6),
+            age_seconds=round((self._clock.now_ns() - cycle.cut_ns) / 1e9, 3),
+        )
+        await self._send(
+            Committed(
+                self.epoch,
+                cycle.cycle_number,
+                cycle.cycle_id,
+                cycle.cut_ns,
+                relation_id,
+            )
+        )
+
+
+def _refill_with_end(queue: asyncio.Queue[T | None]) -> None:
+    """Leave nothing in a queue but the mark that ends its worker."""
+    while not queue.empty():  # ends: nobody puts any more
+        queue.get_nowait()
+    queue.put_nowait(None)
