@@ -20,7 +20,7 @@ from typing import Any, cast
 import msgpack  # type: ignore[import-untyped]
 
 from common.errors import CorruptStateError, StateMismatchError, StorageError
-from common.ports import File, Files
+from common.ports import Files
 
 MAGIC = b"FSHRECD1"
 FORMAT_VERSION = 1
@@ -35,15 +35,16 @@ assert SLOT_BYTES % BLOCK_BYTES == 0
 class DurableRecord:
     """Synchronous; called from threads, one call at a time.
 
-    After a failed flush no later `store` succeeds: what the disk holds is unknown
-    until the next start reads it again.
+    After a failed write or flush no later `store` succeeds: which record the disk
+    holds is unknown until the next start reads it again. Only the first store, whose
+    file has no name yet, may be tried again.
     """
 
     def __init__(self, file_path: str, files: Files) -> None:
         self._path = file_path
         self._files = files
         self._sequence: int | None = None
-        self._failed: StorageError | None = None
+        self.failed: StorageError | None = None
 
     def load(self) -> dict[str, Any] | None:
         """Return the newest record, or None if none was ever stored.
@@ -97,8 +98,8 @@ class DurableRecord:
         nothing of it visible earlier. The crash it defends against: a torn write
         that takes the previous record along.
         """
-        if self._failed is not None:
-            raise self._failed
+        if self.failed is not None:
+            raise self.failed
         if self._sequence is None:
             self.load()
         assert self._sequence is not None
@@ -106,13 +107,19 @@ class DurableRecord:
         if self._sequence == 0:
             self._create(slot)
         else:
-            file = self._files.open(self._path)
-            try:
-                file.write(((self._sequence + 1) & 1) * SLOT_BYTES, slot)
-                self._datasync(file)
-            finally:
-                file.close()
+            self._replace(((self._sequence + 1) & 1) * SLOT_BYTES, slot)
         self._sequence += 1
+
+    def _replace(self, offset: int, slot: bytes) -> None:
+        file = self._files.open(self._path)
+        try:
+            file.write(offset, slot)
+            file.datasync()
+        except StorageError as error:
+            self.failed = error
+            raise
+        finally:
+            file.close()
 
     def _create(self, slot: bytes) -> None:
         """Give the file its name only when it holds a whole record.
@@ -127,21 +134,14 @@ class DurableRecord:
             file.truncate(0)
             first = b"\0" * SLOT_BYTES + slot  # sequence 1: the second slot
             file.write(0, first.ljust(2 * SLOT_BYTES, b"\0"))
-            self._datasync(file)
+            file.datasync()
         finally:
             file.close()
-        self._files.rename(new, self._path)
         try:
+            self._files.rename(new, self._path)
             self._files.sync_directory(str(PurePath(self._path).parent))
         except StorageError as error:
-            self._failed = error
-            raise
-
-    def _datasync(self, file: File) -> None:
-        try:
-            file.datasync()
-        except StorageError as error:
-            self._failed = error
+            self.failed = error
             raise
 
 

@@ -1,0 +1,107 @@
+"""Apply received tracks to a secondary volume without harming its newest point.
+
+Synchronous; runs in threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from common.replication.tracks import TrackRecord
+from common.storage.bitmap import Bitmap
+from common.storage.journal import Journal
+from common.storage.journal_format import (
+    BATCH_RAW_BYTES_MAX,
+    BATCH_RECORDS_MAX,
+    ZERO_TRACKS_MAX,
+    OldRun,
+)
+from remote_site.secondary import SecondaryVolume
+
+
+def apply_tracks(volume: SecondaryVolume, records: Sequence[TrackRecord]) -> None:
+    """Preserve what the records overwrite, then overwrite it.
+
+    Order: old content into the journal, fdatasync, its index entries; only then the
+    device. The crash it defends against: a power loss that keeps the new track and
+    not the old one, which makes the newest point a mixture (I1). Readers of the
+    point rely on the same order: an entry is visible before its track changes.
+
+    Not durable on the device yet. Raises `StorageError`; the same call may be
+    repeated later: what is preserved already is not preserved again.
+    """
+    with volume.lock:
+        volume.guard.check()
+        if volume.journals:
+            _preserve(volume, volume.journals[-1], _united(records))
+        for record in records:
+            _overwrite(volume, record)
+
+
+def _united(records: Iterable[TrackRecord]) -> list[tuple[int, int]]:
+    """Return the records' tracks as ascending runs that do not overlap."""
+    runs: list[tuple[int, int]] = []
+    for first, count in sorted((record.first, record.count) for record in records):
+        if runs and first <= sum(runs[-1]):
+            start = runs[-1][0]
+            runs[-1] = (start, max(sum(runs[-1]), first + count) - start)
+        else:
+            runs.append((first, count))
+    return runs
+
+
+def _preserve(
+    volume: SecondaryVolume, journal: Journal, runs: Iterable[tuple[int, int]]
+) -> None:
+    preserved = journal.preserved
+    assert preserved is not None
+    pending: list[OldRun] = []
+    pending_bytes = 0
+    for first, count in runs:
+        for clear in _clear_runs(preserved, first, count):
+            for old in _old_runs(volume, journal, *clear):
+                size = len(old.data) if old.data is not None else 0
+                if (
+                    pending_bytes + size > BATCH_RAW_BYTES_MAX
+                    or len(pending) == BATCH_RECORDS_MAX
+                ):
+                    journal.append(pending)
+                    pending, pending_bytes = [], 0
+                pending.append(old)
+                pending_bytes += size
+    if pending:
+        journal.append(pending)
+
+
+def _clear_runs(bitmap: Bitmap, first: int, count: int) -> Iterator[tuple[int, int]]:
+    end = first + count
+    while (first := bitmap.next_clear(first)) < end:
+        stop = min(bitmap.next_set(first), end)
+        yield first, stop - first
+        first = stop
+
+
+def _old_runs(
+    volume: SecondaryVolume, journal: Journal, first: int, count: int
+) -> Iterator[OldRun]:
+    """Yield the device's content; holes become records of zeroes, unread."""
+    for start, tracks, is_hole in volume.track_extents(first, count):
+        step = ZERO_TRACKS_MAX if is_hole else journal.header.run_tracks_max
+        for at in range(start, start + tracks, step):
+            run = min(step, start + tracks - at)
+            data = None
+            if not is_hole:
+                data = volume.device.read(*volume.geometry.byte_range(at, run))
+            yield OldRun(at, run, data)
+
+
+def _overwrite(volume: SecondaryVolume, record: TrackRecord) -> None:
+    volume.is_unsynced = True  # first: a failed write may have changed something
+    offset, length = volume.geometry.byte_range(record.first, record.count)
+    if record.data is not None:
+        assert len(record.data) == length
+        volume.device.write(offset, record.data)
+        return
+    for start, size, is_hole in volume.byte_extents(offset, length):
+        if not is_hole:
+            volume.device.write_zeroes(start, size, punch=True)

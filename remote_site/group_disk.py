@@ -1,0 +1,492 @@
+"""A group's storage at the remote: devices, journals, and the one record.
+
+Synchronous; everything may block and runs in threads. What readers on the loop
+look at (`state`, `points`, `volumes`, a volume's `journals`) is replaced as a
+whole, and only once it is durable.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, replace
+
+from common.errors import (
+    CorruptStateError,
+    ProtocolError,
+    StateMismatchError,
+    StorageError,
+)
+from common.ports import File, Files
+from common.replication.messages import ID_BYTES, VolumeOffer
+from common.storage.flush_guard import FlushGuard
+from common.storage.journal import Journal, index_path
+from common.storage.journal_format import JournalHeader
+from common.storage.record import DurableRecord
+from remote_site.secondary import SecondaryVolume
+from remote_site.secondary_device import (
+    create_device,
+    open_device,
+    open_existing_device,
+    sync_name,
+)
+from remote_site.store_state import Point, StoreState, from_record, to_record
+
+RECORD_NAME = "store"
+LOCK_NAME = "lock"
+JOURNAL_SUFFIX = ".journal"
+
+Retain = Callable[[Sequence[Point]], set[int]]
+
+
+def keep_newest(points: Sequence[Point]) -> set[int]:
+    """Retain the newest point only."""
+    return {points[-1].number}
+
+
+@dataclass(frozen=True, slots=True)
+class StoreSettings:
+    """Where a group lives: both directories are its own and made when absent."""
+
+    group: str
+    state_directory: str
+    journal_directory: str
+    devices: Mapping[str, str]
+
+
+class GroupDisk:
+    """`retain` says which points stay at a commit; pinned ones stay beside them.
+
+    Pins are connections: they end with the process, so the record need not list
+    what only a pin keeps.
+    """
+
+    def __init__(
+        self,
+        files: Files,
+        settings: StoreSettings,
+        retain: Retain = keep_newest,
+        new_identity: Callable[[], bytes] = lambda: secrets.token_bytes(ID_BYTES),
+    ) -> None:
+        self.settings = settings
+        self.guard = FlushGuard()
+        self.state: StoreState | None = None
+        self.points: tuple[Point, ...] = ()
+        self.volumes: tuple[SecondaryVolume, ...] = ()
+        self._files = files
+        self._retain = retain
+        self._new_identity = new_identity
+        self._record_path = f"{settings.state_directory}/{RECORD_NAME}"
+        self._record = DurableRecord(self._record_path, files)
+        self._changing = threading.Lock()
+        """Held by whoever changes the record: one read-change-write at a time."""
+        self._pinning = threading.Lock()
+        self._pins: Counter[int] = Counter()
+        self._lock_file: File | None = None
+
+    # -- start -------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Recover what is on disk, whatever stopped the last process.
+
+        Order: fdatasync of each thing before it is read and trusted, then the
+        record again without what nothing retains, then orphans go. The crash it
+        defends against: a power loss that takes back what this start has told its
+        peer, left in the page cache by a killed process. Raises `CorruptStateError`,
+        `StateMismatchError`, `DeviceError`, `DeviceBusyError`; on disk nothing has
+        changed then.
+        """
+        files, settings = self._files, self.settings
+        files.make_directory(settings.state_directory)
+        files.make_directory(settings.journal_directory)
+        with ExitStack() as undo:
+            lock_path = f"{settings.state_directory}/{LOCK_NAME}"
+            lock = files.open(lock_path, create=True, lock=True)
+            undo.callback(lock.close)
+            stored = self._record.load()
+            if stored is not None:
+                state = from_record(stored, self._record_path)
+                self._check_settings(state)
+                volumes = self._open_volumes(state, undo)
+                state = state.since(self._oldest_retained(state.points))
+                self._attach_journals(state, volumes, undo)
+                self._store(state)
+                self.volumes, self.points = volumes, state.points
+                self._remove_orphans(state)
+            undo.pop_all()
+        self._lock_file = lock
+
+    def _check_settings(self, state: StoreState) -> None:
+        names = {offer.name for offer in state.volumes}
+        configured = set(self.settings.devices)
+        if state.group != self.settings.group or names != configured:
+            raise StateMismatchError(
+                f"{self._record_path} belongs to group {state.group!r} with volumes "
+                f"{sorted(names)}, but the config has group {self.settings.group!r} "
+                f"with volumes {sorted(configured)}; mend [[group.volume]] or name "
+                "another site.state_dir"
+            )
+
+    def _open_volumes(
+        self, state: StoreState, undo: ExitStack
+    ) -> tuple[SecondaryVolume, ...]:
+        volumes = []
+        for offer in state.volumes:
+            key = f"group {state.group!r}, volume {offer.name!r}"
+            path = self.settings.devices[offer.name]
+            device = open_device(self._files, path, offer.size_bytes, key)
+            volume = SecondaryVolume(offer, device, self.guard)
+            undo.callback(volume.close)
+            volume.is_unsynced = True  # by a process that was killed
+            volume.datasync()
+            volumes.append(volume)
+        return tuple(volumes)
+
+    def _attach_journals(
+        self, state: StoreState, volumes: Sequence[SecondaryVolume], undo: ExitStack
+    ) -> None:
+        if not state.points:
+            return
+        directory = self.settings.journal_directory
+        self.guard.sync_directory(self._files, directory)
+        present = set(self._files.list(directory))
+        for volume in volumes:
+            journals: list[Journal] = []
+            for point, relation_id in zip(state.points, state.relations, strict=True):
+                header = self._journal_header(
+                    state.group_id, volume.offer, relation_id, point.number
+                )
+                path = self._journal_path(volume.offer, point.number)
+                if path.rpartition("/")[2] not in present:
+                    raise CorruptStateError(
+                        f"{path}: missing, but {self._record_path} names its point "
+                        f"{point.number}; restore it, or start the group anew"
+                    )
+                make = (
+                    Journal.recover if point is state.points[-1] else Journal.finished
+                )
+                journals.append(make(self._files, path, header, self.guard))
+                undo.callback(journals[-1].close)
+            volume.journals = tuple(journals)
+
+    def _journal_header(
+        self, group_id: bytes, offer: VolumeOffer, relation_id: bytes, number: int
+    ) -> JournalHeader:
+        return JournalHeader(
+            group_id=group_id,
+            volume_id=offer.volume_id,
+            relation_id=relation_id,
+            point_number=number,
+            size_bytes=offer.size_bytes,
+            track_bytes=offer.track_bytes,
+        )
+
+    def _journal_path(self, offer: VolumeOffer, number: int) -> str:
+        # "@" is in no volume's name: no two volumes share a path.
+        directory = self.settings.journal_directory
+        return f"{directory}/{offer.name}@{number}{JOURNAL_SUFFIX}"
+
+    def _remove_orphans(self, state: StoreState) -> None:
+        """Delete journals that the durable record does not name.
+
+        They were made for a commit whose record never landed, or their point was
+        dropped and the deletion cut short.
+        """
+        directory = self.settings.journal_directory
+        named = {
+            self._journal_path(offer, point.number)
+            for offer in state.volumes
+            for point in state.points
+        }
+        named |= {index_path(path) for path in named}
+        suffixes = (JOURNAL_SUFFIX, index_path(JOURNAL_SUFFIX))
+        for name in self._files.list(directory):
+            path = f"{directory}/{name}"
+            if name.endswith(suffixes) and path not in named:
+                self._files.remove(path)
+
+    # -- the record --------------------------------------------------------------------
+
+    def _store(self, state: StoreState) -> None:
+        """Make the state durable, then visible."""
+        self.guard.check()
+        try:
+            self._record.store(to_record(state))
+        finally:
+            # Which record the disk holds is unknown now: nothing may rely on it.
+            self.guard.failed = self.guard.failed or self._record.failed
+        self.state = state
+
+    def _bound(self) -> StoreState:
+        assert self.state is not None, "the group is not bound yet"
+        return self.state
+
+    def bind(
+        self,
+        group_id: bytes,
+        lineage: bytes,
+        peer: str,
+        volumes: tuple[VolumeOffer, ...],
+    ) -> None:
+        """Tie the group to its sender; see `GroupStore.bind`.
+
+        Order: devices (made, fsynced with their directories), then one record. The
+        crash it defends against: a record that names devices which are not there.
+        """
+        with self._changing:
+            self.guard.check()
+            if self.state is not None:
+                self._check_bound(self.state, group_id, lineage, peer, volumes)
+                return
+            self._check_offer(volumes)
+            with ExitStack() as undo:
+                devices, created = self._make_devices(volumes, undo)
+                self._store(
+                    StoreState(
+                        group=self.settings.group,
+                        group_id=group_id,
+                        lineage=lineage,
+                        peer=peer,
+                        epoch=0,
+                        relation_id=self._new_identity(),
+                        volumes=volumes,
+                        created=created,
+                    )
+                )
+                undo.pop_all()
+            self.volumes = tuple(
+                SecondaryVolume(offer, device, self.guard)
+                for offer, device in zip(volumes, devices, strict=True)
+            )
+
+    def _make_devices(
+        self, volumes: tuple[VolumeOffer, ...], undo: ExitStack
+    ) -> tuple[list[File], tuple[bool, ...]]:
+        """Open what is there, then make what is not: a refusal changes nothing."""
+        found: list[File | None] = []
+        for offer in volumes:
+            key = f"group {self.settings.group!r}, volume {offer.name!r}"
+            path = self.settings.devices[offer.name]
+            device = open_existing_device(self._files, path, offer.size_bytes, key)
+            if device is not None:
+                undo.callback(device.close)
+            found.append(device)
+        devices: list[File] = []
+        for offer, device in zip(volumes, found, strict=True):
+            path = self.settings.devices[offer.name]
+            if device is None:
+                device = create_device(self._files, path, offer.size_bytes, self.guard)
+                undo.callback(device.close)
+            sync_name(self._files, path, self.guard)
+            devices.append(device)
+        return devices, tuple(device is None for device in found)
+
+    def _check_offer(self, volumes: tuple[VolumeOffer, ...]) -> None:
+        offered = {offer.name for offer in volumes}
+        if offered != set(self.settings.devices) or len(offered) != len(volumes):
+            raise StateMismatchError(
+                f"group {self.settings.group!r}: the sender has volumes "
+                f"{sorted(offered)}, this site {sorted(self.settings.devices)}; mend "
+                "[[group.volume]] at either site"
+            )
+
+    def _check_bound(
+        self,
+        state: StoreState,
+        group_id: bytes,
+        lineage: bytes,
+        peer: str,
+        volumes: tuple[VolumeOffer, ...],
+    ) -> None:
+        for name, mine, theirs in (
+            ("group id", state.group_id.hex(), group_id.hex()),
+            ("lineage", state.lineage.hex(), lineage.hex()),
+            ("peer", state.peer, peer),
+            ("volumes", _described(state.volumes), _described(volumes)),
+        ):
+            if mine != theirs:
+                raise StateMismatchError(
+                    f"{self._record_path}: group {state.group!r} is bound to {name} "
+                    f"{mine}, the sender has {theirs}; if that is meant, name another "
+                    "site.state_dir and devices"
+                )
+
+    def new_epoch(self) -> int:
+        with self._changing:
+            state = self._bound()
+            self._store(replace(state, epoch=state.epoch + 1))
+            return self._bound().epoch
+
+    def advance_current(self, number: int, time_ns: int) -> None:
+        """Move the newest point's time forward, durably; backwards is ignored."""
+        with self._changing:
+            state = self._bound()
+            if not state.points or state.points[-1].number != number:
+                raise ProtocolError(f"point {number} is not the newest")
+            newest = state.points[-1]
+            if time_ns <= newest.current_as_of_ns:
+                return
+            newest = replace(newest, current_as_of_ns=time_ns)
+            self._store(replace(state, points=(*state.points[:-1], newest)))
+            with self._pinning:
+                self.points = (*self.points[:-1], newest)
+
+    # -- commit ------------------------------------------------------------------------
+
+    def commit_point(
+        self, number: int, cycle_id: bytes, cut_ns: int, label: str | None
+    ) -> bytes:
+        """Make what the devices hold now the newest point, of all volumes at once.
+
+        Order: fdatasync of every device; the next journals with their headers, each
+        fdatasynced, and their directory; one record for the group, fdatasync; only
+        then visible. The crashes it defends against: a point named before its bytes
+        are on the disk; a track overwritten in the new relation whose journal's name
+        is lost; one volume at the new cut and another at the old.
+
+        Returns the new relation's id; for the newest point's cycle id just that.
+        """
+        with self._changing, ExitStack() as held:
+            for volume in self.volumes:
+                held.enter_context(volume.lock)
+            state = self._bound()
+            self.guard.check()
+            if state.points and state.points[-1].cycle_id == cycle_id:
+                return state.relation_id
+            if state.points and number <= state.points[-1].number:
+                raise ProtocolError(f"cycle {number} is older than the newest point")
+            for volume in self.volumes:
+                volume.datasync()
+            relation_id = self._new_identity()
+            journals = self._create_journals(state, relation_id, number)
+            try:
+                point = Point(number, cycle_id, cut_ns, cut_ns, label)
+                durable = state.with_point(point, relation_id)
+                durable = durable.since(self._oldest_retained(durable.points))
+                self._store(durable)
+            except BaseException:
+                for journal in journals:
+                    journal.close()
+                raise
+            for volume, journal in zip(self.volumes, journals, strict=True):
+                volume.journals = (*volume.journals, journal)
+            with self._pinning:
+                self.points = (*self.points, point)
+            self._free()
+            return relation_id
+
+    def _create_journals(
+        self, state: StoreState, relation_id: bytes, number: int
+    ) -> list[Journal]:
+        """Make the open journals of the next relation, and their names, durable."""
+        journals: list[Journal] = []
+        try:
+            for volume in self.volumes:
+                header = self._journal_header(
+                    state.group_id, volume.offer, relation_id, number
+                )
+                path = self._journal_path(volume.offer, number)
+                journals.append(Journal.create(self._files, path, header, self.guard))
+            self.guard.sync_directory(self._files, self.settings.journal_directory)
+        except BaseException:
+            for journal in journals:
+                journal.close()
+            raise
+        return journals
+
+    def _oldest_retained(self, points: Sequence[Point]) -> int:
+        """Return the number of the oldest point to keep.
+
+        A point needs its own journal and all later ones, so those stay too.
+        """
+        return min(self._retain(points) | {points[-1].number}) if points else 0
+
+    def _free(self) -> None:
+        """Drop points that neither retention nor a pin keeps, and their journals.
+
+        The durable record has let go of them already. A deletion that fails or is
+        cut short leaves an orphan for the next start.
+        """
+        state = self._bound()
+        with self._pinning:
+            oldest = min([state.points[0].number, *self._pins])
+            self.points = tuple(p for p in self.points if p.number >= oldest)
+        for volume in self.volumes:
+            journals = volume.journals
+            volume.journals = tuple(
+                j for j in journals if j.header.point_number >= oldest
+            )
+            for journal in journals:
+                if journal.header.point_number < oldest:
+                    self._remove_journal(journal)
+            for journal in volume.journals[:-1]:
+                with suppress(StorageError):
+                    journal.seal()  # no room: it stays in memory
+
+    def _remove_journal(self, journal: Journal) -> None:
+        journal.close()
+        for path in (journal.path, index_path(journal.path)):
+            with suppress(StorageError):
+                if self._files.exists(path):
+                    self._files.remove(path)
+
+    # -- pins --------------------------------------------------------------------------
+
+    def pin(self, number: int | None) -> int | None:
+        """Keep a point (the newest when None) until `unpin`; None if not there."""
+        with self._pinning:
+            numbers = [point.number for point in self.points]
+            if number is None and numbers:
+                number = numbers[-1]
+            if number not in numbers:
+                return None
+            assert number is not None
+            self._pins[number] += 1
+            return number
+
+    def unpin(self, number: int) -> None:
+        """Let go of a point; the next commit frees it."""
+        with self._pinning:
+            self._pins[number] -= 1
+            assert self._pins[number] >= 0
+            if not self._pins[number]:
+                del self._pins[number]
+
+    def is_pinned(self, number: int) -> bool:
+        with self._pinning:
+            return number in self._pins
+
+    # -- the rest ----------------------------------------------------------------------
+
+    def flush(self) -> None:
+        """fdatasync every device written to since its last flush."""
+        self.guard.check()
+        for volume in self.volumes:
+            volume.datasync()
+
+    def point_bytes(self, number: int) -> int:
+        """Return the bytes of a point's own journals."""
+        return sum(
+            journal.size_bytes
+            for volume in self.volumes
+            for journal in volume.journals
+            if journal.header.point_number == number
+        )
+
+    def close(self) -> None:
+        for volume in self.volumes:
+            volume.close()
+        self.volumes = ()
+        if self._lock_file is not None:
+            self._lock_file.close()
+
+
+def _described(volumes: tuple[VolumeOffer, ...]) -> str:
+    return ", ".join(
+        f"{offer.name} ({offer.size_bytes} bytes in tracks of {offer.track_bytes}, "
+        f"id {offer.volume_id.hex()})"
+        for offer in volumes
+    )

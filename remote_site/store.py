@@ -1,0 +1,228 @@
+"""The remote store of one group, for the event loop.
+
+A shell: the code that touches the disk is synchronous (`group_disk`, `applier`,
+`recovery_point`) and runs in threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TypeVar
+
+from common.errors import StorageError
+from common.ports import Buffer, Files, HostVolume, Threads
+from common.replication.messages import ID_BYTES, VolumeOffer
+from common.replication.tracks import TrackRecord
+from remote_site.applier import apply_tracks
+from remote_site.group_disk import GroupDisk, Retain, StoreSettings, keep_newest
+from remote_site.recovery_point import PointImage, PointVolume
+from remote_site.store_state import Point
+
+__all__ = ["GroupStore", "Point", "StoreSettings"]
+
+T = TypeVar("T")
+
+
+class GroupStore:
+    """Make one with `open`. Owned by the event loop.
+
+    Cancelling a call does not stop its thread: what it does still takes effect, in
+    memory and on disk alike. `settled` waits for all of them.
+    """
+
+    def __init__(self, disk: GroupDisk, threads: Threads) -> None:
+        self._disk = disk
+        self._threads = threads
+        self._in_flight = 0
+        self._settled: list[asyncio.Future[None]] = []
+
+    @classmethod
+    async def open(
+        cls,
+        files: Files,
+        threads: Threads,
+        settings: StoreSettings,
+        *,
+        retain: Retain = keep_newest,
+        new_identity: Callable[[], bytes] = lambda: secrets.token_bytes(ID_BYTES),
+    ) -> GroupStore:
+        """Recover the group from disk; see `GroupDisk.open` for order and errors."""
+        store = cls(GroupDisk(files, settings, retain, new_identity), threads)
+        await store._run(store._disk.open)
+        return store
+
+    # -- what is known -----------------------------------------------------------------
+
+    @property
+    def group_id(self) -> bytes | None:
+        return self._disk.state.group_id if self._disk.state else None
+
+    @property
+    def lineage(self) -> bytes | None:
+        return self._disk.state.lineage if self._disk.state else None
+
+    @property
+    def peer(self) -> str | None:
+        return self._disk.state.peer if self._disk.state else None
+
+    @property
+    def epoch(self) -> int:
+        """The last session's number; 0 before the first."""
+        return self._disk.state.epoch if self._disk.state else 0
+
+    @property
+    def relation_id(self) -> bytes:
+        """The open relation; acked bits of another one are worthless."""
+        return self._disk.state.relation_id if self._disk.state else bytes(ID_BYTES)
+
+    @property
+    def volumes(self) -> tuple[VolumeOffer, ...]:
+        """As bound, in wire order; empty before."""
+        return self._disk.state.volumes if self._disk.state else ()
+
+    @property
+    def points(self) -> list[Point]:
+        """Oldest first; older ones only while retained or pinned."""
+        return list(self._disk.points)
+
+    @property
+    def failed(self) -> StorageError | None:
+        """The flush that failed: nothing is acknowledged from then on (I9)."""
+        return self._disk.guard.failed
+
+    @property
+    def in_flight(self) -> int:
+        """Calls whose thread has not returned, whatever became of the caller."""
+        return self._in_flight
+
+    # -- the session -------------------------------------------------------------------
+
+    async def bind(
+        self,
+        *,
+        group_id: bytes,
+        lineage: bytes,
+        peer: str,
+        volumes: tuple[VolumeOffer, ...],
+    ) -> None:
+        """Tie the group to its sender at the first hello, durably.
+
+        Absent devices are made sparse with the sender's size. The same arguments
+        again change nothing; others raise `StateMismatchError`, and a device of
+        another size `DeviceError`, each naming file, key and remedy.
+        """
+        await self._run(
+            partial(self._disk.bind, group_id, lineage, peer, tuple(volumes))
+        )
+
+    async def new_epoch(self) -> int:
+        """Return the number of a new session; durable before it is returned."""
+        return await self._run(self._disk.new_epoch)
+
+    async def apply(self, volume: int, records: Sequence[TrackRecord]) -> None:
+        """Preserve, then overwrite (see `apply_tracks`); durable after `flush`.
+
+        One call a volume at a time, in order: later records win. Raises
+        `StorageError`; where `is_out_of_space`, the newest point is as it was and
+        the same call may be repeated.
+        """
+        await self._run(partial(apply_tracks, self._disk.volumes[volume], records))
+
+    async def differing(
+        self, volume: int, first: int, count: int, hashes: Buffer
+    ) -> list[tuple[int, int]]:
+        """Return runs (first, count) whose BLAKE2b-128 a track is not in `hashes`.
+
+        Tracks that are equal may still lack a `flush`.
+        """
+        secondary = self._disk.volumes[volume]
+        return await self._run(partial(secondary.differing, first, count, hashes))
+
+    async def flush(self) -> None:
+        """Make every returned `apply` durable; then it may be acknowledged."""
+        await self._run(self._disk.flush)
+
+    async def commit(
+        self, *, number: int, cycle_id: bytes, cut_ns: int, label: str | None
+    ) -> bytes:
+        """Commit a point of all volumes; see `GroupDisk.commit_point` for the order.
+
+        Every track of the cycle has been applied. Returns the new relation's id;
+        the newest point's `cycle_id` again changes nothing. After a `StorageError`
+        without `failed` the call may be repeated.
+        """
+        return await self._run(
+            partial(self._disk.commit_point, number, cycle_id, cut_ns, label)
+        )
+
+    async def advance_current(self, number: int, time_ns: int) -> None:
+        """Record durably that the newest point equals the primary at `time_ns`."""
+        await self._run(partial(self._disk.advance_current, number, time_ns))
+
+    async def settled(self) -> None:
+        """Wait until no call's thread runs: nothing old takes effect later (I8)."""
+        while self._in_flight:
+            future = asyncio.get_running_loop().create_future()
+            self._settled.append(future)
+            await future
+
+    # -- points ------------------------------------------------------------------------
+
+    def open_point(
+        self, volume_name: str, number: int | None = None
+    ) -> HostVolume | None:
+        """Return a point (the newest when None) to be read, pinned until `release`.
+
+        None when there is no such volume or point.
+        """
+        for volume in self._disk.volumes:
+            if volume.offer.name == volume_name:
+                pinned = self._disk.pin(number)
+                if pinned is None:
+                    return None
+                return PointVolume(
+                    PointImage(volume, pinned),
+                    volume,
+                    f"{self._disk.settings.group}/{volume_name}@{pinned}",
+                    self._threads,
+                    partial(self._disk.unpin, pinned),
+                )
+        return None
+
+    def point_bytes(self, number: int) -> int:
+        """Return the bytes of journal that a point costs."""
+        return self._disk.point_bytes(number)
+
+    def is_pinned(self, number: int) -> bool:
+        """Tell whether a connection reads this point."""
+        return self._disk.is_pinned(number)
+
+    async def close(self) -> None:
+        """Stop cleanly: wait for every thread, then let go of all files."""
+        await self.settled()
+        await self._run(self._disk.close)
+
+    async def _run(self, job: Callable[[], T]) -> T:
+        """Run a job in a thread, in flight until the thread has returned."""
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+
+        def done(result: T | None, error: BaseException | None) -> None:
+            self._in_flight -= 1
+            if not self._in_flight:
+                waiting, self._settled = self._settled, []
+                for waiter in waiting:
+                    if not waiter.done():
+                        waiter.set_result(None)
+            if future.done():
+                return
+            if error is not None:
+                future.set_exception(error)
+            else:
+                future.set_result(result)  # type: ignore[arg-type]
+
+        self._in_flight += 1
+        self._threads.submit(job, done)
+        return await future

@@ -1,0 +1,95 @@
+"""What a remote keeps durably about a group: one record for all its volumes.
+
+Pure. docs/internals/disk-formats.md lists the keys.
+"""
+
+from __future__ import annotations
+
+from dataclasses import astuple, dataclass, replace
+from typing import Any
+
+from common.errors import StateMismatchError
+from common.replication.messages import VolumeOffer
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A recovery point; `number` is its cycle's. Times: wall clock of the primary."""
+
+    number: int
+    cycle_id: bytes
+    cut_ns: int
+    current_as_of_ns: int
+    label: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class StoreState:
+    """`points` oldest first; `relations[i]` names the journals of `points[i]`.
+
+    `relation_id` is the open relation: the newest point's, or before the first
+    point one that was made when the group was bound. `created[i]` tells whether
+    this store made the device of `volumes[i]`, so that it held zeroes only.
+    """
+
+    group: str
+    group_id: bytes
+    lineage: bytes
+    peer: str
+    epoch: int
+    relation_id: bytes
+    volumes: tuple[VolumeOffer, ...]
+    created: tuple[bool, ...]
+    points: tuple[Point, ...] = ()
+    relations: tuple[bytes, ...] = ()
+
+    def __post_init__(self) -> None:
+        assert len(self.points) == len(self.relations)
+        assert len(self.volumes) == len(self.created)
+        assert not self.points or self.relation_id == self.relations[-1]
+        assert all(
+            a.number < b.number
+            for a, b in zip(self.points, self.points[1:], strict=False)
+        )
+
+    def with_point(self, point: Point, relation_id: bytes) -> StoreState:
+        return replace(
+            self,
+            points=(*self.points, point),
+            relations=(*self.relations, relation_id),
+            relation_id=relation_id,
+        )
+
+    def since(self, number: int) -> StoreState:
+        """Return this state without the points before `number`."""
+        dropped = sum(point.number < number for point in self.points)
+        return replace(
+            self, points=self.points[dropped:], relations=self.relations[dropped:]
+        )
+
+
+def to_record(state: StoreState) -> dict[str, Any]:
+    """Return the msgpack-able form."""
+    record: dict[str, Any] = {name: getattr(state, name) for name in state.__slots__}
+    record["version"] = FORMAT_VERSION
+    record["volumes"] = [list(astuple(offer)) for offer in state.volumes]
+    record["points"] = [list(astuple(point)) for point in state.points]
+    return record
+
+
+def from_record(record: dict[str, Any], path: str) -> StoreState:
+    """Read `to_record`'s form; an unknown version is refused by name."""
+    record = dict(record)
+    version = record.pop("version", None)
+    if version != FORMAT_VERSION:
+        raise StateMismatchError(
+            f"{path}: format version {version} is not {FORMAT_VERSION}, the one this "
+            "farshore reads; run the release that wrote it, or upgrade"
+        )
+    record["volumes"] = tuple(VolumeOffer(*fields) for fields in record["volumes"])
+    record["points"] = tuple(Point(*fields) for fields in record["points"])
+    record["created"] = tuple(record["created"])
+    record["relations"] = tuple(record["relations"])
+    return StoreState(**record)
