@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import structlog
 
 from common.errors import (
+    ConnectionLostError,
     DeviceBusyError,
     DeviceError,
     FarshoreError,
@@ -30,7 +31,7 @@ from common.service.config_remote import RemoteGroup
 from remote_site.admission import Expected, refusal
 from remote_site.receiver import WINDOW_BYTES, Receiver, VolumeShape
 from remote_site.session import ReceivingSession
-from remote_site.store import GroupStore
+from remote_site.store import GroupStore, Point
 
 
 class ReceivingGroup:
@@ -96,14 +97,18 @@ class ReceivingGroup:
             return None
         return session if secrets.compare_digest(session.token, token) else None
 
-    async def close(self) -> None:
-        """End the session in order, then the store."""
+    async def end_sessions(self) -> None:
+        """End the open session in order and take no more."""
         self._closing = True
         async with self._admission:
             if self.session is not None:
                 await self.session.stop(
                     goodbye(GoodbyeReason.SHUTTING_DOWN, "the remote daemon stops")
                 )
+
+    async def close(self) -> None:
+        """End the session, then let go of the store."""
+        await self.end_sessions()
         await self.store.close()
 
     def session_ended(self, session: ReceivingSession) -> None:
@@ -162,9 +167,9 @@ class ReceivingGroup:
                 peer=hello.site,
                 volumes=hello.volumes,
             )
-        except StateMismatchError as error:
+        except (StateMismatchError, DeviceError) as error:
             return goodbye(GoodbyeReason.SIZE_MISMATCH, str(error))
-        except (DeviceBusyError, DeviceError) as error:
+        except DeviceBusyError as error:
             self._alarm("storage_failed", str(error))
             return goodbye(GoodbyeReason.STORAGE_FAILED, str(error))
         except StorageError as error:
@@ -190,15 +195,32 @@ class ReceivingGroup:
             order=self._order(hello),
             threads=self._threads,
             clock=self._clock,
+            on_committed=lambda: self._clear_alarms("out_of_space"),
         )
+        # Known before it is told: further links may join at once.
+        self.session = session
+        session.start(link)
+        try:
+            await self._welcome(link, session, newest)
+        except ConnectionLostError as error:
+            session.end(str(error))
+            raise
+        self.is_refusing = False
+        self._clear_alarms("peer_refused", "storage_failed")
+        self._log.info("session_opened", peer=link.peer, epoch=epoch)
+        return session
+
+    async def _welcome(
+        self, link: Link, session: ReceivingSession, newest: Point | None
+    ) -> None:
         lineage = self.store.lineage
         assert lineage is not None
-        link.epoch = epoch
+        link.epoch = session.epoch
         await link.send(
             Welcome(
                 version=PROTOCOL_VERSION,
                 site=self._site,
-                epoch=epoch,
+                epoch=session.epoch,
                 token=session.token,
                 lineage=lineage,
                 relation_id=self.store.relation_id,
@@ -210,12 +232,6 @@ class ReceivingGroup:
             )
         )
         link.start_heartbeat()
-        self.session = session
-        session.start(link)
-        self.is_refusing = False
-        self.alarms.clear()
-        self._log.info("session_opened", peer=link.peer, epoch=epoch)
-        return session
 
     def _order(self, hello: Hello) -> Sequence[int]:
         """Return the store's index of each volume, in the peer's order."""
@@ -242,6 +258,11 @@ class ReceivingGroup:
             since_ns = self.alarms[name][1]
         self.alarms[name] = (message, since_ns)
         self._log.warning("alarm_raised", alarm=name, message=message)
+
+    def _clear_alarms(self, *names: str) -> None:
+        for name in names:
+            if self.alarms.pop(name, None) is not None:
+                self._log.info("alarm_cleared", alarm=name)
 
 
 def _shapes(hello: Hello) -> list[VolumeShape]:

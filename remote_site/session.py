@@ -10,8 +10,8 @@ effect under the next epoch (I8).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
 
 import structlog
 
@@ -59,8 +59,6 @@ FLUSH_SECONDS = 0.5
 
 LINKS_MAX = 64
 
-T = TypeVar("T")
-
 _CONTROL = CycleBegin | CycleEnd | Abandon | CurrentAsOf
 
 
@@ -79,6 +77,7 @@ class ReceivingSession:
         order: Sequence[int],
         threads: Threads,
         clock: Clock,
+        on_committed: Callable[[], None],
     ) -> None:
         """`shapes` are in the peer's order; `order` gives the store's index of each."""
         self.token = token
@@ -92,6 +91,7 @@ class ReceivingSession:
         self._order = order
         self._threads = threads
         self._clock = clock
+        self._on_committed = on_committed
         self._log = structlog.get_logger().bind(
             group=name, peer=peer, epoch=receiver.epoch
         )
@@ -398,6 +398,7 @@ class ReceivingSession:
             label=cycle.label,
         )
         self.receiver.committed()
+        self._on_committed()
         self._log.info(
             "cycle_committed",
             number=cycle.cycle_number,
@@ -415,7 +416,7 @@ class ReceivingSession:
         )
 
 
-def _refill_with_end(queue: asyncio.Queue[T | None]) -> None:
+def _refill_with_end(queue: asyncio.Queue[Any]) -> None:
     """Leave nothing in a queue but the mark that ends its worker."""
     while not queue.empty():  # ends: nobody puts any more
         queue.get_nowait()

@@ -1,0 +1,185 @@
+"""The remote daemon: composes stores, groups, the listener, NBD and control."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import Any
+
+import click
+import structlog
+
+from common.errors import RefusedError, StateMismatchError
+from common.nbd.server import NbdServer
+from common.replication.stream import Address
+from common.service.clock import SystemClock
+from common.service.config import load_remote
+from common.service.config_remote import RemoteConfig, RemoteGroup
+from common.service.control import ControlServer
+from common.service.notify import notify_ready
+from common.service.runner import run
+from common.service.status import SiteStatus
+from common.service.version import farshore_version
+from common.storage.files import SystemFiles
+from common.storage.threads import WorkerThreads
+from remote_site.exports import RecoveryExports
+from remote_site.group import ReceivingGroup
+from remote_site.listener import ReplicationListener
+from remote_site.report import group_status, points
+from remote_site.site_record import SiteState, open_state_directory
+from remote_site.store import GroupStore, StoreSettings
+
+NAME = "farshore-remote"
+
+THREADS_MAX = 16
+"""Blocking calls of one group at once: an apply a volume, a flush, some readers."""
+
+
+class RemoteDaemon:
+    """One process at the receiving site."""
+
+    def __init__(self, config: RemoteConfig) -> None:
+        self._config = config
+        self._clock = SystemClock()
+        self._files = SystemFiles()
+        self._groups: dict[str, ReceivingGroup] = {}
+        self._threads: list[WorkerThreads] = []
+        self._log = structlog.get_logger()
+
+    async def serve(self, stop: asyncio.Event) -> None:
+        """Open everything, serve until `stop`, close in order."""
+        threads = self._new_threads("state", 1)
+        site = self._config.site
+        state: SiteState = await threads.run(
+            open_state_directory, self._files, site.state_directory, site.name
+        )
+        try:
+            for config in self._config.groups:
+                self._groups[config.name] = await self._open_group(config)
+            await self._serve_peers(stop)
+        finally:
+            for group in self._groups.values():
+                await group.close()
+            state.lock.close()
+            for each in self._threads:
+                each.close()
+
+    async def _serve_peers(self, stop: asyncio.Event) -> None:
+        """Serve; on the way out senders go first, then hosts, then operators."""
+        listener = ReplicationListener(self._groups, self._clock)
+        nbd = NbdServer(
+            RecoveryExports(self._groups), self._config.nbd.limits.nbd_limits()
+        )
+        control = ControlServer(self._config.site.control_socket, self._control)
+        try:
+            await nbd.listen([str(address) for address in self._config.nbd.listen])
+            await control.listen()
+            await listener.listen(
+                [
+                    Address(address.host, address.port)
+                    for address in self._config.replication.listen
+                ]
+            )
+            notify_ready(f"receiving {len(self._groups)} groups")
+            self._log.info(
+                "daemon_started",
+                site=self._config.site.name,
+                nbd=nbd.addresses,
+                replication_ports=listener.ports,
+                encrypted=False,
+            )
+            await stop.wait()
+        finally:
+            await listener.stop_accepting()
+            for group in self._groups.values():
+                await group.end_sessions()
+            await listener.close()
+            await nbd.close()
+            await control.close()
+            self._log.info("daemon_stopped")
+
+    async def _open_group(self, config: RemoteGroup) -> ReceivingGroup:
+        site = self._config.site
+        threads = self._new_threads(
+            config.name, min(2 * len(config.volumes) + 2, THREADS_MAX)
+        )
+        settings = StoreSettings(
+            group=config.name,
+            state_directory=f"{site.state_directory}/groups/{config.name}",
+            journal_directory=f"{config.journal.directory}/{config.name}",
+            devices={volume.name: volume.device for volume in config.volumes},
+        )
+        store = await GroupStore.open(self._files, threads, settings)
+        if store.peer is not None and store.peer != config.peer:
+            await store.close()
+            raise StateMismatchError(
+                f"{settings.state_directory} holds group {config.name!r} as received "
+                f"from site {store.peer!r}, the config has group.peer = "
+                f"{config.peer!r}: give group.peer back its value or name another "
+                "site.state_dir"
+            )
+        newest = store.points[-1].number if store.points else None
+        self._log.info("group_opened", group=config.name, newest_point=newest)
+        return ReceivingGroup(config, site.name, store, threads, self._clock)
+
+    def _new_threads(self, name: str, count: int) -> WorkerThreads:
+        threads = WorkerThreads(name, count)
+        self._threads.append(threads)
+        return threads
+
+    # -- control ---------------------------------------------------------------------
+
+    async def _control(self, command: str, arguments: dict[str, Any]) -> Any:
+        match command:
+            case "status":
+                return self._status().to_json()
+            case "points":
+                group = self._group(arguments["group"])
+                return [point.to_json() for point in points(group)]
+            case _:
+                self._group(arguments["group"])
+                raise RefusedError(
+                    f"{command}: this site receives group {arguments['group']!r}; run "
+                    "the command at the sending site"
+                )
+
+    def _status(self) -> SiteStatus:
+        now_ns = self._clock.now_ns()
+        return SiteStatus(
+            site=self._config.site.name,
+            role="remote",
+            version=farshore_version(),
+            groups=tuple(group_status(each, now_ns) for each in self._groups.values()),
+        )
+
+    def _group(self, name: str) -> ReceivingGroup:
+        group = self._groups.get(name)
+        if group is None:
+            known = ", ".join(self._groups)
+            raise RefusedError(f"no group {name!r} here; this site has: {known}")
+        return group
+
+
+@click.command(name=NAME)
+@click.option(
+    "--config",
+    "path",
+    required=True,
+    type=click.Path(dir_okay=False),
+    help="The remote.toml of this site.",
+)
+@click.version_option(farshore_version(), prog_name=NAME)
+def command(path: str) -> None:
+    """Receive volumes from primary sites and serve their recovery points.
+
+    Runs in the foreground until SIGTERM or SIGINT.
+    """
+
+    async def serve(stop: asyncio.Event) -> None:
+        await RemoteDaemon(load_remote(path)).serve(stop)
+
+    sys.exit(run(NAME, serve))
+
+
+def main() -> None:
+    command()

@@ -1,0 +1,99 @@
+"""What a receiving group says of itself to the control socket."""
+
+from __future__ import annotations
+
+from common.service.status import (
+    AlarmStatus,
+    GroupRole,
+    GroupState,
+    GroupStatus,
+    LinkState,
+    LinkStatus,
+    PointStatus,
+    RecoveryPointStatus,
+    VolumeStatus,
+    age_seconds,
+)
+from remote_site.group import ReceivingGroup
+
+
+def group_status(group: ReceivingGroup, now_ns: int) -> GroupStatus:
+    """Return a snapshot. What only the sending site knows is None."""
+    store = group.store
+    newest = store.points[-1] if store.points else None
+    point = None
+    if newest is not None:
+        point = RecoveryPointStatus(
+            number=newest.number,
+            cut_ns=newest.cut_ns,
+            current_as_of_ns=newest.current_as_of_ns,
+            label=newest.label,
+        )
+    lineage = store.lineage
+    return GroupStatus(
+        name=group.name,
+        role=GroupRole.RECEIVING,
+        state=_state(group),
+        lineage=lineage.hex() if lineage else None,
+        cycle_number=_cycle_number(group),
+        recovery_point=point,
+        recovery_point_age_seconds=(
+            age_seconds(newest.current_as_of_ns, now_ns) if newest else None
+        ),
+        link=_link(group),
+        volumes=tuple(
+            VolumeStatus(
+                name=offer.name,
+                size_bytes=offer.size_bytes,
+                track_bytes=offer.track_bytes,
+            )
+            for offer in store.volumes
+        ),
+        alarms=tuple(
+            AlarmStatus(name=name, message=message, since_ns=since_ns)
+            for name, (message, since_ns) in group.alarms.items()
+        ),
+    )
+
+
+def points(group: ReceivingGroup) -> list[PointStatus]:
+    """Return the group's recovery points, newest first."""
+    store = group.store
+    return [
+        PointStatus(
+            number=point.number,
+            cut_ns=point.cut_ns,
+            current_as_of_ns=point.current_as_of_ns,
+            label=point.label,
+            size_bytes=store.point_bytes(point.number),
+            pinned=store.is_pinned(point.number),
+        )
+        for point in reversed(store.points)
+    ]
+
+
+def _state(group: ReceivingGroup) -> GroupState:
+    if group.store.failed is not None:
+        return GroupState.FAILED
+    session = group.session
+    if session is None or not session.is_open:
+        return GroupState.DISCONNECTED
+    if session.receiver.cycle is None:
+        return GroupState.IDLE
+    return GroupState.DRAINING if group.store.points else GroupState.FIRST_COPY
+
+
+def _cycle_number(group: ReceivingGroup) -> int | None:
+    session = group.session
+    if session is not None and session.receiver.cycle is not None:
+        return session.receiver.cycle.cycle_number
+    return group.store.points[-1].number if group.store.points else None
+
+
+def _link(group: ReceivingGroup) -> LinkStatus:
+    session = group.session
+    if session is not None and session.is_open:
+        peers = tuple(link.peer for link in session.links)
+        return LinkStatus(state=LinkState.CONNECTED, peers=peers)
+    state = LinkState.REFUSED if group.is_refusing else LinkState.DOWN
+    return LinkStatus(state=state)
