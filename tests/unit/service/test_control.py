@@ -267,8 +267,8 @@ def test_a_daemon_too_busy_to_accept_is_alive(path: str) -> None:
         busy = stack.enter_context(socket.socket(socket.AF_UNIX))
         busy.bind(path)
         busy.listen(0)
-        with pytest.raises(BlockingIOError):
-            while True:
+        with contextlib.suppress(BlockingIOError):
+            for _ in range(100):
                 client = stack.enter_context(socket.socket(socket.AF_UNIX))
                 client.setblocking(False)
                 client.connect(path)
