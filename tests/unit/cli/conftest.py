@@ -1,0 +1,32 @@
+"""A daemon to talk to, and the command to do it with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from common.cli.main import cli
+from tests.support.control_daemon import Daemon
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[Daemon]:
+    with Daemon(str(tmp_path / "control.sock")) as running:
+        yield running
+
+
+@pytest.fixture
+def farshore(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """Run `farshore ARGUMENTS...`; a bug's exception is raised, not swallowed."""
+    monkeypatch.delenv("FARSHORE_SOCKET", raising=False)
+
+    def run(*arguments: str, **environment: str) -> Result:
+        result = CliRunner(env=environment).invoke(cli, arguments, prog_name="farshore")
+        if not isinstance(result.exception, SystemExit | None):
+            raise result.exception
+        return result
+
+    return run
