@@ -195,7 +195,7 @@ class CycleDrain:
             payload,
         )
         self.tracks_sent += sum(run.count for run in runs)
-        self._digest ^= await self._session.send_bulk(message)
+        self._note_sent(await self._session.send_bulk(message))
 
     async def _send_hashes(self, unit: Unit, run: RunData) -> None:
         reader = self._readers[unit.volume]
@@ -210,7 +210,12 @@ class CycleDrain:
             run.count,
             payload,
         )
-        self._digest ^= await self._session.send_bulk(message)
+        self._note_sent(await self._session.send_bulk(message))
+
+    def _note_sent(self, checksum: int) -> None:
+        # Not `self._digest ^= await ...`: that reads the digest before it waits, and
+        # what other workers sent meanwhile would be lost from it.
+        self._digest ^= checksum
 
     def _number(self, unit: Unit) -> int:
         sequence = self._sequence
