@@ -1,0 +1,184 @@
+"""Hosts at full speed: several writers that stamp all volumes of a group at once.
+
+Each writer has one connection to every volume and keeps some requests in flight
+over all of them together. Requests are of any 512-byte granularity, overlap those
+of other writers, and are writes, trims and zeroings, with and without FUA; now
+and then a FLUSH. Every one is in the `History`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tests.support.cut_oracle import SECTOR_BYTES, History, Op, stamp
+from tests.support.nbd_client import NbdClient
+
+SECTORS_MAX = 96
+"""Of an ordinary request: across several 4 KiB tracks, unaligned at both ends."""
+
+LONG_SECTORS = 4096
+"""Of a rare trim: 2 MiB, longer than what a server has to do in one piece."""
+
+WHOLE_SECTORS_MAX = 2048
+"""Up to 1 MiB a request is never divided by a cut."""
+
+
+@dataclass(frozen=True)
+class Mix:
+    """Shares of what a writer does; the rest are plain writes."""
+
+    trim: float = 0.08
+    zero: float = 0.06
+    long_trim: float = 0.004
+    fua: float = 0.05
+    flush: float = 0.02
+    hot: float = 0.4
+    """Share of requests within a few tracks that all writers love."""
+
+
+class StampingWriter:
+    """One writer; stops when its connections break or `stop` is called."""
+
+    def __init__(
+        self,
+        number: int,
+        clients: Sequence[NbdClient],
+        history: History,
+        seed: int,
+        *,
+        depth: int = 4,
+        mix: Mix | None = None,
+    ) -> None:
+        self._number = number
+        self._clients = clients
+        self._history = history
+        self._random = random.Random(f"{seed}/{number}")
+        self._depth = depth
+        self._mix = mix or Mix()
+        self._running = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._busy = 0
+        self._stopped = False
+        self._tasks: list[asyncio.Task[None]] = []
+        self.flushed: list[Op] = []
+        """Durable for certain: acknowledged with FUA, or before a FLUSH was sent."""
+        self._acked: list[Op] = []
+
+    def start(self) -> None:
+        self._running.set()
+        self._tasks = [asyncio.create_task(self._work()) for _ in range(self._depth)]
+
+    async def pause(self) -> None:
+        """Return once nothing of this writer is in flight."""
+        self._running.clear()
+        while self._busy:
+            self._idle.clear()
+            await self._idle.wait()
+
+    def resume(self) -> None:
+        self._running.set()
+
+    async def stop(self) -> None:
+        """Stop, with everything acknowledged; raises what went wrong."""
+        self._stopped = True
+        self._running.set()
+        await asyncio.gather(*self._tasks)
+
+    async def ended(self) -> None:
+        """Wait until the connections broke, as they do when the daemon is killed."""
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def abort(self) -> None:
+        """Drop everything, at the end of a test that may have failed."""
+        for task in self._tasks:
+            task.cancel()
+        for client in self._clients:
+            client.abort()
+
+    async def _work(self) -> None:
+        while not self._stopped:
+            await self._running.wait()
+            self._busy += 1
+            try:
+                await self._one()
+            finally:
+                self._busy -= 1
+                if not self._busy:
+                    self._idle.set()
+
+    async def _one(self) -> None:
+        mix, choice = self._mix, self._random.random()
+        volume = self._random.randrange(len(self._clients))
+        client = self._clients[volume]
+        if choice < mix.flush:
+            await self._flush(client, volume)
+            return
+        first, count = self._place(client.info.size_bytes // SECTOR_BYTES)
+        fua = self._random.random() < mix.fua
+        choice -= mix.flush
+        if choice < mix.long_trim:
+            first = min(first, max(0, client.info.size_bytes // 512 - LONG_SECTORS))
+            count = min(LONG_SECTORS, client.info.size_bytes // 512)
+        zeroes = choice < mix.long_trim + mix.trim + mix.zero
+        op = self._history.submit(
+            self._number,
+            volume,
+            first,
+            count,
+            zeroes=zeroes,
+            whole=count <= WHOLE_SECTORS_MAX,
+        )
+        offset, length = first * SECTOR_BYTES, count * SECTOR_BYTES
+        if not zeroes:
+            await client.write(offset, stamp(op), fua=fua)
+        elif choice < mix.long_trim + mix.trim:
+            await client.trim(offset, length, fua=fua)
+        else:
+            no_hole = self._random.random() < 0.5
+            await client.write_zeroes(offset, length, no_hole=no_hole, fua=fua)
+        self._history.ack(op)
+        if fua:
+            self.flushed.append(op)
+        else:
+            self._acked.append(op)
+
+    async def _flush(self, client: NbdClient, volume: int) -> None:
+        mine = [op for op in self._acked if op.volume == volume]
+        await client.flush()
+        self.flushed += mine
+        self._acked = [op for op in self._acked if op not in mine]
+
+    def _place(self, sectors: int) -> tuple[int, int]:
+        count = min(self._random.randint(1, SECTORS_MAX), sectors)
+        if self._random.random() < 0.3:
+            count = min(8 * self._random.randint(1, 8), sectors)
+        if self._random.random() < self._mix.hot:
+            first = self._random.randrange(min(600, sectors))
+        else:
+            first = self._random.randrange(sectors)
+        if self._random.random() < 0.02:
+            first = sectors - count  # the last track may be a short one
+        return min(first, sectors - count), count
+
+
+async def connect_writers(
+    address: str,
+    exports: Sequence[str],
+    history: History,
+    seed: int,
+    *,
+    count: int,
+    depth: int = 4,
+    mix: Mix | None = None,
+) -> list[StampingWriter]:
+    """Connect `count` writers to every export; they are not started yet."""
+    writers = []
+    for number in range(1, count + 1):
+        clients = [await NbdClient.connect(address, export) for export in exports]
+        writers.append(
+            StampingWriter(number, clients, history, seed, depth=depth, mix=mix)
+        )
+    return writers
