@@ -1,0 +1,231 @@
+"""`make demo`: a bank, a disaster, and the bank as the other site has it.
+
+Exit status: 0 if the recovered copy held, 1 if it did not, 2 if the demo could
+not be carried through, 130 on Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from types import FrameType
+from typing import Final, Never
+
+from rich.console import Console
+from rich.live import Live
+
+from common.cli.display import console
+from common.errors import FarshoreError
+from demo.bank import DATABASE, JOURNAL, Bank
+from demo.cycle_table import CycleTable
+from demo.nbd_export import NbdExport
+from demo.pair_config import PairConfig
+from demo.recovery_host import Recovered, recover
+from demo.sites import SOCKET_PATH_BYTES_MAX, DemoError, Site, free_port
+from demo.verdict import Disaster, Verdict
+from demo.volume_vfs import VolumeVfs
+
+RPO_SECONDS: Final = 2
+CYCLES_SHOWN: Final = 8
+SHOW_SECONDS_MAX: Final = 25.0
+"""A slow machine sees fewer cycles, but at least CYCLES_MIN."""
+
+CYCLES_MIN: Final = 2
+STRIKE_SECONDS_MAX: Final = 10.0
+NOTICE_SECONDS_MAX: Final = 10.0
+WATCH_SECONDS: Final = 0.05
+AIM_SECONDS: Final = 0.002
+VFS: Final = "farshore-volumes"
+SOCKET_NAME_BYTES: Final = 32
+
+
+def main() -> int:
+    """Run the demo in a directory of its own; keep that only if it failed."""
+    screen = console()
+    signal.signal(signal.SIGTERM, _terminated)
+    root = _scratch_directory()
+    try:
+        verdict = _run(screen, root)
+    except KeyboardInterrupt:
+        shutil.rmtree(root, ignore_errors=True)
+        return 130
+    except (DemoError, FarshoreError, OSError) as error:
+        screen.print(f"\nThe demo could not be carried through: {error}")
+        screen.print(f"Configs, logs and state are kept in {root}", soft_wrap=True)
+        return 2
+    for line in verdict.lines():
+        screen.print(line)
+    if not verdict.held:
+        screen.print(f"Configs, logs and state are kept in {root}", soft_wrap=True)
+        return 1
+    shutil.rmtree(root, ignore_errors=True)
+    return 0
+
+
+def _terminated(number: int, frame: FrameType | None) -> Never:
+    del number, frame
+    raise KeyboardInterrupt
+
+
+def _scratch_directory() -> Path:
+    """Return a new directory whose sockets' paths are short enough."""
+    root = Path(tempfile.mkdtemp(prefix="farshore-demo-"))
+    if len(os.fsencode(root)) + SOCKET_NAME_BYTES > SOCKET_PATH_BYTES_MAX:
+        root.rmdir()
+        root = Path(tempfile.mkdtemp(prefix="farshore-demo-", dir="/tmp"))
+    return root
+
+
+def _run(screen: Console, root: Path) -> Verdict:
+    config = PairConfig(root, free_port(), RPO_SECONDS)
+    config.write()
+    with ExitStack() as cleanup:
+        remote = _start(
+            cleanup, "farshore-remote", config.remote, config.remote_control
+        )
+        primary = _start(
+            cleanup, "farshore-primary", config.primary, config.primary_control
+        )
+        try:
+            screen.print(
+                f"Both sites run. A bank keeps its database on {config.data_export}, "
+                f"its journal on {config.log_export},\nthrough NBD; the promise is "
+                f"rpo = {RPO_SECONDS} s.\n"
+            )
+            bank = _open_bank(cleanup, config)
+            _watch_cycles(screen, primary, bank)
+            cycle = _await_mid_cycle(primary)
+            disaster = _strike(primary, bank, cycle)
+            screen.print(
+                f"\nSIGKILL to the primary, {cycle} being the cycle in its drain. "
+                f"The bank had committed {disaster.committed} transactions.\n"
+            )
+            point = _newest_point(remote)
+            recovered = _recover(root, config, remote, point)
+        except (DemoError, FarshoreError, OSError):
+            _show_logs(screen, remote, primary)
+            raise
+        return Verdict(RPO_SECONDS, disaster, point, recovered)
+
+
+def _start(cleanup: ExitStack, command: str, config: Path, control: str) -> Site:
+    site = Site(command, config, control)
+    cleanup.callback(site.stop)
+    try:
+        site.wait_ready()
+    except DemoError as error:
+        raise DemoError("\n".join([str(error), *site.log_tail()])) from None
+    return site
+
+
+def _open_bank(cleanup: ExitStack, config: PairConfig) -> Bank:
+    """Create the database over NBD and let the bank begin."""
+    exports = {
+        DATABASE: NbdExport(config.host_socket, config.data_export),
+        JOURNAL: NbdExport(config.host_socket, config.log_export),
+    }
+    for export in exports.values():
+        cleanup.callback(export.close)
+    vfs = VolumeVfs(VFS, exports)
+    cleanup.callback(vfs.unregister)
+    bank = Bank(VFS)
+    cleanup.callback(bank.stop)
+    bank.open()
+    bank.start()
+    return bank
+
+
+def _watch_cycles(screen: Console, primary: Site, bank: Bank) -> None:
+    """Show cycles as they commit, until there were enough."""
+    table = CycleTable(screen)
+    table.head()
+    deadline = time.monotonic() + SHOW_SECONDS_MAX
+    with Live(console=screen, auto_refresh=False, transient=True) as live:
+        while time.monotonic() < deadline and table.committed < CYCLES_SHOWN:
+            table.show(live, primary.group(), len(bank.commits))
+            _check_bank(bank)
+            time.sleep(WATCH_SECONDS)
+    if table.committed < CYCLES_MIN:
+        raise DemoError(
+            f"only {table.committed} cycles in {SHOW_SECONDS_MAX:g} s: "
+            "this machine is too slow for it, or the pair is broken"
+        )
+
+
+def _check_bank(bank: Bank) -> None:
+    if bank.failure is not None:
+        raise DemoError(
+            f"the bank's storage failed before any disaster: {bank.failure}"
+        )
+
+
+def _await_mid_cycle(primary: Site) -> int:
+    """Return the number of a cycle that was caught as its drain had just begun."""
+    deadline = time.monotonic() + STRIKE_SECONDS_MAX
+    seen = primary.group()["cycle_number"]
+    while time.monotonic() < deadline:
+        group = primary.group()
+        if group["state"] == "draining" and group["cycle_number"] != seen:
+            return int(group["cycle_number"])
+        if group["state"] != "draining":
+            seen = group["cycle_number"]
+        time.sleep(AIM_SECONDS)
+    raise DemoError(f"no cycle was caught in its drain in {STRIKE_SECONDS_MAX:g} s")
+
+
+def _strike(primary: Site, bank: Bank, cycle: int) -> Disaster:
+    """Kill the primary; what the bank knows at that moment is the yardstick."""
+    at = time.monotonic()
+    primary.kill()
+    bank.stop()
+    promised = sum(1 for moment in bank.commits if moment <= at - RPO_SECONDS)
+    return Disaster(
+        cycle=cycle,
+        committed=len(bank.commits),
+        begun=bank.begun,
+        promised=promised,
+        commits=tuple(bank.commits),
+        moment=at,
+    )
+
+
+def _newest_point(remote: Site) -> int:
+    """Wait until the remote has noticed; return the number of its newest point."""
+    deadline = time.monotonic() + NOTICE_SECONDS_MAX
+    while time.monotonic() < deadline:
+        group = remote.group()
+        if group["link"]["state"] != "connected":
+            point = group["recovery_point"]
+            if point is None:
+                raise DemoError("the remote has no recovery point")
+            return int(point["number"])
+        time.sleep(WATCH_SECONDS)
+    raise DemoError("the remote does not notice that the primary is dead")
+
+
+def _recover(root: Path, config: PairConfig, remote: Site, point: int) -> Recovered:
+    directory = root / "recovered"
+    directory.mkdir()
+    recovered = recover(
+        config.recovery_socket, config.data_export, config.log_export, directory
+    )
+    if _newest_point(remote) != point:
+        raise DemoError("the newest point changed under the recovery host")
+    return recovered
+
+
+def _show_logs(screen: Console, *sites: Site) -> None:
+    for site in sites:
+        screen.print(f"--- the end of {site.command}'s log", markup=False)
+        for line in site.log_tail():
+            screen.print(line, markup=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
