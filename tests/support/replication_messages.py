@@ -1,0 +1,83 @@
+"""One message of each type, with every field at a value of its own."""
+
+from __future__ import annotations
+
+from common.replication.messages import (
+    Abandon,
+    Committed,
+    Credit,
+    CurrentAsOf,
+    CycleBegin,
+    CycleEnd,
+    Goodbye,
+    GoodbyeReason,
+    Hashes,
+    Heartbeat,
+    Hello,
+    Join,
+    Joined,
+    Message,
+    NeedFull,
+    Progress,
+    Tracks,
+    VolumeOffer,
+    Welcome,
+)
+
+CYCLE = bytes(range(16))
+
+EXAMPLES: dict[str, Message] = {
+    "hello": Hello(
+        version_min=1,
+        version_max=2,
+        site="amsterdam",
+        group="orders",
+        group_id=b"g" * 16,
+        lineage=b"l" * 16,
+        volumes=(
+            VolumeOffer("data", b"v" * 16, 100 << 30, 4096),
+            VolumeOffer("log", b"w" * 16, (1 << 20) + 512, 1 << 20),
+        ),
+        features=("xor",),
+    ),
+    "welcome": Welcome(
+        version=1,
+        site="dr",
+        epoch=7,
+        token=b"t" * 16,
+        lineage=b"l" * 16,
+        relation_id=b"r" * 16,
+        committed_number=41,
+        committed_cycle_id=b"c" * 16,
+        committed_cut_ns=1_700_000_000_000_000_000,
+        current_as_of_ns=1_700_000_001_000_000_000,
+        credit_bytes=16 << 20,
+    ),
+    "welcome_before_the_first_point": Welcome(
+        version=1,
+        site="dr",
+        epoch=1,
+        token=b"t" * 16,
+        lineage=b"l" * 16,
+        relation_id=b"r" * 16,
+        committed_number=None,
+        committed_cycle_id=None,
+        committed_cut_ns=None,
+        current_as_of_ns=None,
+        credit_bytes=16 << 20,
+    ),
+    "join": Join(7, b"t" * 16),
+    "joined": Joined(7),
+    "cycle_begin": CycleBegin(7, 42, CYCLE, 1_700_000_002_000_000_000, "before Ünit"),
+    "credit": Credit(7, CYCLE, 1 << 20),
+    "tracks": Tracks(7, CYCLE, 3, 1, 5000, b"records"),
+    "hashes": Hashes(7, CYCLE, 4, 0, 1 << 20, 2, b"h" * 32),
+    "need_full": NeedFull(7, CYCLE, 4, 0, ((1 << 20, 1), ((1 << 20) + 5, 9))),
+    "progress": Progress(7, CYCLE, ((0, 2), (4, 4))),
+    "cycle_end": CycleEnd(7, CYCLE, 5, (1 << 64) - 1),
+    "committed": Committed(7, 42, CYCLE, 1_700_000_002_000_000_000, b"s" * 16),
+    "current_as_of": CurrentAsOf(7, 42, 1_700_000_003_000_000_000),
+    "abandon": Abandon(7, CYCLE),
+    "heartbeat": Heartbeat(7, 1_700_000_004_000_000_000, 1_700_000_003_500_000_000),
+    "goodbye": Goodbye(GoodbyeReason.SIZE_MISMATCH, "orders/data has 5 bytes, not 6"),
+}
