@@ -38,7 +38,7 @@ class ControlClient:
         except OSError as error:
             self._socket.close()
             raise _unreachable(path, error) from None
-        self._received = bytearray()
+        self._replies = self._socket.makefile("rb")
 
     def call(
         self,
@@ -69,6 +69,7 @@ class ControlClient:
         return _result(reply)
 
     def close(self) -> None:
+        self._replies.close()
         self._socket.close()
 
     def __enter__(self) -> Self:
@@ -83,17 +84,9 @@ class ControlClient:
         self.close()
 
     def _line(self) -> bytes:
-        searched = 0
-        while (end := self._received.find(b"\n", searched)) < 0:
-            searched = len(self._received)
-            if searched > REPLY_BYTES_MAX:
-                raise ValueError("reply too long")
-            data = self._socket.recv(1 << 16)
-            if not data:
-                raise ConnectionResetError
-            self._received += data
-        line = bytes(self._received[:end])
-        del self._received[: end + 1]
+        line = self._replies.readline(REPLY_BYTES_MAX)
+        if not line.endswith(b"\n"):
+            raise ConnectionResetError  # the end of the stream, or of our patience
         return line
 
 

@@ -17,7 +17,7 @@ from common.service.addresses import TcpAddress, UnixAddress
 from common.service.config import _build, load_any, load_primary, load_remote, schema
 from common.service.config_primary import PrimaryConfig
 from common.service.config_reference import reference
-from common.service.config_text import config_values
+from common.service.config_text import config_text, config_values
 
 ROOT = Path(__file__).parents[3]
 VECTORS = ROOT / "tests/vectors/config"
@@ -122,6 +122,14 @@ def test_addresses_are_parsed(tmp_path: Path) -> None:
     listed = config_values(config)
     assert listed["nbd"]["listen"] == ["tcp:[::1]:10809", "unix:/n"]
     assert listed["group"][0]["link"]["remotes"] == ["b:7420", "[2001:db8::7]:1"]
+
+
+def test_a_strange_path_survives_being_shown(tmp_path: Path) -> None:
+    text = PRIMARY.replace('"/dev/v0"', '"/dev/\\"\\u007f\\\\\\té"')
+    config = load_primary(write(tmp_path, text))
+
+    assert config.groups[0].volumes[0].device == '/dev/"\x7f\\\té'
+    assert load_primary(write(tmp_path, config_text(config))) == config
 
 
 def test_nbd_limits_reach_the_server(tmp_path: Path) -> None:
