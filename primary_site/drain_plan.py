@@ -10,7 +10,7 @@ import enum
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 
-from common.replication.messages import COVERED_BYTES_MAX
+from common.replication.messages import ZERO_BYTES_MAX
 from common.storage.bitmap import Bitmap
 from common.storage.flashcopy import Runs
 from primary_site.changes import still_to_send
@@ -94,7 +94,7 @@ async def _plan_volume(
                 for unit in gathered.add(start, size):
                     yield unit
             elif kind is _Kind.HOLE:
-                for part in _chunks(start, size, COVERED_BYTES_MAX // track_bytes):
+                for part in _chunks(start, size, ZERO_BYTES_MAX // track_bytes):
                     yield Unit(index, [part], zero=True)
             else:
                 longest = max(min(HASHED_TRACKS_MAX, HASHED_BYTES // track_bytes), 1)

@@ -277,7 +277,14 @@ class ConsistencyGroup:
     # -- durable state ---------------------------------------------------------------
 
     async def store(self, state: GroupState) -> None:
-        """Make `state` durable; it is visible here only afterwards."""
+        """Make `state` durable; it is visible here only afterwards.
+
+        Whoever asked may be cancelled; the store is not: its thread writes on, and
+        a second one beside it would write the same slot.
+        """
+        await asyncio.shield(asyncio.ensure_future(self._store(state)))
+
+    async def _store(self, state: GroupState) -> None:
         async with self._record_lock:
             await self._threads.run(self._record.store, to_record(state))
             self.state = state

@@ -108,6 +108,7 @@ class Replicator:
         self._wake = asyncio.Event()
         self._last_cut: float | None = None
         self._last_commit: float | None = None
+        self._taking: asyncio.Task[None] | None = None
         self._destage: asyncio.Task[None] | None = None
         self._cut_at = 0.0
 
@@ -233,6 +234,8 @@ class Replicator:
             await session.close(Goodbye(GoodbyeReason.SHUTTING_DOWN, "closing"))
 
     async def _cycles(self, session: SendingSession) -> None:
+        if self._taking is not None:
+            await asyncio.wait([self._taking])  # the last session's, under way still
         await self._reconcile(session.welcome)
         self.session = session
         self.link_state = "connected"
@@ -302,20 +305,27 @@ class Replicator:
 
     async def _next_cycle(self, session: SendingSession) -> None:
         await self._until_due()
-        self._cutting = self._take_tickets()
+        self._cutting = self._tickets_of_one_cut()
         number = self.group.state.committed_number
         if number is not None and not self.group.has_changed():
             await self._still_current(session, number)
             return
         label = next((t.label for t in self._cutting if t.label), None)
+        self._taking = asyncio.create_task(self._take_cut(label), name="cut")
+        self._taking.add_done_callback(_retrieve)
+        await asyncio.shield(self._taking)
+        await self._finish(session)
+
+    async def _take_cut(self, label: str | None) -> None:
+        """Cut and begin to destage: a task of its own, so that a session lost in
+        the middle of a hold can't tear the two apart."""
         cut = await self.group.make_cut(label)
+        self._destage = asyncio.create_task(self.group.destage(), name="destage")
+        self._destage.add_done_callback(_retrieve)
         self._last_cut = self._cut_at = self._clock.monotonic()
         self.alarms.clear("cut_starved", "flashcopy_unavailable")
         for ticket in self._cutting:
             _resolve(ticket.taken, cut)
-        self._destage = asyncio.create_task(self.group.destage(), name="destage")
-        self._destage.add_done_callback(_retrieve)
-        await self._finish(session)
 
     async def _still_current(self, session: SendingSession, number: int) -> None:
         """Nothing changed: no point, but the newest one is current up to now."""
@@ -472,10 +482,18 @@ class Replicator:
             await self._abandon_here(f"no link for {timeout:g} s")
         else:
             await self._withdraw()
+        self._fail_tickets(self._take_tickets(), f"no link for {timeout:g} s")
 
     async def _withdraw(self) -> None:
         self.group.withdraw()
         await self.group.discard_targets()
+
+    def _tickets_of_one_cut(self) -> list[CutTicket]:
+        """All who asked, but those with another label: a point has one label."""
+        label = next((t.label for t in self._tickets if t.label), None)
+        taken = [t for t in self._tickets if t.label in {None, label}]
+        self._tickets = [t for t in self._tickets if t.label not in {None, label}]
+        return taken
 
     def _take_tickets(self) -> list[CutTicket]:
         tickets, self._tickets = self._tickets, []

@@ -47,11 +47,15 @@ RAW_BYTES_MAX = 4 << 20
 """Records of one TRACKS frame once decompressed: bounds what a frame allocates."""
 
 COVERED_BYTES_MAX = 64 << 20
-"""Bytes of volume that one TRACKS or HASHES frame may cover.
+"""Bytes of volume that one HASHES frame, or one write of the store, may cover.
 
-Zero tracks and hashes are small on the wire but not for who must preserve or
+Hashes are small on the wire but not for who must preserve or
 read what they cover: this bounds the work, and the memory, behind one frame.
 """
+
+ZERO_BYTES_MAX = 1 << 30
+"""Bytes of volume that the zero records of one TRACKS frame may cover: an empty
+terabyte costs a thousand frames, and what lies under one is preserved in steps."""
 
 HASHES_TRACKS_MAX = COVERED_BYTES_MAX // TRACK_BYTES_MIN
 

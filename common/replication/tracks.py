@@ -31,9 +31,9 @@ import zstandard
 from common.errors import ProtocolError
 from common.ports import Buffer
 from common.replication.messages import (
-    COVERED_BYTES_MAX,
     HASH_BYTES,
     RAW_BYTES_MAX,
+    ZERO_BYTES_MAX,
     Encoding,
 )
 
@@ -88,7 +88,7 @@ def encode_records(records: Sequence[RunData], level: int | None) -> tuple[bytes
     """Return a payload and its `raw_bytes`; `level` None leaves zstd out.
 
     The caller keeps records and data within `RAW_BYTES_MAX` and what they cover
-    within `COVERED_BYTES_MAX`. Incompressible records are stored plain.
+    within `ZERO_BYTES_MAX`. Incompressible records are stored plain.
     """
     parts: list[Buffer] = [_PLAIN]
     raw_bytes = 0
@@ -143,7 +143,7 @@ def decode_records(
         if not count or first + count > track_count:
             raise ProtocolError(f"TRACKS: run {first}+{count} is not of this volume")
         covered += count
-        if covered * track_bytes > COVERED_BYTES_MAX:
+        if covered * track_bytes > ZERO_BYTES_MAX:
             raise ProtocolError("TRACKS: one frame covers too much")
         if length > len(raw) - position:
             raise ProtocolError("TRACKS: a record's data is cut short")
