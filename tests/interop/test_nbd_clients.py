@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import random
-import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -136,7 +134,7 @@ class TestNbdinfo:
     async def test_an_unknown_export_is_refused(self, served: Serving) -> None:
         finished = await attempt("nbdinfo", served.uri("g/none"))
         assert finished.code != 0
-        assert "no such export" in finished.errors
+        assert "for export: g/none" in finished.errors
 
 
 @pytest.mark.needs_package("nbdcopy")
@@ -160,7 +158,8 @@ class TestNbdcopy:
         content = pattern(target.size_bytes)
         source = tmp_path / "source"
         source.write_bytes(content)
-        await run("nbdcopy", "--flush", source, served.uri(export))
+        four = ["--connections=4", "--threads=4"]
+        await run("nbdcopy", "--flush", *four, source, served.uri(export))
         assert target.content == content
         assert target.flush_count > 0
         assert target.opened_count >= 4
@@ -280,7 +279,6 @@ assert h.get_size() == int(sys.argv[2])
 assert h.get_structured_replies_negotiated()
 h.pwrite(b"unaligned", 4093, nbd.CMD_FLAG_FUA)
 assert h.pread(9, 4093) == b"unaligned"
-assert h.pread(9, 4093, nbd.CMD_FLAG_DF) == b"unaligned"
 h.zero(3, 4094, nbd.CMD_FLAG_NO_HOLE)
 h.trim(1, 4093, nbd.CMD_FLAG_FUA)
 assert h.pread(9, 4093) == b"\\0\\0\\0\\0igned"
@@ -295,7 +293,8 @@ chunks = []
 def chunk(data, offset, status, error):
     chunks.append((len(data), offset, status))
 h.pread_structured(1000, 7, chunk)
-assert chunks == [(1000, 7, nbd.READ_DATA)], chunks
+h.pread_structured(1000, 7, chunk, nbd.CMD_FLAG_DF)
+assert chunks == [(1000, 7, nbd.READ_DATA)] * 2, chunks
 h.set_strict_mode(0)
 import errno
 for call, number in [
@@ -382,4 +381,3 @@ async def test_a_client_killed_in_mid_write_leaves_nothing_behind(
         held.step()
     await until(served.exports.all_released)
     held.held = False
-    assert os.path.exists(served.socket_path), sys.platform

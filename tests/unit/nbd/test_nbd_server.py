@@ -92,6 +92,11 @@ class TestCommands:
             one = await client.block_status(10_000, 100_000, only_one=True)
             assert one == [(6384, 0)]
             assert await client.read(8190, 6, dont_fragment=True) == b"\0\0xxxx"
+            await client.write_zeroes(8192, 4096)
+            await client.write_zeroes(65536, 4096, no_hole=True)
+            found = await client.block_status(0, 128 << 10)
+            expected = [(12288, 3), (4096, 0), (49152, 3), (4096, 0), (61440, 3)]
+            assert found == expected
             await client.disconnect()
 
     async def test_many_requests_in_flight_are_all_answered(
@@ -131,9 +136,10 @@ class TestCommands:
             client = await served.client()
             data = os.urandom(4096) * (length // 4096) + b"x" * (length % 4096)
             small = client.write(0, b"before")
-            large = client.write(10, data)
+            large = client.write(10, data, fua=True)
             after = client.write(10 + length, b"after")
             await asyncio.gather(small, large, after)
+            assert served.volume.fua_count == 1
             assert await client.read(0, 6) == b"before"
             assert await client.read(10, length) == data
             assert await client.read(10 + length, 5) == b"after"
@@ -396,6 +402,13 @@ class TestLimitsInFlight:
                 assert sum(held) <= 10_000 or len(held) == 1
                 volume.step()
             await asyncio.gather(*reads, alone, last)
+            # What has completed is no longer counted: three fit again, not four.
+            reads = [client.read(0, 3000) for _ in range(4)]
+            await until(lambda: len(volume.waiting) == 3)
+            volume.step(3)
+            await until(lambda: len(volume.waiting) == 1)
+            volume.step()
+            await asyncio.gather(*reads)
             await client.disconnect()
 
     async def test_payloads_stay_untouched_until_their_writes_complete(
@@ -696,6 +709,20 @@ class TestAddresses:
         await client.disconnect()
         await server.close()
         assert exports.all_released()
+
+    async def test_small_replies_do_not_wait_and_dead_peers_are_noticed(self) -> None:
+        server = NbdServer(MemoryExports({"g/v": MemoryVolume(SIZE)}))
+        await server.listen(["tcp:127.0.0.1:0"])
+        client = await NbdClient.connect(server.addresses[0], "g/v")
+        (transmission,) = server._transmissions
+        accepted = transmission._transport.get_extra_info("socket")
+        tcp = socket.IPPROTO_TCP
+        assert accepted.getsockopt(tcp, socket.TCP_NODELAY)
+        assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        assert accepted.getsockopt(tcp, socket.TCP_KEEPIDLE) == 30
+        assert accepted.getsockopt(tcp, socket.TCP_USER_TIMEOUT) == 60_000
+        await client.disconnect()
+        await server.close()
 
     async def test_only_owner_and_group_may_connect(self, tmp_path: Path) -> None:
         before = os.umask(0o077)
