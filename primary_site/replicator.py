@@ -108,6 +108,7 @@ class Replicator:
         self._wake = asyncio.Event()
         self._last_cut: float | None = None
         self._last_commit: float | None = None
+        self._give_up: asyncio.Task[None] | None = None
         self._taking: asyncio.Task[None] | None = None
         self._destage: asyncio.Task[None] | None = None
         self._cut_at = 0.0
@@ -153,9 +154,16 @@ class Replicator:
 
     async def run(self) -> None:
         """Replicate until cancelled."""
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._tend())
-            tasks.create_task(self._connect_for_ever())
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._tend())
+                tasks.create_task(self._connect_for_ever())
+        finally:
+            if self._give_up is not None:
+                self._give_up.cancel()
+            ending = [t for t in (self._give_up, self._taking, self._destage) if t]
+            if ending:
+                await asyncio.wait(ending)
 
     async def _tend(self) -> None:
         while True:  # ends with the daemon
@@ -164,13 +172,12 @@ class Replicator:
 
     async def _connect_for_ever(self) -> None:
         pause = RECONNECT_SECONDS_MIN
-        give_up: asyncio.Task[None] | None = None
         while True:  # ends with the daemon
             try:
                 session = await self._open()
-                if give_up is not None:
-                    give_up.cancel()
-                pause, give_up = RECONNECT_SECONDS_MIN, None
+                if self._give_up is not None:
+                    self._give_up.cancel()
+                pause, self._give_up = RECONNECT_SECONDS_MIN, None
                 await self._serve(session)
             except PeerRefusedError as error:
                 pause = self._refused(error)
@@ -180,8 +187,9 @@ class Replicator:
             finally:
                 self.session = None
                 self.drain = None
-            if give_up is None:
-                give_up = asyncio.create_task(self._give_up_later())
+            if self._give_up is None:
+                self._give_up = asyncio.create_task(self._give_up_later())
+                self._give_up.add_done_callback(_retrieve)
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
             pause = min(2 * pause, RECONNECT_SECONDS_MAX)
 
