@@ -5,7 +5,7 @@ Pure. docs/internals/disk-formats.md lists the keys.
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from common.errors import StateMismatchError
@@ -74,9 +74,13 @@ def to_record(state: StoreState) -> dict[str, Any]:
     """Return the msgpack-able form."""
     record: dict[str, Any] = {name: getattr(state, name) for name in state.__slots__}
     record["version"] = FORMAT_VERSION
-    record["volumes"] = [list(astuple(offer)) for offer in state.volumes]
-    record["points"] = [list(astuple(point)) for point in state.points]
+    record["volumes"] = [_values(offer) for offer in state.volumes]
+    record["points"] = [_values(point) for point in state.points]
     return record
+
+
+def _values(record: VolumeOffer | Point) -> list[Any]:
+    return [getattr(record, name) for name in record.__slots__]
 
 
 def from_record(record: dict[str, Any], path: str) -> StoreState:

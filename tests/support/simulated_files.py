@@ -244,11 +244,21 @@ class SimulatedFiles:
     def crash_images(self, rng: random.Random, limit: int) -> Iterator[SimulatedFiles]:
         """Yield file systems as a power cut now may leave them, nothing unflushed.
 
-        First all unflushed lost, then all kept, then mixtures.
+        First all unflushed lost, then all kept, then mixtures; one image where
+        nothing is unflushed.
         """
+        if not self._is_unflushed():
+            limit = min(limit, 1)
         for number in range(limit):
             fate = ("lost", "kept")[number] if number < 2 else "mixed"
             yield self._image(_Power(rng, fate))
+
+    def _is_unflushed(self) -> bool:
+        return any(
+            directory.changes
+            or any(i.versions or i.sizes for i in directory.names.values())
+            for directory in self._directories.values()
+        )
 
     def _image(self, power: _Power) -> SimulatedFiles:
         image = SimulatedFiles()
