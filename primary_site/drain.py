@@ -59,6 +59,7 @@ class CycleDrain:
         self._wake = asyncio.Event()
         self._readers: list[CutReader] = []
         self.tracks_sent = 0
+        self.tracks_compared = 0
         self.bytes_done = 0
 
     async def run(self) -> None:
@@ -210,6 +211,7 @@ class CycleDrain:
             run.count,
             payload,
         )
+        self.tracks_compared += run.count
         self._note_sent(await self._session.send_bulk(message))
 
     def _note_sent(self, checksum: int) -> None:

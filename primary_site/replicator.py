@@ -82,6 +82,7 @@ class LastCycle:
     hold_seconds: float
     drain_seconds: float
     tracks: int
+    tracks_compared: int
     bytes_changed: int
     bytes_on_wire: int
 
@@ -418,6 +419,7 @@ class Replicator:
             cut.hold_seconds,
             seconds,
             drain.tracks_sent,
+            drain.tracks_compared,
             self._cycle_bytes(),
             session.sent_bytes - wire_before,
         )
@@ -449,6 +451,7 @@ class Replicator:
             hold_seconds=round(last.hold_seconds, 6),
             drain_seconds=round(last.drain_seconds, 3),
             tracks=last.tracks,
+            tracks_compared=last.tracks_compared,
             bytes_changed=last.bytes_changed,
             bytes_on_wire=last.bytes_on_wire,
             age_seconds=round(age_ns / 1e9, 3),

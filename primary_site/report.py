@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 from common.ports import Clock
 from common.service.status import (
     AlarmStatus,
@@ -19,7 +17,7 @@ from common.service.status import (
     VolumeStatus,
     age_seconds,
 )
-from primary_site.replicator import Replicator
+from primary_site.replicator import LastCycle, Replicator
 
 
 def group_status(replicator: Replicator, clock: Clock) -> GroupStatus:
@@ -43,7 +41,7 @@ def group_status(replicator: Replicator, clock: Clock) -> GroupStatus:
         ),
         changed_bytes=replicator.changed_bytes(),
         out_of_sync_bytes=replicator.out_of_sync_bytes(),
-        last_cycle=LastCycleStatus(**dataclasses.asdict(last)) if last else None,
+        last_cycle=_last_cycle(last) if last else None,
         volumes=tuple(
             VolumeStatus(
                 name=volume.name,
@@ -57,6 +55,12 @@ def group_status(replicator: Replicator, clock: Clock) -> GroupStatus:
             AlarmStatus(name=a.name, message=a.message, since_ns=a.since_ns)
             for a in replicator.alarms.all()
         ),
+    )
+
+
+def _last_cycle(last: LastCycle) -> LastCycleStatus:
+    return LastCycleStatus(
+        **{name: getattr(last, name) for name in LastCycleStatus.model_fields}
     )
 
 
