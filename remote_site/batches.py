@@ -17,7 +17,7 @@ def decode_batch(
 ) -> list[list[TrackRecord]]:
     """Decode all frames, then gather their records into groups to apply in order.
 
-    No track is twice in a group, and no group covers more than
+    No track is twice in a group, and no group of several frames covers more than
     `COVERED_BYTES_MAX`. Raises `ProtocolError` before anything can be applied if
     one frame is malformed.
     """
