@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import click
+from rich.console import Console
+from rich.markup import escape as escape_markup
 from rich.table import Table
 
 from common.cli.daemon_options import connect, daemon_options, json_option
@@ -34,9 +36,10 @@ def cut(
     not.
     """
     arguments = {"group": group, "wait": wait, "label": label}
-    with connect(socket_path, config) as client:
-        # A cut waits for the cycle before it, a safe one for its drain: for ever,
-        # where the link is down. The operator's Ctrl-C ends the wait only.
+    # A cut waits for the cycle before it, a safe one for its drain: for ever, where
+    # the link is down. The operator's Ctrl-C ends the wait only.
+    waiting = Console(stderr=True).status(_waiting_text(group))
+    with connect(socket_path, config) as client, waiting:
         result: dict[str, Any] = client.call("cut", arguments, timeout_seconds=None)
     if as_json:
         print_json(result)
@@ -44,6 +47,11 @@ def cut(
         click.echo(_cut_text(group, result))
     if wait and not result["committed"]:
         raise NotCommittedError(f"{group}: the cut is not committed at the remote")
+
+
+def _waiting_text(group: str) -> str:
+    """Return what a terminal shows meanwhile."""
+    return f"cutting {escape_markup(escape(group))} (Ctrl-C ends the wait, not the cut)"
 
 
 def _cut_text(group: str, result: dict[str, Any]) -> str:
@@ -54,14 +62,14 @@ def _cut_text(group: str, result: dict[str, Any]) -> str:
     return escape(f"{what} at {result['cut_time']}, writes held {held}, {fate}")
 
 
-def _ask(
+def _steer(
     command: str, group: str, as_json: bool, sockets: tuple[str | None, str | None]
 ) -> bool:
-    """Send a command for a group; print the JSON, or tell that words are wanted."""
+    """Suspend or resume a group; print the JSON, or tell that words are wanted."""
     with connect(*sockets) as client:
-        result = client.call(command, {"group": group})
+        client.call(command, {"group": group})
     if as_json:
-        print_json(result)
+        print_json({"group": group, "suspended": command == "suspend"})
     return not as_json
 
 
@@ -73,7 +81,7 @@ def suspend(
     group: str, as_json: bool, socket_path: str | None, config: str | None
 ) -> None:
     """Begin no new cuts of GROUP; a drain in work finishes."""
-    if _ask("suspend", group, as_json, (socket_path, config)):
+    if _steer("suspend", group, as_json, (socket_path, config)):
         click.echo(
             f"{group}: suspended, recovery points grow older from now on\n"
             f"to go on: farshore resume {group}"
@@ -88,7 +96,7 @@ def resume(
     group: str, as_json: bool, socket_path: str | None, config: str | None
 ) -> None:
     """Cut GROUP again, as its trigger says."""
-    if _ask("resume", group, as_json, (socket_path, config)):
+    if _steer("resume", group, as_json, (socket_path, config)):
         click.echo(f"{group}: resumed\nto see it: farshore status --watch")
 
 

@@ -172,14 +172,14 @@ def test_a_cut_waited_for_that_is_not_safe_ends_with_9(
 def test_suspend_and_resume_name_the_next_command(
     daemon: Daemon, farshore: Farshore
 ) -> None:
-    daemon.replies["suspend"] = daemon.replies["resume"] = lambda _: {"state": "idle"}
+    daemon.replies["suspend"] = daemon.replies["resume"] = lambda _: None
     suspended = farshore("suspend", "orders", "--socket", daemon.path)
     resumed = farshore("resume", "orders", "--socket", daemon.path)
     as_json = farshore("resume", "orders", "--json", "--socket", daemon.path)
 
     assert "farshore resume orders" in suspended.output
     assert "farshore status --watch" in resumed.output
-    assert json.loads(as_json.output) == {"state": "idle"}
+    assert json.loads(as_json.output) == {"group": "orders", "suspended": False}
     commands = [command for command, _ in daemon.received]
     assert commands == ["suspend", "resume", "resume"]
 

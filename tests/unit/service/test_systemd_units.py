@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import tomllib
 from pathlib import Path
@@ -69,10 +68,9 @@ def test_what_an_operator_must_mend_is_not_tried_again(unit: Path) -> None:
 PREVENT = "RestartPreventExitStatus"
 
 
+@pytest.mark.needs_package("systemd-analyze")
 @pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.stem)
 def test_systemd_finds_the_unit_well_confined(unit: Path) -> None:
-    if shutil.which("systemd-analyze") is None:
-        pytest.skip("systemd-analyze is not installed")
     threshold = f"--threshold={EXPOSURE_TENTHS_MAX}"
     finished = subprocess.run(
         ["systemd-analyze", "security", "--offline=true", threshold, unit],
