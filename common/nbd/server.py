@@ -112,12 +112,25 @@ class NbdServer:
     ) -> None:
         self._handshakes.discard(handshake)
         if transmission is not None:
+            transmission.start_after(self._running_out(transmission.export_name))
             self._transmissions.add(transmission)
         self._note_closed()
 
     def _closed(self, transmission: Transmission) -> None:
         self._transmissions.discard(transmission)
+        for other in self._transmissions:
+            other.predecessor_closed(transmission)
         self._note_closed()
+
+    def _running_out(self, export_name: str) -> set[Transmission]:
+        """Return the ended connections to an export whose requests still run.
+
+        We cannot know whose client it is that comes back, so it is all of them.
+        """
+        others = [t for t in self._transmissions if t.export_name == export_name]
+        for other in others:
+            other.notice_hangup()
+        return {other for other in others if other.is_running_out}
 
     def _note_closed(self) -> None:
         if self.connection_count == 0:

@@ -10,12 +10,17 @@ A connection ends in steps, each of which happens once:
    it again, and an old write must not run after that.
 2. What was submitted runs to its end and is answered while the socket lives.
 3. The socket is closed; then, with nothing in flight, the volume is released.
+
+A client that reconnects sends its unanswered writes again and goes on from there.
+So that no write of its old connection lands on top of newer ones, a connection
+takes no request while requests of an ended connection to the same export run.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import select
 from collections.abc import Callable
 from typing import Final
 
@@ -88,11 +93,42 @@ class Transmission(asyncio.BufferedProtocol):
         self._in_flight_bytes = 0
         self._reading = False
         self._write_paused = False
+        # Ended connections whose requests have to run to their end first.
+        self._predecessors: set[Transmission] = set()
         self._in_turn = False
         self._turn_due = False
         self._ending = False
         self._lost = False
         self._released = False
+
+    @property
+    def export_name(self) -> str:
+        return self._agreed.export_name
+
+    @property
+    def is_running_out(self) -> bool:
+        """Tell whether it has ended while some of its requests still run."""
+        return self._ending and self._in_flight > 0
+
+    def notice_hangup(self) -> None:
+        """End if the client is gone.
+
+        A transport that is not reading, because of a limit, does not tell; the
+        socket does.
+        """
+        poll = select.poll()
+        poll.register(self._transport.get_extra_info("socket"), select.POLLRDHUP)
+        if poll.poll(0):
+            self.finish()
+
+    def start_after(self, predecessors: set[Transmission]) -> None:
+        """Take no request before `predecessor_closed` was called for each."""
+        self._predecessors = predecessors
+
+    def predecessor_closed(self, predecessor: Transmission) -> None:
+        if predecessor in self._predecessors:
+            self._predecessors.discard(predecessor)
+            self._schedule_turn()
 
     def start(self, received: bytes) -> None:
         """Begin to read, after `received`, which came with the handshake's end."""
@@ -169,12 +205,15 @@ class Transmission(asyncio.BufferedProtocol):
             if self._in_flight == 0:
                 self._transport.close()
         else:
-            stopped = self._stream.is_stopped or self._write_paused
-            self._set_reading(wanted=not stopped)
+            self._set_reading(
+                wanted=not (
+                    self._stream.is_stopped or self._write_paused or self._predecessors
+                )
+            )
 
     def _submit_next(self) -> bool:
         """Take one batch and hand it over; tell whether there can be another."""
-        if self._ending or self._write_paused:
+        if self._ending or self._write_paused or self._predecessors:
             return False
         stream = self._stream
         batch = stream.take(self._in_flight, self._in_flight_bytes)

@@ -623,6 +623,34 @@ class TestEndings:
             assert volume.content[:4] == b"kept"
             assert served.server.connection_count == 0
 
+    @pytest.mark.parametrize("in_flight_max", [2, 128])
+    async def test_no_write_of_a_dead_connection_lands_on_those_of_a_new_one(
+        self, tmp_path: Path, in_flight_max: int
+    ) -> None:
+        volume = MemoryVolume(SIZE, held=True)
+        limits = NbdLimits(requests_in_flight_max=in_flight_max)
+        async with serving(tmp_path, {"g/v": volume}, limits) as served:
+            dying = await served.client()
+            for n in range(10):
+                dying.write(n, b"old")
+            started = min(10, in_flight_max)
+            await until(lambda: len(volume.waiting) == started)
+            # At the limit the server does not read, so that it is not told.
+            dying.abort()
+            await dying.closed
+            client = await served.client()
+            writes = [client.write(n, b"new") for n in range(12)]
+            for _ in range(50):
+                await asyncio.sleep(0)
+            assert len(volume.waiting) == started
+            while not all(write.done() for write in writes):
+                if volume.waiting:
+                    volume.step()
+                await asyncio.sleep(0)
+            assert volume.released_count == 1
+            assert volume.content[:14] == b"n" * 11 + b"new"
+            await client.disconnect()
+
     async def test_disc_waits_for_what_is_in_flight(self, tmp_path: Path) -> None:
         volume = MemoryVolume(SIZE, held=True)
         async with serving(tmp_path, {"g/v": volume}) as served:
