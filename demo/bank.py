@@ -88,6 +88,12 @@ class Bank:
                 ((number, OPENING_BALANCE) for number in range(ACCOUNTS)),
             )
 
+    def transfer(self) -> None:
+        """Commit the next transfer: return once it is durable."""
+        self.begun += 1
+        self._commit(Transfer.of(self.begun))
+        self.commits.append(time.monotonic())
+
     def start(self) -> None:
         self._thread.start()
 
@@ -103,9 +109,7 @@ class Bank:
     def _run(self) -> None:
         try:
             while not self._stop.is_set():
-                self.begun += 1
-                self._commit(Transfer.of(self.begun))
-                self.commits.append(time.monotonic())
+                self.transfer()
         except (apsw.Error, OSError) as error:
             self.failure = error
 

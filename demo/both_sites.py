@@ -48,15 +48,17 @@ def _terminated(number: int, frame: FrameType | None) -> Never:
     raise KeyboardInterrupt
 
 
-def local_config(text: str, root: Path) -> str:
-    """Return a sample config whose paths lie under `root`, on this machine alone."""
+def local_config(text: str, role: str, root: Path) -> str:
+    """Return a sample config whose paths lie under `root`, on this machine alone.
+
+    Each site keeps its data in a folder of its own: both samples name the same
+    device, each on its own machine.
+    """
     for place, instead in (
-        ("/var/lib/farshore", str(root)),
+        ("/var/lib/farshore", str(root / role)),
         ("/run/farshore", str(root)),
         ("dr.example.net:", "127.0.0.1:"),
         ("tcp:0.0.0.0:", "tcp:127.0.0.1:"),
-        # Two sites of one machine must not share a device.
-        (f'name = "dr"\nstate_dir = "{root}', f'name = "dr"\nstate_dir = "{root}'),
     ):
         text = text.replace(place, instead)
     return text
@@ -77,8 +79,9 @@ def _run(screen: Console, root: Path) -> None:
 
 def _start(cleanup: ExitStack, role: str, root: Path) -> Site:
     sample = (REPOSITORY / "config" / f"{role}.toml").read_text()
+    (root / role).mkdir(exist_ok=True)
     config = root / f"{role}.toml"
-    config.write_text(local_config(sample, root))
+    config.write_text(local_config(sample, role, root))
     site = Site(f"farshore-{role}", config, str(root / f"{role}.sock"))
     cleanup.callback(site.stop)
     try:
@@ -102,7 +105,7 @@ def _how_to_attach(root: Path) -> str:
     return (
         f"write to   nbd+unix:///orders/data?socket={root}/nbd.sock\n"
         f"read from  nbd+unix:///orders/data?socket={root}/recovery.sock\n"
-        f"ask        .venv/bin/farshore cut orders --wait --socket {root}/primary.sock\n"
+        f"ask        .venv/bin/farshore points orders --socket {root}/remote.sock\n"
         "Ctrl-C stops both.\n"
     )
 

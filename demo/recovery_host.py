@@ -49,9 +49,15 @@ def recover(
         length = database_bytes(data.read(0, HEADER_BYTES))
         _copy(data, database_path, length)
         _copy(log, journal_path, log.size_bytes)
+    bytes_read = length + journal_path.stat().st_size
+    return judge(directory, bytes_read)
+
+
+def judge(directory: Path, bytes_read: int) -> Recovered:
+    """Open the restored database, which rolls a hot journal back, and check it."""
+    database_path, journal_path = directory / DATABASE, directory / JOURNAL
     with journal_path.open("rb") as journal:
         was_hot = journal.read(1) != b"\0"
-    bytes_read = length + journal_path.stat().st_size
     try:
         database = sqlite3.connect(database_path)
         try:

@@ -74,13 +74,11 @@ class Verdict:
         held = self.recovered.held
         if not isinstance(held, int):
             return "unknown"
-        lost = max(0, self.disaster.committed - held)
-        newest = self.disaster.commits[held - 1] if held else None
         answer = "yes" if self.is_within_rpo else "NO"
-        if held > self.disaster.committed or newest is None:
-            return f"{answer}: {lost} transactions lost"
+        promise = f"promised were at most {self.rpo_seconds} s"
+        lost = self.disaster.committed - held
+        if lost <= 0:
+            return f"{answer}: nothing committed was lost; {promise}"
+        newest = self.disaster.commits[held]  # the first that is lost
         age = seconds_text(max(0.0, self.disaster.moment - newest))
-        return (
-            f"{answer}: the last {age} are lost, {lost} transactions; "
-            f"promised were at most {self.rpo_seconds} s"
-        )
+        return f"{answer}: the last {age} are lost, {lost} transactions; {promise}"

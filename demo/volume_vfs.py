@@ -16,11 +16,9 @@ else.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, Protocol
 
 import apsw
-
-from demo.nbd_export import NbdExport
 
 HEADER_BYTES: Final = 100
 """SQLite's database header (https://sqlite.org/fileformat.html, 1.3)."""
@@ -32,6 +30,17 @@ SECTOR_BYTES: Final = 4096
 
 DEVICE_PROMISES: Final = 0
 """No atomic writes, no order between writes: SQLite must flush for each."""
+
+
+class Volume(Protocol):
+    """What a file is made of: an `NbdExport`, or a test's memory."""
+
+    name: str
+    size_bytes: int
+
+    def read(self, offset: int, length: int) -> bytes: ...
+    def write(self, offset: int, data: bytes) -> None: ...
+    def flush(self) -> None: ...
 
 
 def database_bytes(header: bytes) -> int:
@@ -49,7 +58,7 @@ def database_bytes(header: bytes) -> int:
 class VolumeFile:
     """What SQLite sees as an open file."""
 
-    def __init__(self, export: NbdExport, *, is_journal: bool) -> None:
+    def __init__(self, export: Volume, *, is_journal: bool) -> None:
         self._export = export
         self._is_journal = is_journal
         if is_journal:
@@ -110,7 +119,8 @@ class VolumeFile:
 class VolumeVfs(apsw.VFS):
     """Maps SQLite's file names to exports; knows no other files."""
 
-    def __init__(self, name: str, exports: Mapping[str, NbdExport]) -> None:
+    def __init__(self, name: str, exports: Mapping[str, Volume]) -> None:
+        self.name = name
         self._exports = exports
         super().__init__(name, base="")
 
