@@ -66,7 +66,11 @@ def written(text: str) -> Any:
 
 
 def check_name(value: object) -> str:
-    if isinstance(value, str) and _NAME.fullmatch(value) and value not in {".", ".."}:
+    if isinstance(value, str) and _NAME.fullmatch(value):
+        if value in {".", ".."}:
+            raise ValueError(
+                f"{value!r} names a folder of the file system: add a letter to it"
+            )
         return value
     raise ValueError(
         f"{value!r} is not a name: use 1 to 64 of the letters A-Z and a-z, "
@@ -213,6 +217,15 @@ def check_distinct_paths(places: Iterable[tuple[str, str]]) -> None:
                 "give each volume a device of its own"
             )
         seen[real] = what
+
+
+def check_other_site(group: str, key: str, peer: str, own: str) -> None:
+    """Raise ValueError where a group's peer bears this site's own name."""
+    if peer == own:
+        raise ValueError(
+            f"group[{group}].{key} is this site's own name {own!r}: name the other "
+            "site, and give the two different names"
+        )
 
 
 def require_plaintext(allowed: bool) -> None:

@@ -29,6 +29,7 @@ from common.service.config_common import (
     Table,
     check_distinct_names,
     check_distinct_paths,
+    check_other_site,
     json_text,
     require_plaintext,
     written,
@@ -338,6 +339,8 @@ class PrimaryConfig(Table):
     def _check(self) -> Self:
         check_distinct_names(self.groups, "group")
         check_distinct_paths(self._devices())
+        for group in self.groups:
+            check_other_site(group.name, "link.peer", group.link.peer, self.site.name)
         return self
 
     def _devices(self) -> Iterator[tuple[str, str]]:

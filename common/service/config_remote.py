@@ -20,6 +20,7 @@ from common.service.config_common import (
     TcpListenAddress,
     check_distinct_names,
     check_distinct_paths,
+    check_other_site,
     require_plaintext,
 )
 
@@ -122,6 +123,8 @@ class RemoteConfig(Table):
     def _check(self) -> Self:
         check_distinct_names(self.groups, "group")
         check_distinct_paths(self._devices())
+        for group in self.groups:
+            check_other_site(group.name, "peer", group.peer, self.site.name)
         return self
 
     def _devices(self) -> Iterator[tuple[str, str]]:
