@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from common.replication.messages import GoodbyeReason, Hello, VolumeOffer
+from remote_site.admission import Expected, refusal, unknown_group
+
+DATA = VolumeOffer("data", b"d" * 16, 1 << 30, 4096)
+LOG = VolumeOffer("log", b"w" * 16, 1 << 20, 8192)
+HELLO = Hello(1, 1, "amsterdam", "orders", b"g" * 16, b"l" * 16, (DATA, LOG))
+UNBOUND = Expected("orders", "amsterdam", ["data", "log"], None, None, ())
+BOUND = replace(UNBOUND, group_id=b"g" * 16, lineage=b"l" * 16, volumes=(DATA, LOG))
+
+
+@pytest.mark.parametrize("expected", [UNBOUND, BOUND])
+def test_who_belongs_here_is_let_in(expected: Expected) -> None:
+    assert refusal(HELLO, expected) is None
+    assert refusal(replace(HELLO, volumes=(LOG, DATA)), expected) is None
+    assert refusal(replace(HELLO, version_max=9), expected) is None
+
+
+@pytest.mark.parametrize(
+    ("hello", "expected", "reason", "words"),
+    [
+        (
+            replace(HELLO, version_min=2, version_max=3),
+            UNBOUND,
+            GoodbyeReason.VERSION,
+            ["version 1", "2 to 3", "install"],
+        ),
+        (
+            replace(HELLO, site="berlin"),
+            UNBOUND,
+            GoodbyeReason.WRONG_PEER,
+            ["'amsterdam'", "'berlin'", "group.peer", "site.name"],
+        ),
+        (
+            replace(HELLO, group_id=b"h" * 16),
+            BOUND,
+            GoodbyeReason.WRONG_GROUP,
+            [(b"g" * 16).hex(), (b"h" * 16).hex(), "state_dir"],
+        ),
+        (
+            replace(HELLO, lineage=b"m" * 16),
+            BOUND,
+            GoodbyeReason.LINEAGE,
+            [(b"l" * 16).hex(), (b"m" * 16).hex(), "farshore status"],
+        ),
+        (
+            replace(HELLO, volumes=(DATA,)),
+            UNBOUND,
+            GoodbyeReason.VOLUME_MISMATCH,
+            ["data, log at", "data here", "group.volume"],
+        ),
+        (
+            replace(HELLO, volumes=(DATA, LOG, LOG)),
+            UNBOUND,
+            GoodbyeReason.VOLUME_MISMATCH,
+            ["data, log, log"],
+        ),
+        (
+            replace(HELLO, volumes=(DATA, replace(LOG, size_bytes=512))),
+            BOUND,
+            GoodbyeReason.SIZE_MISMATCH,
+            ["orders/log", "1048576", "512", "group.volume.size"],
+        ),
+        (
+            replace(HELLO, volumes=(replace(DATA, track_bytes=65536), LOG)),
+            BOUND,
+            GoodbyeReason.TRACK_SIZE_MISMATCH,
+            ["orders/data", "4096", "65536", "group.volume.track_size"],
+        ),
+        (
+            replace(HELLO, volumes=(replace(DATA, volume_id=b"x" * 16), LOG)),
+            BOUND,
+            GoodbyeReason.VOLUME_MISMATCH,
+            [(b"d" * 16).hex(), (b"x" * 16).hex(), "group.volume.name"],
+        ),
+    ],
+)
+def test_who_does_not_is_told_both_values_the_key_and_the_remedy(
+    hello: Hello, expected: Expected, reason: GoodbyeReason, words: list[str]
+) -> None:
+    found = refusal(hello, expected)
+    assert found is not None
+    assert found.reason == reason
+    assert reason.is_permanent
+    for word in words:
+        assert word in found.text
+
+
+def test_an_unknown_group_is_named() -> None:
+    found = unknown_group(HELLO)
+    assert found.reason == GoodbyeReason.UNKNOWN_GROUP
+    assert "'orders'" in found.text
