@@ -587,6 +587,17 @@ class TestBadClients:
             assert volumes["a"].opened_count == 2
             client.abort()
 
+    async def test_a_client_that_only_asks_and_hangs_up_holds_nothing(
+        self, tmp_path: Path
+    ) -> None:
+        async with serving(tmp_path) as served:
+            client = await NbdClient.connect_unnegotiated(served.address)
+            await client.go("g/v", [], option=Option.INFO)
+            assert not served.exports.all_released()
+            client.abort()
+            await until(lambda: served.server.connection_count == 0)
+            assert served.exports.all_released()
+
 
 class TestEndings:
     async def test_a_dead_connection_holds_its_volume_until_its_last_request_ends(
