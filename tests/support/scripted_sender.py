@@ -1,0 +1,227 @@
+"""A sending site that does what a test says, over the real protocol.
+
+sender = await ScriptedSender.open(port, hello)
+await sender.begin(1, CYCLE)
+await sender.tracks(0, [RunData(0, 1, data)])
+committed = await sender.commit()
+await sender.close()
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import TypeVar, cast
+
+from common.replication.link import Link
+from common.replication.messages import (
+    PROTOCOL_VERSION,
+    Committed,
+    Credit,
+    CycleBegin,
+    CycleEnd,
+    Hashes,
+    Hello,
+    Join,
+    Joined,
+    Message,
+    NeedFull,
+    Progress,
+    Tracks,
+    VolumeOffer,
+    Welcome,
+)
+from common.replication.stream import Address, connect
+from common.replication.tracks import RunData, encode_records
+from common.service.clock import SystemClock
+
+PATIENCE_SECONDS = 30.0
+
+M = TypeVar("M", bound=Message)
+
+
+def hello_for(
+    group: str, volumes: Sequence[tuple[str, int]], site: str = "a", track: int = 4096
+) -> Hello:
+    """Return a HELLO of volumes (name, size) whose identities follow their names."""
+    return Hello(
+        PROTOCOL_VERSION,
+        PROTOCOL_VERSION,
+        site,
+        group,
+        group.encode().ljust(16, b"g"),
+        b"l" * 16,
+        tuple(
+            VolumeOffer(name, name.encode().ljust(16, b"v"), size, track)
+            for name, size in volumes
+        ),
+    )
+
+
+async def dial(port: int) -> Link:
+    stream = await connect(Address("127.0.0.1", port), PATIENCE_SECONDS)
+    return Link(stream, SystemClock())
+
+
+class ScriptedSender:
+    """One session. Errors of its links are raised by the next thing awaited."""
+
+    def __init__(self, port: int, link: Link, welcome: Welcome) -> None:
+        self.welcome = welcome
+        self.epoch = welcome.epoch
+        self.links = [link]
+        self.durable: set[int] = set()
+        self.needed: list[NeedFull] = []
+        self.cycle_id = b""
+        self._port = port
+        self._cycle: CycleBegin | None = None
+        self._sequence = 0
+        self._digest = 0
+        self._credit_bytes = 0
+        self._answers: list[Message] = []
+        self._changed = asyncio.Event()
+        self._error: Exception | None = None
+        self._readers = [asyncio.create_task(self._read(link))]
+
+    @classmethod
+    async def open(cls, port: int, hello: Hello) -> ScriptedSender:
+        """Say HELLO and wait for WELCOME; a refusal is a `PeerRefusedError`."""
+        link = await dial(port)
+        try:
+            await link.send(hello)
+            welcome = await link.receive_first()
+        except BaseException:
+            link.abort()
+            raise
+        assert isinstance(welcome, Welcome)
+        link.epoch = welcome.epoch
+        link.start_heartbeat()
+        return cls(port, link, welcome)
+
+    async def join(self) -> None:
+        """Add a link to the session."""
+        link = await dial(self._port)
+        await link.send(Join(self.epoch, self.welcome.token))
+        assert await link.receive_first() == Joined(self.epoch)
+        link.epoch = self.epoch
+        link.start_heartbeat()
+        self.links.append(link)
+        self._readers.append(asyncio.create_task(self._read(link)))
+
+    async def begin(
+        self, number: int, cycle_id: bytes, *, label: str | None = None
+    ) -> None:
+        """Begin a cycle; return once its first credit is there."""
+        self.cycle_id = cycle_id
+        self._sequence = self._digest = self._credit_bytes = 0
+        self.durable.clear()
+        self.needed.clear()
+        await self.send(CycleBegin(self.epoch, number, cycle_id, number * 1000, label))
+        await self._until(lambda: self._credit_bytes > 0)
+
+    async def tracks(
+        self, volume: int, runs: Sequence[RunData], *, level: int | None = 1
+    ) -> int:
+        """Send runs in one frame, once there is credit; return its sequence."""
+        payload, raw_bytes = encode_records(runs, level)
+        return await self._bulk(
+            Tracks(
+                self.epoch, self.cycle_id, self._sequence, volume, raw_bytes, payload
+            ),
+            raw_bytes,
+        )
+
+    async def hashes(self, volume: int, first: int, hashes: Sequence[bytes]) -> int:
+        payload = b"".join(hashes)
+        return await self._bulk(
+            Hashes(
+                self.epoch,
+                self.cycle_id,
+                self._sequence,
+                volume,
+                first,
+                len(hashes),
+                payload,
+            ),
+            len(payload),
+        )
+
+    async def _bulk(self, message: Tracks | Hashes, cost_bytes: int) -> int:
+        sequence = self._sequence
+        self._sequence += 1
+        await self._until(lambda: self._credit_bytes >= cost_bytes)
+        self._credit_bytes -= cost_bytes
+        link = self.links[sequence % len(self.links)]
+        checksum = await link.send(message)
+        self._digest ^= checksum
+        return sequence
+
+    async def all_durable(self) -> None:
+        """Wait until every frame sent has been acknowledged."""
+        await self._until(lambda: self.durable == set(range(self._sequence)))
+
+    async def end(self) -> None:
+        await self.send(
+            CycleEnd(self.epoch, self.cycle_id, self._sequence, self._digest)
+        )
+
+    async def commit(self) -> Committed:
+        """End the cycle and wait for its recovery point."""
+        await self.end()
+        return await self.answer(Committed)
+
+    async def send(self, message: Message) -> None:
+        await self.links[0].send(message)
+
+    async def answer(self, kind: type[M]) -> M:
+        """Wait for a message of this type; return and forget it."""
+        await self._until(lambda: any(isinstance(each, kind) for each in self._answers))
+        found = next(each for each in self._answers if isinstance(each, kind))
+        self._answers.remove(found)
+        return found
+
+    async def ended(self) -> Exception:
+        """Wait for the session's end; return the error that tells why."""
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while self._error is None:
+                await self._next_change()
+        return self._error
+
+    async def close(self) -> None:
+        for link in self.links:
+            link.abort()
+        await asyncio.gather(*self._readers)
+
+    async def _until(self, condition: object) -> None:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while not cast("bool", condition()):  # type: ignore[operator]
+                if self._error is not None:
+                    raise self._error
+                await self._next_change()
+
+    async def _next_change(self) -> None:
+        self._changed.clear()
+        await self._changed.wait()
+
+    async def _read(self, link: Link) -> None:
+        try:
+            while True:
+                self._take(await link.receive())
+                self._changed.set()
+        except Exception as error:  # noqa: BLE001 - raised to whoever waits
+            self._error = self._error or error
+            self._changed.set()
+
+    def _take(self, message: Message) -> None:
+        assert getattr(message, "epoch", self.epoch) == self.epoch
+        match message:
+            case Credit() if message.cycle_id == self.cycle_id:
+                self._credit_bytes += message.credit_bytes
+            case Progress() if message.cycle_id == self.cycle_id:
+                for first, last in message.sequences:
+                    self.durable.update(range(first, last + 1))
+            case NeedFull() if message.cycle_id == self.cycle_id:
+                assert message.sequence not in self.durable, "PROGRESS came first"
+                self.needed.append(message)
+            case _:
+                self._answers.append(message)

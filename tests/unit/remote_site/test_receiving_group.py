@@ -1,0 +1,519 @@
+"""The receiving shell in process: real sockets, files and store; slow on request."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from common.errors import ConnectionLostError, PeerRefusedError, StorageError
+from common.ports import Buffer, File
+from common.replication.frame import encode_frame
+from common.replication.messages import (
+    Abandon,
+    Committed,
+    CurrentAsOf,
+    CycleBegin,
+    CycleEnd,
+    GoodbyeReason,
+    Join,
+    Tracks,
+    encode_meta,
+)
+from common.replication.stream import Address, SocketStream, connect
+from common.replication.tracks import RunData, encode_records, track_hash
+from common.service.clock import SystemClock
+from common.service.config_remote import RemoteGroup
+from common.service.status import GroupState, LinkState
+from common.storage.files import SystemFiles
+from common.storage.threads import WorkerThreads
+from remote_site.group import ReceivingGroup
+from remote_site.listener import UNKNOWN_CONNECTIONS_MAX, ReplicationListener
+from remote_site.report import group_status, points
+from remote_site.store import GroupStore, StoreSettings
+from tests.support.scripted_sender import (
+    PATIENCE_SECONDS,
+    ScriptedSender,
+    dial,
+    hello_for,
+)
+
+TRACK = 4096
+SIZE = 64 * TRACK
+C1, C2, C3 = b"1" * 16, b"2" * 16, b"3" * 16
+HELLO = hello_for("g", [("v", SIZE), ("w", 5 * TRACK + 512)])
+
+
+@dataclass
+class Disk(SystemFiles):
+    """The real disk, whose devices can be made to stall or to fail."""
+
+    go: threading.Event = field(default_factory=threading.Event)
+    stalled: threading.Event = field(default_factory=threading.Event)
+    write_error: int = 0
+    flush_error: int = 0
+
+    def __post_init__(self) -> None:
+        self.go.set()
+
+    def open(self, path: str, **options: Any) -> File:
+        opened = super().open(path, **options)
+        if path.endswith(".img"):
+            return DeviceFile(opened, self)
+        return opened
+
+
+class DeviceFile:
+    """A file of the disk: asks it before each write and flush."""
+
+    def __init__(self, inner: File, disk: Disk) -> None:
+        self._inner = inner
+        self._disk = disk
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def write(self, offset: int, data: Buffer) -> None:
+        if not self._disk.go.is_set():
+            self._disk.stalled.set()
+            assert self._disk.go.wait(PATIENCE_SECONDS)
+        if self._disk.write_error:
+            raise StorageError("made up", errno=self._disk.write_error, file="v")
+        self._inner.write(offset, data)
+
+    def datasync(self) -> None:
+        if self._disk.flush_error:
+            raise StorageError("made up", errno=self._disk.flush_error, file="v")
+        self._inner.datasync()
+
+
+@dataclass
+class Site:
+    group: ReceivingGroup
+    store: GroupStore
+    disk: Disk
+    listener: ReplicationListener
+    device: Path
+
+    @property
+    def port(self) -> int:
+        return self.listener.ports[0]
+
+    async def open(self, **changes: Any) -> ScriptedSender:
+        return await ScriptedSender.open(self.port, replace(HELLO, **changes))
+
+    def status(self) -> Any:
+        return group_status(self.group, SystemClock().now_ns())
+
+
+@asynccontextmanager
+async def running(directory: Path) -> AsyncIterator[Site]:
+    device = directory / "v.img"
+    config = RemoteGroup.model_validate(
+        {
+            "name": "g",
+            "peer": "a",
+            "journal": {"directory": str(directory / "journal")},
+            "volume": [
+                {"name": "v", "device": str(device)},
+                {"name": "w", "device": str(directory / "w.img")},
+            ],
+        }
+    )
+    settings = StoreSettings(
+        group="g",
+        state_directory=str(directory / "state"),
+        journal_directory=str(directory / "journal"),
+        devices={each.name: each.device for each in config.volumes},
+    )
+    disk = Disk()
+    threads = WorkerThreads("test", 6)
+    store = await GroupStore.open(disk, threads, settings)
+    clock = SystemClock()
+    group = ReceivingGroup(config, "b", store, threads, clock)
+    listener = ReplicationListener({"g": group}, clock)
+    await listener.listen([Address("127.0.0.1", 0)])
+    try:
+        yield Site(group, store, disk, listener, device)
+    finally:
+        disk.go.set()
+        await listener.stop_accepting()
+        await group.end_sessions()
+        await listener.close()
+        await group.close()
+        threads.close()
+
+
+@pytest.fixture
+async def site(tmp_path: Path) -> AsyncIterator[Site]:
+    async with running(tmp_path) as found:
+        yield found
+
+
+def run(first: int, byte: bytes, count: int = 1) -> RunData:
+    return RunData(first, count, byte * TRACK * count)
+
+
+async def end_of(stream: SocketStream) -> None:
+    """Return once the peer has closed the connection, one way or the other."""
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        with contextlib.suppress(ConnectionLostError):
+            while await stream.read(1000):
+                pass
+
+
+async def first_point(sender: ScriptedSender, cycle_id: bytes = C1) -> Committed:
+    await sender.begin(1, cycle_id)
+    await sender.tracks(0, [run(0, b"a", 3)])
+    await sender.all_durable()
+    return await sender.commit()
+
+
+async def test_a_cycle_of_two_volumes_becomes_a_recovery_point(site: Site) -> None:
+    sender = await site.open()
+    await sender.begin(1, C1, label="first")
+    await sender.tracks(0, [run(0, b"a"), RunData(1, 7, None), run(9, b"b", 2)])
+    await sender.tracks(1, [RunData(4, 2, b"w" * (TRACK + 512))])
+    await sender.all_durable()
+    committed = await sender.commit()
+    assert (committed.cycle_number, committed.cycle_id) == (1, C1)
+    assert committed.relation_id == site.store.relation_id
+    data = site.device.read_bytes()
+    assert data[: 2 * TRACK] == b"a" * TRACK + bytes(TRACK)
+    assert data[9 * TRACK : 12 * TRACK] == b"b" * 2 * TRACK + bytes(TRACK)
+    assert (site.device.parent / "w.img").read_bytes()[4 * TRACK :] == b"w" * 4608
+    status = site.status()
+    assert status.recovery_point.number == 1
+    assert status.recovery_point.label == "first"
+    assert status.state is GroupState.IDLE
+    assert status.link.state is LinkState.CONNECTED
+    assert [point.number for point in points(site.group)] == [1]
+    await sender.close()
+
+
+async def test_volumes_are_told_apart_by_name_whatever_their_order(site: Site) -> None:
+    sender = await site.open()
+    await first_point(sender)
+    await sender.close()
+    sender = await site.open(volumes=HELLO.volumes[::-1])
+    await sender.begin(2, C2)
+    await sender.tracks(1, [run(60, b"v")])
+    await sender.tracks(0, [RunData(5, 1, b"w" * 512)])
+    await sender.all_durable()
+    await sender.commit()
+    assert site.device.read_bytes()[60 * TRACK : 61 * TRACK] == b"v" * TRACK
+    assert (site.device.parent / "w.img").read_bytes()[5 * TRACK :] == b"w" * 512
+    await sender.close()
+
+
+async def test_many_links_carry_one_cycle(site: Site) -> None:
+    sender = await site.open()
+    await sender.join()
+    await sender.join()
+    await sender.begin(1, C1)
+    for track in range(60):
+        await sender.tracks(0, [run(track, bytes([track + 1]))])
+    await sender.all_durable()
+    await sender.commit()
+    data = site.device.read_bytes()
+    for track in range(60):
+        assert data[track * TRACK] == track + 1
+    assert len(site.status().link.peers) == 3
+    await sender.close()
+
+
+async def test_hashes_ask_for_exactly_the_tracks_that_differ(site: Site) -> None:
+    sender = await site.open()
+    await first_point(sender)
+    await sender.begin(2, C2)
+    same, other = track_hash(b"a" * TRACK), track_hash(b"x" * TRACK)
+    sequence = await sender.hashes(0, 0, [same, other, same, other, other])
+    await sender.all_durable()
+    (needed,) = sender.needed
+    assert (needed.sequence, needed.volume) == (sequence, 0)
+    assert needed.runs == ((1, 1), (3, 2))
+    await sender.close()
+
+
+async def test_a_new_session_learns_what_was_committed(site: Site) -> None:
+    sender = await site.open()
+    assert sender.welcome.committed_number is None
+    committed = await first_point(sender)
+    again = await site.open()
+    assert again.epoch == sender.epoch + 1
+    assert again.welcome.token != sender.welcome.token
+    assert again.welcome.committed_number == 1
+    assert again.welcome.committed_cycle_id == C1
+    assert again.welcome.committed_cut_ns == committed.cut_ns
+    assert again.welcome.relation_id == committed.relation_id
+    await again.send(CycleBegin(again.epoch, 1, C1, 1000, None))
+    assert await again.answer(Committed) == replace(committed, epoch=again.epoch)
+    await again.close()
+    await sender.close()
+
+
+async def test_a_new_session_ends_the_old_one_and_says_so(site: Site) -> None:
+    old = await site.open()
+    new = await site.open()
+    error = await old.ended()
+    assert isinstance(error, PeerRefusedError)
+    assert error.reason == GoodbyeReason.SUPERSEDED_SESSION
+    await first_point(new)
+    await new.close()
+    await old.close()
+
+
+async def test_the_new_epoch_waits_for_the_threads_of_the_old(site: Site) -> None:
+    old = await site.open()
+    await old.begin(1, C1)
+    site.disk.go.clear()
+    await old.tracks(0, [run(0, b"g")])
+    assert await asyncio.to_thread(site.disk.stalled.wait, PATIENCE_SECONDS)
+    opening = asyncio.create_task(site.open())
+    assert isinstance(await old.ended(), PeerRefusedError)
+    assert site.store.in_flight == 1
+    epoch_meanwhile = site.store.epoch
+    assert not opening.done()
+    site.disk.go.set()
+    new = await opening
+    assert epoch_meanwhile == old.epoch, "the next epoch came before the threads"
+    assert new.epoch == old.epoch + 1
+    assert site.store.in_flight == 0
+    await new.close()
+    await old.close()
+
+
+async def test_frames_that_still_queue_when_a_session_ends_are_not_applied(
+    site: Site,
+) -> None:
+    old = await site.open()
+    await old.begin(1, C1)
+    site.disk.go.clear()
+    await old.tracks(0, [run(0, b"g")])
+    assert await asyncio.to_thread(site.disk.stalled.wait, PATIENCE_SECONDS)
+    await old.tracks(0, [run(5, b"g")])
+    opening = asyncio.create_task(site.open())
+    await old.ended()
+    site.disk.go.set()
+    new = await opening
+    await first_point(new)
+    assert site.device.read_bytes()[5 * TRACK : 6 * TRACK] == bytes(TRACK)
+    await new.close()
+    await old.close()
+
+
+async def test_a_begin_waits_for_the_threads_of_the_cycle_before(site: Site) -> None:
+    sender = await site.open()
+    await sender.begin(1, C1)
+    site.disk.go.clear()
+    await sender.tracks(0, [run(0, b"g")])
+    assert await asyncio.to_thread(site.disk.stalled.wait, PATIENCE_SECONDS)
+    await sender.send(Abandon(sender.epoch, C1))
+    beginning = asyncio.create_task(sender.begin(2, C2))
+    while site.group.session.receiver.cycle is None or (  # type: ignore[union-attr]
+        site.group.session.receiver.cycle.cycle_id != C2  # type: ignore[union-attr]
+    ):
+        await asyncio.sleep(0.001)
+    assert site.store.in_flight == 1
+    assert not beginning.done()
+    site.disk.go.set()
+    await beginning
+    assert site.store.in_flight == 0
+    await sender.close()
+
+
+async def test_nothing_is_acknowledged_before_it_is_flushed(site: Site) -> None:
+    sender = await site.open()
+    await sender.begin(1, C1)
+    site.disk.flush_error = errno.EIO
+    await sender.tracks(0, [run(0, b"a")])
+    error = await sender.ended()
+    assert isinstance(error, PeerRefusedError)
+    assert error.reason == GoodbyeReason.STORAGE_FAILED
+    assert sender.durable == set()
+    await sender.close()
+    site.disk.flush_error = 0
+    with pytest.raises(PeerRefusedError, match="restart the remote daemon") as refused:
+        await site.open()
+    assert refused.value.reason == GoodbyeReason.STORAGE_FAILED
+    assert site.status().state is GroupState.FAILED
+    assert site.status().alarms[0].name == "storage_failed"
+
+
+async def test_no_room_ends_the_session_keeps_the_point_and_is_tried_again(
+    site: Site,
+) -> None:
+    sender = await site.open()
+    await first_point(sender)
+    await sender.begin(2, C2)
+    site.disk.write_error = errno.ENOSPC
+    await sender.tracks(0, [run(1, b"n")])
+    error = await sender.ended()
+    assert isinstance(error, PeerRefusedError)
+    assert error.reason == GoodbyeReason.OUT_OF_SPACE
+    await sender.close()
+    while site.group.session is not None:
+        await asyncio.sleep(0.001)
+    assert [alarm.name for alarm in site.status().alarms] == ["out_of_space"]
+    assert site.status().recovery_point.number == 1
+    site.disk.write_error = 0
+    again = await site.open()
+    assert again.welcome.committed_number == 1
+    await again.begin(2, C2)
+    await again.tracks(0, [run(1, b"n")])
+    await again.all_durable()
+    await again.commit()
+    assert site.status().alarms == ()
+    assert site.device.read_bytes()[TRACK : 2 * TRACK] == b"n" * TRACK
+    await again.close()
+
+
+async def test_the_time_up_to_which_a_point_is_current_goes_forward(
+    site: Site,
+) -> None:
+    sender = await site.open()
+    await first_point(sender)
+    message = CurrentAsOf(sender.epoch, 1, 5_000_000)
+    await sender.send(message)
+    assert await sender.answer(CurrentAsOf) == message
+    assert site.store.points[-1].current_as_of_ns == 5_000_000
+    await sender.send(replace(message, number=2))
+    assert isinstance(await sender.ended(), PeerRefusedError)
+    await sender.close()
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"site": "elsewhere"}, GoodbyeReason.WRONG_PEER),
+        ({"group": "h"}, GoodbyeReason.UNKNOWN_GROUP),
+        ({"volumes": HELLO.volumes[:1]}, GoodbyeReason.VOLUME_MISMATCH),
+        ({"version_min": 2, "version_max": 2}, GoodbyeReason.VERSION),
+    ],
+)
+async def test_a_refused_hello_changes_nothing(
+    site: Site, changes: dict[str, Any], reason: GoodbyeReason
+) -> None:
+    def on_disk() -> dict[str, bytes]:
+        return {
+            str(path): path.read_bytes()
+            for path in site.device.parent.rglob("*")
+            if path.is_file()
+        }
+
+    before = on_disk()
+    with pytest.raises(PeerRefusedError) as refused:
+        await site.open(**changes)
+    assert refused.value.reason == reason
+    assert on_disk() == before
+    sender = await site.open()
+    bound = on_disk()
+    with pytest.raises(PeerRefusedError):
+        await site.open(**changes)
+    assert on_disk() == bound
+    await first_point(sender)
+    await sender.close()
+
+
+async def test_a_device_of_another_size_is_refused_with_both_sizes(site: Site) -> None:
+    site.device.write_bytes(b"precious" * 512)
+    with pytest.raises(PeerRefusedError, match=str(SIZE)) as refused:
+        await site.open()
+    assert refused.value.reason == GoodbyeReason.SIZE_MISMATCH
+    assert "4096" in str(refused.value)
+    assert site.device.read_bytes() == b"precious" * 512
+    assert not (site.device.parent / "w.img").exists()
+    assert site.status().link.state is LinkState.REFUSED
+    assert site.store.group_id is None
+
+
+async def test_a_peer_that_breaks_the_protocol_loses_its_session_only(
+    site: Site,
+) -> None:
+    sender = await site.open()
+    await first_point(sender)
+    await sender.begin(2, C2)
+    payload, raw_bytes = encode_records([run(64, b"x")], None)
+    await sender.send(Tracks(sender.epoch, C2, 0, 0, raw_bytes, payload))
+    error = await sender.ended()
+    assert isinstance(error, PeerRefusedError)
+    assert error.reason == GoodbyeReason.PROTOCOL
+    await sender.close()
+    again = await site.open()
+    assert again.welcome.committed_number == 1
+    await again.close()
+
+
+async def test_a_wrong_digest_commits_nothing(site: Site) -> None:
+    sender = await site.open()
+    await sender.begin(1, C1)
+    await sender.tracks(0, [run(0, b"a")])
+    await sender.all_durable()
+    await sender.send(CycleEnd(sender.epoch, C1, 1, 12345))
+    assert isinstance(await sender.ended(), PeerRefusedError)
+    assert site.store.points == []
+    await sender.close()
+
+
+async def test_a_link_joins_by_token_only(site: Site) -> None:
+    sender = await site.open()
+    for epoch, token in (
+        (sender.epoch, b"x" * 16),
+        (sender.epoch + 1, sender.welcome.token),
+    ):
+        link = await dial(site.port)
+        await link.send(Join(epoch, token))
+        with pytest.raises(PeerRefusedError) as refused:
+            await link.receive_first()
+        assert refused.value.reason == GoodbyeReason.SUPERSEDED_SESSION
+        link.abort()
+    await first_point(sender)
+    await sender.close()
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01",
+        b"".join(encode_frame(*encode_meta(CycleEnd(1, C1, 0, 0)), b"")),
+        b"".join(encode_frame(99, b"\x90", b"")),
+        b"".join(encode_frame(1, b"\x90", b"")),
+    ],
+)
+async def test_garbage_is_closed_and_harms_nobody(site: Site, garbage: bytes) -> None:
+    sender = await site.open()
+    stream = await connect(Address("127.0.0.1", site.port), PATIENCE_SECONDS)
+    await stream.write([garbage])
+    await end_of(stream)
+    await first_point(sender)
+    await sender.close()
+
+
+async def test_silent_connections_are_bounded(site: Site) -> None:
+    address = Address("127.0.0.1", site.port)
+    sender = await site.open()
+    silent = [
+        await connect(address, PATIENCE_SECONDS)
+        for _ in range(UNKNOWN_CONNECTIONS_MAX + 1)
+    ]
+    await end_of(silent[-1])
+    await first_point(sender)
+    for stream in silent:
+        stream.abort()
+    while True:  # a place becomes free as soon as the listener sees one go
+        try:
+            again = await site.open()
+            break
+        except ConnectionLostError:
+            continue
+    await again.close()
+    await sender.close()
