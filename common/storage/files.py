@@ -119,12 +119,14 @@ class SystemFile:
                 self._zero_block_device(offset, length)
                 return
             mode = FALLOC_FL_PUNCH_HOLE if punch else FALLOC_FL_ZERO_RANGE
-            result = _libc.fallocate(
-                self._descriptor, mode | FALLOC_FL_KEEP_SIZE, offset, length
-            )
-            if result == 0:
-                return
-            number = ctypes.get_errno()
+            number = errno.EINTR
+            while number == errno.EINTR:  # a signal; Python retries its own calls only
+                result = _libc.fallocate(
+                    self._descriptor, mode | FALLOC_FL_KEEP_SIZE, offset, length
+                )
+                if result == 0:
+                    return
+                number = ctypes.get_errno()
             if number not in {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}:
                 raise OSError(number, os.strerror(number))
         self._write_literal_zeroes(offset, length)
@@ -185,8 +187,10 @@ class SystemFile:
         with _translated(self.path):
             found = os.fstat(self._descriptor)
         device = found.st_rdev if self.is_block_device else found.st_dev
+        # A block device's node is made anew at each boot and has no time of change.
+        inode = 0 if self.is_block_device else found.st_ino
         changed_ns = 0 if self.is_block_device else found.st_mtime_ns
-        return FileIdentity(device, found.st_ino, self.size(), changed_ns)
+        return FileIdentity(device, inode, self.size(), changed_ns)
 
     def close(self) -> None:
         if self._descriptor >= 0:

@@ -90,4 +90,9 @@ class WorkerThreads:
         self._woken = False
         while self._finished:
             done, result, error = self._finished.popleft()
-            done(result, error)
+            try:
+                done(result, error)
+            except BaseException:
+                # One caller's bug is not to keep the others' results from them.
+                self._loop.call_soon(self._drain)
+                raise
