@@ -124,14 +124,16 @@ class CycleDrain:
         if unit is None or not unit.hashed:
             raise ProtocolError(f"NEED_FULL of frame {message.sequence}, not hashed")
         (first, count), end = unit.runs[0], 0
+        if unit.excluded:  # they may come in several messages, ascending
+            end = sum(unit.excluded[-1])
         for start, size in message.runs:
             if start < max(first, end) or start + size > first + count:
                 raise ProtocolError("NEED_FULL of tracks that the frame did not hold")
             end = start + size
-        unit.excluded = list(message.runs)
+        unit.excluded = unit.excluded + list(message.runs)
         track_bytes = self._group.volumes[unit.volume].geometry.track_bytes
         gathered = Gatherer(unit.volume, track_bytes)
-        for run in unit.excluded:
+        for run in message.runs:
             self._again.extend(gathered.add(*run))
         self._again.extend(gathered.rest())
         self._tell()
@@ -161,7 +163,9 @@ class CycleDrain:
             unit = await self._planned()
             if unit is not None:
                 return unit
-            if not (self._pending or self._active or self._again):
+            if self._again:
+                continue
+            if not (self._pending or self._active):
                 return None
             await self._woken()
 

@@ -15,6 +15,7 @@ from common.errors import StorageError
 from common.ports import Buffer, File, Files, HostCommand, HostRequest, Threads
 from common.storage.flashcopy import Relation, Runs
 from common.storage.geometry import Geometry
+from primary_site.background import to_its_end
 
 PRESERVE_CHUNK_BYTES = 1 << 20
 """Copied by one read and one write: bounds the memory of a thread."""
@@ -79,6 +80,11 @@ class HostWriteBatch:
             except StorageError as error:
                 request.error = error.errno
 
+    def invalidate(self, why: str) -> None:
+        """The thread met a bug: no track that it preserved may be trusted."""
+        if self._standing is not None:
+            self._standing.relation.invalidate(why)
+
     def _preserve(self) -> None:
         standing = self._standing
         assert standing is not None
@@ -86,6 +92,8 @@ class HostWriteBatch:
             for first, count in self._runs:
                 offset, length = self._geometry.byte_range(first, count)
                 for at in range(offset, offset + length, PRESERVE_CHUNK_BYTES):
+                    if not standing.relation.valid:
+                        return  # or it would take the room another batch gave back
                     size = min(PRESERVE_CHUNK_BYTES, offset + length - at)
                     old = self._device.read(at, size)
                     if not is_zero(old):  # the sparse target reads as zero already
@@ -134,6 +142,7 @@ class Preserver:
         self._used_by: list[Relation | None] = [None, None]
         self._side = 0
         self._prepared = False
+        self._changing = asyncio.Lock()
         self._standing: Standing | None = None
         self.error = ""
         """Why there can be no relation now; empty while all is well."""
@@ -152,20 +161,25 @@ class Preserver:
     async def prepare(self) -> None:
         """Make the other target empty and of full size, once nobody reads it.
 
-        Outside the hold; the next cut waits for it, hosts do not.
+        Outside the hold; the next cut waits for it, hosts do not. Once begun it goes
+        on to its end: a truncate that nobody waits for could meet the next relation.
         """
-        if self._prepared:
-            return
-        side = 1 - self._side
-        await quiet(self._used_by[side])
-        target = self._targets[side]
-        try:
-            await self._threads.run(_empty, target, self._geometry.size_bytes)
-        except StorageError as error:
-            self.error = str(error)
-            return
-        self.error = ""
-        self._prepared = True
+        await to_its_end(self._prepare())
+
+    async def _prepare(self) -> None:
+        async with self._changing:
+            if self._prepared:
+                return
+            side = 1 - self._side
+            await quiet(self._used_by[side])
+            target = self._targets[side]
+            try:
+                await self._threads.run(_empty, target, self._geometry.size_bytes)
+            except StorageError as error:
+                self.error = str(error)
+                return
+            self.error = ""
+            self._prepared = True
 
     def establish(self, cycle_number: int) -> Relation | None:
         """Return the relation of a new cut, on the prepared target: no I/O.
@@ -188,13 +202,17 @@ class Preserver:
 
     async def discard(self) -> None:
         """Give back the room of a relation that was invalidated or withdrawn."""
-        side = self._side
-        relation = self._used_by[side]
-        if relation is None or relation.readable:
-            return
-        await quiet(relation)
-        with contextlib.suppress(StorageError):
-            await self._threads.run(self._targets[side].truncate, 0)
+        await to_its_end(self._discard())
+
+    async def _discard(self) -> None:
+        async with self._changing:
+            side = self._side
+            relation = self._used_by[side]
+            if relation is None or relation.readable:
+                return
+            await quiet(relation)
+            with contextlib.suppress(StorageError):
+                await self._threads.run(self._targets[side].truncate, 0)
 
     def close(self) -> None:
         for target in self._targets:
