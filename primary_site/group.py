@@ -11,17 +11,20 @@ import asyncio
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 from common.errors import FarshoreError, StorageError
-from common.ports import Clock, Files, Threads
+from common.ports import Clock, FileIdentity, Files, Threads
 from common.service.config_primary import PrimaryGroup
 from common.storage.bitmap import Bitmap
+from primary_site.background import to_its_end
 from primary_site.changes import VolumeChanges, unite
 from primary_site.gate import Gate
 from primary_site.group_state import GroupState, to_record
 from primary_site.opening import OpenedGroup, OpenedVolume
 from primary_site.preserving import Preserver
 from primary_site.regions import RegionHeat
+from primary_site.shared_flush import SharedFlush
 from primary_site.volume import PrimaryVolume
 
 HOLD_BACKOFF_SECONDS = 0.05
@@ -92,10 +95,12 @@ class ConsistencyGroup:
         changes.suspect = opened.verdict.suspect
         changes.acked = opened.verdict.acked
         changes.whole = opened.verdict.full
+        flush = SharedFlush(opened.device, threads, self._volume_failed)
         heat = RegionHeat(
             opened.geometry,
             changes,
             opened.durable,
+            flush,
             threads,
             hot_regions_max,
             self._volume_failed,
@@ -118,7 +123,7 @@ class ConsistencyGroup:
             changes,
             preserver,
             heat,
-            self._volume_failed,
+            flush,
         )
 
     def _volume_failed(self, error: StorageError) -> None:
@@ -212,9 +217,7 @@ class ConsistencyGroup:
                 unite, transfer, volume.changes.acked
             )
             volume.changes.settle(pprc, acked)
-        await self.store(
-            replace(self.state, cycle_number=cut.number, cycle_id=cut.cycle_id)
-        )
+        await self.update(cycle_number=cut.number, cycle_id=cut.cycle_id)
 
     async def destage(self) -> None:
         """Make every write before the cut safe at this site.
@@ -227,30 +230,38 @@ class ConsistencyGroup:
         await asyncio.gather(*(volume.flush() for volume in self.volumes))
 
     async def complete_cycle(self, relation_id: bytes) -> None:
-        """The remote has committed the point, durably, and opened a new relation."""
+        """The remote has committed the point, durably, and opened a new relation.
+
+        Order: the record names the point, durably; only then do its tracks leave
+        the bitmaps. The crash it defends against: durable bitmaps relative to a
+        point that no record here knows of. Cut short in between, the next session
+        finds the point committed and completes the cycle again.
+        """
         cut = self.cut
         assert cut is not None
+        await self.update(
+            committed_number=cut.number,
+            committed_cycle_id=cut.cycle_id,
+            committed_cut_ns=cut.cut_ns,
+            committed_label=cut.label,
+            current_as_of_ns=cut.cut_ns,
+            relation_id=relation_id,
+        )
+        assert self.cut is cut
         for volume in self.volumes:
             volume.changes.complete()
             volume.heat.acked_tag = relation_id
         self.cut = None
-        await self.store(
-            replace(
-                self.state,
-                committed_number=cut.number,
-                committed_cycle_id=cut.cycle_id,
-                committed_cut_ns=cut.cut_ns,
-                committed_label=cut.label,
-                current_as_of_ns=cut.cut_ns,
-                relation_id=relation_id,
-            )
-        )
 
     def abandon_cycle(self) -> None:
         """Give the cycle up: its tracks join carried, its relation is withdrawn."""
-        assert self.cut is not None
+        cut = self.cut
+        assert cut is not None
         for volume in self.volumes:
             volume.changes.abandon()
+        # Its number is spent, were it abandoned before it became durable.
+        number = max(self.state.cycle_number, cut.number)
+        self.state = replace(self.state, cycle_number=number)
         self.cut = None
         self.withdraw()
 
@@ -276,81 +287,105 @@ class ConsistencyGroup:
 
     # -- durable state ---------------------------------------------------------------
 
-    async def store(self, state: GroupState) -> None:
-        """Make `state` durable; it is visible here only afterwards.
+    async def update(self, **fields: Any) -> None:
+        """Replace fields of the durable state; visible here only once durable."""
+        await self.change(lambda state: replace(state, **fields))
 
-        Whoever asked may be cancelled; the store is not: its thread writes on, and
-        a second one beside it would write the same slot.
+    async def change(self, change: Callable[[GroupState], GroupState]) -> None:
+        """Make `change(state)` durable; it is visible here only afterwards.
+
+        The state is looked at when its turn comes: two who change it at once (a
+        cycle that commits, an operator who suspends) must not undo each other. Once
+        begun it goes on to its end: a second store beside a thread that writes on
+        would write the same slot.
         """
-        await asyncio.shield(asyncio.ensure_future(self._store(state)))
+        await to_its_end(self._change(change))
 
-    async def _store(self, state: GroupState) -> None:
+    async def _change(self, change: Callable[[GroupState], GroupState]) -> None:
         async with self._record_lock:
-            await self._threads.run(self._record.store, to_record(state))
-            self.state = state
+            await self._threads.run(self._record.store, to_record(change(self.state)))
+            self.state = change(self.state)
 
     async def adopt_relation(self, relation_id: bytes) -> None:
         """Bind acked bits to the remote's relation; those of another are worthless."""
-        if relation_id == self.state.relation_id:
-            return
         for volume in self.volumes:
-            volume.changes.forget_acked()
-            volume.heat.acked_tag = relation_id
-        await self.store(replace(self.state, relation_id=relation_id))
+            if volume.heat.acked_tag != relation_id:
+                volume.changes.forget_acked()
+                volume.heat.acked_tag = relation_id
+        if self.state.relation_id != relation_id:
+            await self.update(relation_id=relation_id)
 
     async def note_committed(
         self, number: int, cycle_id: bytes, cut_ns: int, as_of_ns: int
     ) -> None:
         """Record a commit whose answer was lost in a crash of this side."""
-        await self.store(
-            replace(
-                self.state,
-                committed_number=number,
-                committed_cycle_id=cycle_id,
-                committed_cut_ns=cut_ns,
-                committed_label=None,
-                current_as_of_ns=as_of_ns,
-            )
+        await self.update(
+            committed_number=number,
+            committed_cycle_id=cycle_id,
+            committed_cut_ns=cut_ns,
+            committed_label=None,
+            current_as_of_ns=as_of_ns,
         )
 
-    async def suspect_everything(self) -> None:
+    async def suspect_everything(
+        self,
+        number: int | None,
+        cycle_id: bytes,
+        cut_ns: int | None,
+        as_of_ns: int | None,
+    ) -> None:
         """The remote does not hold the point this side relied on: compare all.
 
-        Order: the record says so, durably, before any cycle may clear a bit.
+        Order: the record says so, durably, before any cycle may clear a bit. What
+        the remote does hold becomes the newest point known here: relative to any
+        point all tracks are carried, and the next session need not begin anew.
         """
         if self.cut is not None:
             self.abandon_cycle()
-        state = self.state
         for volume in self.volumes:
             everything = Bitmap.full(volume.geometry.track_count)
             volume.changes.forget_acked()
             volume.changes.carry(everything)
             volume.changes.suspect = everything
             volume.changes.whole = True
-            saved = replace(state.volumes[volume.name], full=True, suspect=True)
-            state = state.with_volume(volume.name, saved)
-        await self.store(replace(state, committed_number=None, committed_cycle_id=b""))
+
+        def suspected(state: GroupState) -> GroupState:
+            for name, saved in state.volumes.items():
+                state = state.with_volume(name, replace(saved, full=True, suspect=True))
+            return replace(
+                state,
+                committed_number=number,
+                committed_cycle_id=cycle_id,
+                committed_cut_ns=cut_ns,
+                committed_label=None,
+                current_as_of_ns=as_of_ns,
+            )
+
+        await self.change(suspected)
 
     async def tend(self) -> None:
         """Cool idle regions, save stale pages; end `full` once the bitmaps say all."""
         try:
             for volume in self.volumes:
+                if volume.failed is not None:
+                    return
                 await volume.heat.cool_idle()
-                saved = self.state.volumes[volume.name]
                 whole = volume.changes.whole or volume.changes.stale_pages
-                if saved.full and not whole:
+                if self.state.volumes[volume.name].full and not whole:
                     await self._end_full(volume)
         except StorageError as error:
             self._volume_failed(error)
 
     async def _end_full(self, volume: PrimaryVolume) -> None:
         """Trust the durable bitmap from now on: it holds what is not committed."""
-        saved = self.state.volumes[volume.name]
-        await self.store(
-            self.state.with_volume(
-                volume.name, replace(saved, full=False, suspect=False)
-            )
-        )
+
+        def ended(state: GroupState) -> GroupState:
+            if volume.changes.whole:  # suspected anew while this waited for its turn
+                return state
+            saved = replace(state.volumes[volume.name], full=False, suspect=False)
+            return state.with_volume(volume.name, saved)
+
+        await self.change(ended)
 
     async def close(self) -> None:
         """Stop cleanly: hosts are gone. What is durable then is recorded as such.
@@ -370,11 +405,16 @@ class ConsistencyGroup:
             await volume.close()
 
     async def _record_clean(self) -> None:
-        state = self.state
+        identities: dict[str, FileIdentity] = {}
         for volume in self.volumes:
             await volume.heat.cool_idle(all_regions=True)
             await volume.flush()
-            identity = await volume.threads.run(volume.device.identity)
-            saved = replace(state.volumes[volume.name], identity=identity)
-            state = state.with_volume(volume.name, saved)
-        await self.store(replace(state, clean=True))
+            identities[volume.name] = await volume.threads.run(volume.device.identity)
+
+        def stopped(state: GroupState) -> GroupState:
+            for name, identity in identities.items():
+                saved = replace(state.volumes[name], identity=identity)
+                state = state.with_volume(name, saved)
+            return replace(state, clean=True)
+
+        await self.change(stopped)

@@ -207,7 +207,7 @@ def _open_volume(
         hot={region for region in log.hot if region < geometry.region_count},
     )
     return OpenedVolume(
-        name, geometry, device, DurableBitmaps(device, changed, acked, log), found
+        name, geometry, device, DurableBitmaps(changed, acked, log), found
     )
 
 

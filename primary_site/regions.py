@@ -11,14 +11,17 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import errno
 from collections.abc import Callable
 
 from common.errors import StorageError
-from common.ports import File, Threads
+from common.ports import Threads
 from common.storage.bitmap_file import BitmapFile
 from common.storage.geometry import Geometry
 from common.storage.region_log import RegionLog
+from primary_site.background import to_its_end
 from primary_site.changes import VolumeChanges, pages_of_tracks
+from primary_site.shared_flush import SharedFlush
 
 PAGES_PER_SAVE = 64
 """Pages copied from memory in one turn of the loop: about half a millisecond."""
@@ -48,10 +51,7 @@ class Region:
 class DurableBitmaps:
     """The files behind a volume's change records, and the orders they keep."""
 
-    def __init__(
-        self, device: File, changed: BitmapFile, acked: BitmapFile, log: RegionLog
-    ) -> None:
-        self.device = device
+    def __init__(self, changed: BitmapFile, acked: BitmapFile, log: RegionLog) -> None:
         self.changed = changed
         self.acked = acked
         self.log = log
@@ -78,6 +78,7 @@ class RegionHeat:
         geometry: Geometry,
         changes: VolumeChanges,
         durable: DurableBitmaps,
+        flush: SharedFlush,
         threads: Threads,
         hot_regions_max: int,
         fail: Callable[[StorageError], None],
@@ -85,11 +86,14 @@ class RegionHeat:
         self._geometry = geometry
         self._changes = changes
         self.durable = durable
+        self._flush = flush
         self._threads = threads
         self._hot_regions_max = hot_regions_max
         self._fail = fail
         self.table: dict[int, Region] = {}
-        self.tick = 1
+        self._marks = 0
+        """Counts writes, so that `marked_at` tells the region used longest ago."""
+        self._marks_at_last_call = 0
         self.acked_tag = bytes(16)
         self.dirty_acked_pages: set[int] = set()
         self._lazily_cooled: set[int] = set()
@@ -112,7 +116,8 @@ class RegionHeat:
         if region is None or region.heat is not Heat.HOT:
             return None
         region.pins += 1
-        region.marked_at = self.tick
+        self._marks += 1
+        region.marked_at = self._marks
         return region
 
     def unpin(self, region: Region) -> None:
@@ -134,6 +139,17 @@ class RegionHeat:
         if self._failed is not None:
             self._resume(region)
 
+    def fail(self, error: StorageError) -> None:
+        """The volume has failed: nothing heats or cools before a restart (I9).
+
+        After a failed fdatasync the next one says success for pages that are lost:
+        a region that cooled by it would trust an acked bit whose track is not there.
+        """
+        if self._failed is None:
+            self._failed = error
+            for region in list(self.table.values()):
+                self._resume(region)
+
     # -- heating --------------------------------------------------------------------
 
     async def _keep_hot(self) -> None:
@@ -144,43 +160,54 @@ class RegionHeat:
                 while heating := self._heating():
                     await self._heat(heating)
         except StorageError as error:
-            self._give_up(error)
+            self._fail(error)
+        except Exception as error:
+            # A bug here would leave hosts waiting for a region for ever.
+            text = f"region heat: {error!r}"
+            self._fail(StorageError(text, errno=errno.EIO, file="region log"))
+            raise
 
     def _heating(self) -> list[int]:
         return [n for n, r in self.table.items() if r.heat is Heat.HEATING]
 
     async def _heat(self, heating: list[int]) -> None:
-        room = self._hot_regions_max - (len(self.table) - len(heating))
-        if room < len(heating):
-            await self._cool_coldest(len(heating) - room)
-            room = self._hot_regions_max - (len(self.table) - len(self._heating()))
-            heating = [n for n in heating if n in self.table][: max(room, 0)]
+        if self._failed is not None:
+            raise self._failed
+        if self._room() < len(heating):
+            await self._cool_coldest(len(heating) - self._room())
+            heating = self._heating()[: max(self._room(), 0)]
         if not heating:
             return
-        cooled = self._lazily_cooled - self.table.keys()
+        cooled = self._lazily_cooled - self._hot() - set(heating)
         self._lazily_cooled -= cooled
         await self._threads.run(self.durable.log.write, heating, cooled)
         for number in heating:
             region = self.table[number]
             region.heat = Heat.HOT
-            region.marked_at = self.tick
+            self._marks += 1
+            region.marked_at = self._marks
             self._resume(region)
+
+    def _room(self) -> int:
+        """Return how many regions may be heated: what is hot on disk counts."""
+        return self._hot_regions_max - len(self._hot() | self._left_hot)
+
+    def _hot(self) -> set[int]:
+        return {n for n, r in self.table.items() if r.heat is not Heat.HEATING}
 
     def _resume(self, region: Region) -> None:
         waiting, region.waiting = region.waiting, []
         for resume in waiting:
             resume()
 
-    def _give_up(self, error: StorageError) -> None:
-        self._failed = error
-        self._fail(error)
-        for region in list(self.table.values()):
-            self._resume(region)
-
     # -- cooling --------------------------------------------------------------------
 
     async def _cool_coldest(self, wanted: int) -> None:
         """Make room: the regions marked longest ago cool, and their writers wait."""
+        if self._left_hot:  # of the last run: those go first
+            await self._make_cool([])
+            if self._room() >= wanted:
+                return
         count = max(wanted, self._hot_regions_max // 8)
         while not (victims := self._coldest(count)):
             self._unpinned.clear()
@@ -210,16 +237,14 @@ class RegionHeat:
         Nobody waits for it: a region that is written meanwhile just stays hot.
         `all_regions` at a clean stop, when no host is connected any more.
         """
-        self.tick += 1
-        horizon = self.tick if all_regions else self.tick - 1
+        horizon = self._marks if all_regions else self._marks_at_last_call
+        self._marks_at_last_call = self._marks
         before = {
             n: r.marked_at
             for n, r in self.table.items()
-            if r.heat is Heat.HOT and r.pins == 0 and r.marked_at < horizon
+            if r.heat is Heat.HOT and r.pins == 0 and r.marked_at <= horizon
         }
         await self._make_cool(list(before))
-        self._lazily_cooled |= self._left_hot
-        self._left_hot = set()
         for number, marked_at in before.items():
             region = self.table.get(number)
             if region is None or region.heat is not Heat.HOT:
@@ -228,9 +253,8 @@ class RegionHeat:
                 del self.table[number]
                 self._lazily_cooled.add(number)
         if all_regions:
-            await self._threads.run(
-                self.durable.log.write, [], self._lazily_cooled - self.table.keys()
-            )
+            cooled = self._lazily_cooled - self.table.keys()
+            await self._threads.run(self.durable.log.write, [], cooled)
 
     async def _make_cool(self, regions: list[int]) -> None:
         """Make all that cooling regions rely on durable; returns only then.
@@ -244,16 +268,28 @@ class RegionHeat:
         pages: set[int] = set()
         for number in regions:
             pages.update(pages_of_tracks(*self._geometry.region_tracks(number)))
-        await self.save(pages, sync_device=bool(regions or self._left_hot))
+        left_hot = set(self._left_hot)  # their pages are stale since the start
+        await self.save(pages, sync_device=bool(regions or left_hot))
+        self._left_hot -= left_hot
+        self._lazily_cooled |= left_hot
 
     async def save(self, pages: set[int], *, sync_device: bool) -> None:
-        """Save these pages and all stale ones; see `_make_cool` for the order."""
+        """Save these pages and all stale ones; see `_make_cool` for the order.
+
+        Once begun it goes on to its end: pages half saved by a thread that nobody
+        waits for would meet those of the next save.
+        """
+        await to_its_end(self._save(pages, sync_device=sync_device))
+
+    async def _save(self, pages: set[int], *, sync_device: bool) -> None:
         async with self._saving:
+            if self._failed is not None:
+                raise self._failed
             pages = pages | self._changes.stale_pages | self.dirty_acked_pages
             self._changes.stale_pages = set()
             self.dirty_acked_pages = set()
             if sync_device:
-                await self._threads.run(self.durable.device.datasync)
+                await self._flush.done()
             todo = sorted(pages)
             for start in range(0, len(todo), PAGES_PER_SAVE):
                 part = todo[start : start + PAGES_PER_SAVE]
@@ -262,6 +298,8 @@ class RegionHeat:
                 await self._threads.run(
                     self.durable.save_pages, changed, acked, self.acked_tag
                 )
+            if self._failed is not None:
+                raise self._failed
 
     async def close(self) -> None:
         self._task.cancel()

@@ -141,14 +141,14 @@ class Replicator:
 
     async def suspend(self) -> None:
         """No new cuts from now on, over restarts too; a drain under way finishes."""
-        await self.group.store(replace(self.group.state, suspended=True))
+        await self.group.update(suspended=True)
         self._fail_tickets(self._take_tickets(), "the group was suspended")
         if self.group.cut is None:
             await self._withdraw()
         self._wake.set()
 
     async def resume(self) -> None:
-        await self.group.store(replace(self.group.state, suspended=False))
+        await self.group.update(suspended=False)
         self._wake.set()
 
     # -- sessions ----------------------------------------------------------------------
@@ -185,6 +185,8 @@ class Replicator:
             except (ConnectionLostError, ProtocolError) as error:
                 self.link_state = "down"
                 self._log.warning("link_lost", reason=str(error))
+            except StorageError as error:  # of the record: hosts are served on
+                self._storage_failed(error)
             finally:
                 self.session = None
                 self.drain = None
@@ -307,13 +309,17 @@ class Replicator:
                 f"the remote no longer has point {state.committed_number}; "
                 "all tracks are compared",
             )
-            await group.suspect_everything()
+            await group.suspect_everything(
+                number, committed, welcome.committed_cut_ns, welcome.current_as_of_ns
+            )
         await group.adopt_relation(welcome.relation_id)
 
     # -- one cycle ---------------------------------------------------------------------
 
     async def _next_cycle(self, session: SendingSession) -> None:
         await self._until_due()
+        # Those of a cut that failed after its session are still waiting for one.
+        self._tickets = self._cutting + self._tickets
         self._cutting = self._tickets_of_one_cut()
         number = self.group.state.committed_number
         if number is not None and not self.group.has_changed():
@@ -350,7 +356,7 @@ class Replicator:
         self._cutting = []
 
     async def _until_due(self) -> None:
-        while not self._tickets:
+        while not (self._tickets or self._cutting):
             wait = self._seconds_to_cut()
             if wait == 0:
                 return
@@ -428,13 +434,15 @@ class Replicator:
     async def _complete(self, relation_id: bytes) -> None:
         cut = self.group.cut
         assert cut is not None
-        await self.group.complete_cycle(relation_id)
+        try:
+            await self.group.complete_cycle(relation_id)
+        finally:  # safe it is, whatever becomes of this session
+            for ticket in self._cutting:
+                _resolve(ticket.safe, cut.number)
+            self._cutting = []
         self.drain = None
         self._last_commit = self._clock.monotonic()
         self.alarms.clear("cycle_abandoned", "remote_lost_points")
-        for ticket in self._cutting:
-            _resolve(ticket.safe, cut.number)
-        self._cutting = []
         self._log_commit(cut)
         if self.group.state.suspended:
             await self._withdraw()
@@ -493,7 +501,9 @@ class Replicator:
             await self._abandon_here(f"no link for {timeout:g} s")
         else:
             await self._withdraw()
-        self._fail_tickets(self._take_tickets(), f"no link for {timeout:g} s")
+        waiting = self._cutting + self._take_tickets()
+        self._cutting = []
+        self._fail_tickets(waiting, f"no link for {timeout:g} s")
 
     async def _withdraw(self) -> None:
         self.group.withdraw()

@@ -7,6 +7,8 @@ messages and writes").
 
 from __future__ import annotations
 
+import asyncio
+import errno
 from collections.abc import Callable
 
 from common.errors import StorageError
@@ -37,6 +39,21 @@ class SharedFlush:
         if not self._running:
             self._start()
 
+    async def done(self) -> None:
+        """Return after an fdatasync begun from now on; raises `StorageError`."""
+        ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def synced(error: StorageError | None) -> None:
+            if ended.done():
+                return
+            if error is None:
+                ended.set_result(None)
+            else:
+                ended.set_exception(error)
+
+        self.join(synced)
+        await ended
+
     def fail(self, error: StorageError) -> None:
         """Answer every later flush with this error, for ever."""
         if self._failed is None:
@@ -52,7 +69,10 @@ class SharedFlush:
     def _ended(self, waiting: list[Synced], error: BaseException | None) -> None:
         self._running = False
         if error is not None:
-            assert isinstance(error, StorageError), error
+            if not isinstance(error, StorageError):  # a bug, yet nobody may hang
+                error = StorageError(
+                    repr(error), errno=errno.EIO, file=self._device.path
+                )
             self.fail(error)
             self._on_failure(error)
         for synced in waiting:

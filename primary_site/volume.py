@@ -67,7 +67,10 @@ class _Sliced:
         if request.error or self._done == request.length:
             self._volume.finish([request], self._complete)
             return
-        length = min(SLICE_BYTES, request.length - self._done)
+        length = min(
+            request.length - self._done,
+            self._volume.slice_bytes(request.offset + self._done),
+        )
         data = request.data
         if data is not None:
             data = memoryview(data)[self._done : self._done + length]
@@ -109,7 +112,7 @@ class PrimaryVolume:
         changes: VolumeChanges,
         preserver: Preserver,
         heat: RegionHeat,
-        on_failed: Callable[[StorageError], None],
+        flush: SharedFlush,
     ) -> None:
         self.name = name
         self.geometry = geometry
@@ -124,7 +127,7 @@ class PrimaryVolume:
         self.heat = heat
         self.failed: StorageError | None = None
         self._gate = gate
-        self._flush = SharedFlush(device, threads, on_failed)
+        self._flush = flush
         self._region_shift = geometry.region_bytes.bit_length() - 1
         self._track_shift = geometry.track_bytes.bit_length() - 1
         self._blocked: list[_Pinned] = []
@@ -139,18 +142,7 @@ class PrimaryVolume:
 
     async def flush(self) -> None:
         """Return after an fdatasync of the device begun from now on."""
-        ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-        def synced(error: StorageError | None) -> None:
-            if ended.done():
-                return
-            if error is None:
-                ended.set_result(None)
-            else:
-                ended.set_exception(error)
-
-        self._flush.join(synced)
-        await ended
+        await self._flush.done()
 
     async def close(self) -> None:
         """Close everything; no request is under way any more."""
@@ -174,7 +166,9 @@ class PrimaryVolume:
                         finished.append(request)
                         continue
                 self._read(request, complete)
-            elif request.command in WRITES and 0 < request.length <= SLICE_BYTES:
+            elif request.command in WRITES and 0 < request.length <= self.slice_bytes(
+                request.offset
+            ):
                 writes.append(request)
             else:
                 self._submit_other(request, complete)
@@ -182,6 +176,15 @@ class PrimaryVolume:
             complete(finished)
         if writes:
             self.start_writes(writes, lambda ended: self.finish(ended, complete))
+
+    def slice_bytes(self, offset: int) -> int:
+        """Return how long a write at `offset` may be in one piece.
+
+        It ends with its region: a write that held one region while it waited for
+        another could wait for a writer that holds that one.
+        """
+        region_bytes = self.geometry.region_bytes
+        return min(SLICE_BYTES, region_bytes - (offset & (region_bytes - 1)))
 
     def _submit_other(self, request: HostRequest, complete: Complete) -> None:
         if request.command in WRITES and request.length:
@@ -250,23 +253,16 @@ class PrimaryVolume:
     # -- writes ----------------------------------------------------------------------
 
     def start_writes(self, requests: list[HostRequest], complete: Complete) -> None:
-        """Pin the regions of each write; those of a region not yet hot wait for it."""
+        """Pin the region of each write; those of a region not yet hot wait for it."""
         pinned = _Pinned(complete)
         pin, shift = self.heat.pin, self._region_shift
         for request in requests:
-            first = request.offset >> shift
-            last = (request.offset + request.length - 1) >> shift
-            region = pin(first)
+            assert request.length <= self.slice_bytes(request.offset)
+            number = request.offset >> shift
+            region = pin(number)
             if region is None:
-                self._wait_hot(first, request, complete)
+                self._wait_hot(number, request, complete)
                 continue
-            if last != first:
-                other = pin(last)
-                if other is None:
-                    self.heat.unpin(region)
-                    self._wait_hot(last, request, complete)
-                    continue
-                pinned.regions.append(other)
             pinned.regions.append(region)
             pinned.requests.append(request)
         if pinned.requests:
@@ -383,6 +379,7 @@ class PrimaryVolume:
             number = error_number(error)
             for request in pinned.requests:
                 request.error = request.error or number
+            pinned.batch.invalidate(repr(error))
         if pinned.runs:
             self.changes.flashcopy.settle(pinned.runs)
         self._left(pinned)
@@ -394,9 +391,11 @@ class PrimaryVolume:
     def _left(self, pinned: _Pinned) -> None:
         for region in pinned.regions:
             self.heat.unpin(region)
-        # The replies first: whoever cuts now finds them already on their way.
-        pinned.complete(pinned.requests)
-        self._gate.leave(len(pinned.requests))
+        try:
+            # The replies first: whoever cuts now finds them already on their way.
+            pinned.complete(pinned.requests)
+        finally:
+            self._gate.leave(len(pinned.requests))
 
     # -- failure ---------------------------------------------------------------------
 
@@ -415,6 +414,7 @@ class PrimaryVolume:
         if self.failed is None:
             self.failed = error
             self._flush.fail(error)
+            self.heat.fail(error)
 
 
 def error_number(error: BaseException) -> int:
