@@ -49,12 +49,16 @@ def keep_newest(points: Sequence[Point]) -> set[int]:
 
 @dataclass(frozen=True, slots=True)
 class StoreSettings:
-    """Where a group lives: both directories are its own and made when absent."""
+    """Where a group lives: both directories are its own and made when absent.
+
+    `peer` is the site that the config receives it from; None: whoever bound it.
+    """
 
     group: str
     state_directory: str
     journal_directory: str
     devices: Mapping[str, str]
+    peer: str | None = None
 
 
 class GroupDisk:
@@ -127,6 +131,13 @@ class GroupDisk:
                 f"{self._record_path} belongs to group {state.group!r} with volumes "
                 f"{sorted(names)}, but the config has group {self.settings.group!r} "
                 f"with volumes {sorted(configured)}; mend [[group.volume]] or name "
+                "another site.state_dir"
+            )
+        if self.settings.peer not in {None, state.peer}:
+            raise StateMismatchError(
+                f"{self._record_path} holds group {state.group!r} as received from "
+                f"site {state.peer!r}, but the config has group.peer = "
+                f"{self.settings.peer!r}; give group.peer back its value or name "
                 "another site.state_dir"
             )
 
@@ -341,11 +352,12 @@ class GroupDisk:
     ) -> bytes:
         """Make what the devices hold now the newest point, of all volumes at once.
 
-        Order: fdatasync of every device; the next journals with their headers, each
-        fdatasynced, and their directory; one record for the group, fdatasync; only
-        then visible. The crashes it defends against: a point named before its bytes
-        are on the disk; a track overwritten in the new relation whose journal's name
-        is lost; one volume at the new cut and another at the old.
+        Order: fdatasync of every device; the open journals whole; the next journals
+        with their headers, each fdatasynced, and their directory; one record for the
+        group, fdatasync; only then visible. The crashes it defends against: a point
+        named before its bytes are on the disk; a track overwritten in the new
+        relation whose journal's name is lost; one volume at the new cut and another
+        at the old.
 
         Returns the new relation's id; for the newest point's cycle id just that.
         """
@@ -360,6 +372,8 @@ class GroupDisk:
                 raise ProtocolError(f"cycle {number} is older than the newest point")
             for volume in self.volumes:
                 volume.datasync()
+                for journal in volume.journals[-1:]:
+                    journal.finish()
             relation_id = self._new_identity()
             journals = self._create_journals(state, relation_id, number)
             try:

@@ -201,8 +201,7 @@ class Journal:
         assert self.preserved is not None
         self._guard.check()
         batch, entries = format_batch(self.header, self._sequence, self._end, runs)
-        if self._tail_is_torn:
-            self._file.truncate(self._end)
+        self._cut_tail(self._file)
         self._tail_is_torn = True
         self._file.write(self._end, batch)
         self._guard.datasync(self._file)
@@ -213,6 +212,23 @@ class Journal:
         for first, count, _ in entries:
             added = self.preserved.set_range(first, count)
             assert added == count, "a track preserved twice in one relation"
+
+    def _cut_tail(self, file: File) -> None:
+        if self._tail_is_torn:
+            file.truncate(self._end)
+            self._tail_is_torn = False
+
+    def finish(self) -> None:
+        """Make the journal whole on disk: nothing will be appended after this.
+
+        Order: cut what a failed append left, fdatasync; the record that opens the
+        next journal comes after. The crash it defends against: torn bytes at the
+        end of a finished journal, where no append can explain them.
+        """
+        assert self._file is not None
+        if self._tail_is_torn:
+            self._cut_tail(self._file)
+            self._guard.datasync(self._file)
 
     def seal(self) -> None:
         """Put the index of a finished journal on disk, out of memory.

@@ -18,18 +18,31 @@ SEED = int(os.environ.get("FARSHORE_CRASH_SEED", "0"))
 CYCLES = 5
 
 
-def test_every_crash_image_recovers_to_one_acknowledged_cut() -> None:
-    end = time.monotonic() + SECONDS
-    seed, images = SEED, 0
+@pytest.mark.parametrize(
+    ("share", "retained", "images_per_step", "error_odds"),
+    [(0.5, 1, 3, 0.0), (0.2, 3, 2, 0.0), (0.3, 2, 1, 0.05)],
+    ids=["newest point", "three points", "with errors"],
+)
+def test_every_crash_image_recovers_to_one_acknowledged_cut(
+    share: float, retained: int, images_per_step: int, error_odds: float
+) -> None:
+    end = time.monotonic() + SECONDS * share
+    seed, images, errors = SEED, 0, 0
     while seed == SEED or time.monotonic() < end:
-        explorer = Explorer(seed)
+        explorer = Explorer(
+            seed,
+            images_per_step=images_per_step,
+            retained=retained,
+            error_odds=error_odds,
+        )
         try:
             explorer.run(CYCLES)
         except Exception as error:
             raise AssertionError(f"seed {seed}: {error!r}") from error
         images += explorer.images_checked
+        errors += explorer.errors_met
         seed += 1
-    print(f"{images} recoveries compared, seeds {SEED}..{seed - 1}")
+    print(f"seeds {SEED}..{seed - 1}: {images} recoveries compared, {errors} errors")
     assert images > 300
 
 

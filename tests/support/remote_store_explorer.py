@@ -8,16 +8,19 @@ newest that was acknowledged (I2).
 
 from __future__ import annotations
 
+import errno
 import itertools
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from common.errors import StorageError
 from common.replication.messages import Encoding, VolumeOffer
 from common.replication.tracks import TrackRecord, run_hash, track_hash
 from remote_site.applier import apply_tracks
 from remote_site.group_disk import GroupDisk, StoreSettings
 from remote_site.recovery_point import BASE_HOLE_AND_ZERO, PointImage
+from remote_site.store_state import Point
 from tests.support.simulated_files import Lies, SimulatedFiles
 
 SETTINGS = StoreSettings(
@@ -31,6 +34,9 @@ OFFERS = (
     VolumeOffer("log", b"l" * 16, 5 * 8192 - 1536, 8192),
 )
 GROUP_ID, LINEAGE, PEER = b"g" * 16, b"L" * 16, "amsterdam"
+
+ATTEMPTS_MAX = 50
+"""Tries of one cycle under injected errors before it counts as stuck (I11)."""
 
 Images = tuple[bytes, ...]
 
@@ -54,9 +60,14 @@ class Explorer:
         *,
         images_per_step: int = 3,
         lies: Callable[[Explorer, str, str], bool] | None = None,
+        retained: int = 1,
+        error_odds: float = 0.0,
     ) -> None:
         self.rng = random.Random(seed)
         self.images_per_step = images_per_step
+        self.retained = retained
+        self.error_odds = error_odds
+        self.errors_met = 0
         self.images_checked = 0
         self.phase = "running"
         self.history: dict[int, Cycle] = {}
@@ -78,13 +89,18 @@ class Explorer:
         return next(self._identities).to_bytes(16, "big")
 
     def _open(self, files: SimulatedFiles) -> GroupDisk:
-        disk = GroupDisk(files, SETTINGS, new_identity=self._identity)
+        disk = GroupDisk(
+            files, SETTINGS, retain=self._retain, new_identity=self._identity
+        )
         before, self.phase = self.phase, "recovering"
         try:
             disk.open()
         finally:
             self.phase = before
         return disk
+
+    def _retain(self, points: Sequence[Point]) -> set[int]:
+        return {point.number for point in points[-self.retained :]}
 
     # -- the sender --------------------------------------------------------------------
 
@@ -94,18 +110,67 @@ class Explorer:
         self.is_bound = True
         self._new_epoch(self.disk)
         for number in range(1, cycle_count + 1):
-            if self.rng.random() < 0.3:
-                self._abandoned_cycle(self.disk)
             self._mutate()
             self._note(number)
-            self._send(self.disk)
-            self._commit(self.disk, number)
-            self.acknowledged = number
-            if self.rng.random() < 0.3:
-                self.disk.advance_current(number, number * 1000 + 500)
+            self._synchronise(number)
             if self.rng.random() < 0.4:
                 self._restart()
         self._at_step("end", "")
+
+    def _synchronise(self, number: int) -> None:
+        for _ in range(ATTEMPTS_MAX):
+            self.files.inject = self._injected_error
+            try:
+                if self.rng.random() < 0.3:
+                    self._abandoned_cycle(self.disk)
+                self._send(self.disk)
+                self._commit(self.disk, number)
+                self.acknowledged = number
+                if self.rng.random() < 0.3:
+                    self.disk.advance_current(number, number * 1000 + 500)
+            except StorageError:
+                self.errors_met += 1
+                self.files.inject = None
+                self._after_error()
+            finally:
+                self.files.inject = None
+            if self.acknowledged == number:
+                return
+        raise ViolationError("the same calls, repeated, never come to an end")
+
+    def _injected_error(self, operation: str, _path: str) -> int | None:
+        if self.rng.random() >= self.error_odds:
+            return None
+        if operation in {"datasync", "sync_directory", "read"}:
+            return errno.EIO
+        if operation in {"write", "write_zeroes", "create", "truncate"}:
+            return errno.ENOSPC
+        return None
+
+    def _after_error(self) -> None:
+        """After a failed flush nothing works until a power cut and a new start; any
+        other error leaves the point as it was, and the call can be repeated."""
+        if self.disk.guard.failed is None:
+            if self.acknowledged:
+                self._check(self.disk, self.acknowledged)
+        else:
+            number = max(self.history)
+            for call in (
+                self.disk.flush,
+                self.disk.new_epoch,
+                lambda: self.disk.commit_point(number + 1, b"never" * 4, 0, None),
+                lambda: self._abandoned_cycle(self.disk),
+            ):
+                try:
+                    call()
+                except StorageError:
+                    continue
+                raise ViolationError("something worked after a failed flush")
+            (*_, self.files) = self.files.crash_images(self.rng, 3)
+            self.files.hook = self._at_step
+            self.disk = self._open(self.files)
+            self.acknowledged = self._check(self.disk, self.acknowledged)
+            self._new_epoch(self.disk)
 
     def _new_epoch(self, disk: GroupDisk) -> None:
         epoch = disk.new_epoch()
@@ -239,13 +304,14 @@ class Explorer:
         number = disk.points[-1].number if disk.points else 0
         if number < floor:
             raise ViolationError(f"point {floor} was acknowledged, {number} is there")
-        if number:
-            self._compare(disk, number)
+        for point in disk.points:
+            self._compare(disk, point)
         return number
 
-    def _compare(self, disk: GroupDisk, number: int) -> None:
+    def _compare(self, disk: GroupDisk, point: Point) -> None:
+        number = point.number
         cycle = self.history.get(number)
-        if cycle is None or disk.points[-1].cycle_id != cycle.cycle_id:
+        if cycle is None or point.cycle_id != cycle.cycle_id:
             raise ViolationError(f"point {number} is of a cycle never sent")
         for volume, wanted in zip(disk.volumes, cycle.images, strict=True):
             name = f"{volume.offer.name}@{number}"
