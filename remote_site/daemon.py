@@ -9,7 +9,7 @@ from typing import Any
 import click
 import structlog
 
-from common.errors import RefusedError, StateMismatchError
+from common.errors import RefusedError
 from common.nbd.server import NbdServer
 from common.replication.stream import Address
 from common.service.clock import SystemClock
@@ -73,13 +73,14 @@ class RemoteDaemon:
         control = ControlServer(self._config.site.control_socket, self._control)
         try:
             await nbd.listen([str(address) for address in self._config.nbd.listen])
-            await control.listen()
             await listener.listen(
                 [
                     Address(address.host, address.port)
                     for address in self._config.replication.listen
                 ]
             )
+            # Last: who asks for the status and is answered finds the rest serving.
+            await control.listen()
             notify_ready(f"receiving {len(self._groups)} groups")
             self._log.info(
                 "daemon_started",
@@ -108,16 +109,9 @@ class RemoteDaemon:
             state_directory=f"{site.state_directory}/groups/{config.name}",
             journal_directory=f"{config.journal.directory}/{config.name}",
             devices={volume.name: volume.device for volume in config.volumes},
+            peer=config.peer,
         )
         store = await GroupStore.open(self._files, threads, settings)
-        if store.peer is not None and store.peer != config.peer:
-            await store.close()
-            raise StateMismatchError(
-                f"{settings.state_directory} holds group {config.name!r} as received "
-                f"from site {store.peer!r}, the config has group.peer = "
-                f"{config.peer!r}: give group.peer back its value or name another "
-                "site.state_dir"
-            )
         newest = store.points[-1].number if store.points else None
         self._log.info("group_opened", group=config.name, newest_point=newest)
         return ReceivingGroup(config, site.name, store, threads, self._clock)
