@@ -75,8 +75,8 @@ def _preserve(
 
 def _clear_runs(bitmap: Bitmap, first: int, count: int) -> Iterator[tuple[int, int]]:
     end = first + count
-    while (first := bitmap.next_clear(first)) < end:
-        stop = min(bitmap.next_set(first), end)
+    while (first := bitmap.next_clear(first, end)) < end:
+        stop = bitmap.next_set(first, end)
         yield first, stop - first
         first = stop
 

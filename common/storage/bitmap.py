@@ -14,6 +14,8 @@ import numpy.typing as npt
 
 _POPCOUNT_CHUNK_WORDS = 1 << 16
 _SCAN_BYTES = 1 << 16
+_WINDOW_BITS = 512
+"""Looked at as one integer first: most neighbours are near."""
 
 
 class Bitmap:
@@ -98,38 +100,47 @@ class Bitmap:
             first += step
         return total
 
-    def next_set(self, first: int) -> int:
-        """Return the first set bit at or after `first`, or `bit_count`."""
-        return self._next(first, want=1)
+    def next_set(self, first: int, end: int | None = None) -> int:
+        """Return the first set bit in [first, end), or `end` (the bit count)."""
+        return self._next(first, self.bit_count if end is None else end, want=1)
 
-    def next_clear(self, first: int) -> int:
-        """Return the first clear bit at or after `first`, or `bit_count`."""
-        return self._next(first, want=0)
+    def next_clear(self, first: int, end: int | None = None) -> int:
+        """Return the first clear bit in [first, end), or `end` (the bit count)."""
+        return self._next(first, self.bit_count if end is None else end, want=0)
 
-    def _next(self, first: int, *, want: int) -> int:
-        while first < self.bit_count:
-            step = min(self.bit_count - first, 512)
-            _, _, window, mask = self._window(first, step)
-            window = (window if want else ~window) & mask
-            if window:
-                low = (window & -window).bit_length() - 1
-                return (first & ~7) + low
-            first += step
-            if first & 63 == 0 or step == 512:
-                first = self._skip(first, want=want)
-        return self.bit_count
+    def _next(self, first: int, end: int, *, want: int) -> int:
+        assert end <= self.bit_count
+        if first >= end:
+            return end
+        step = min(end - first, _WINDOW_BITS)
+        _, _, window, mask = self._window(first, step)
+        window = (window if want else ~window) & mask
+        if window:
+            return (first & ~7) + (window & -window).bit_length() - 1
+        return self._skip(first + step, end, want=want)
 
-    def _skip(self, first: int, *, want: int) -> int:
-        """Skip 64 KiB steps of bytes that hold nothing wanted."""
-        byte = first >> 3
+    def _skip(self, first: int, end: int, *, want: int) -> int:
+        """Look on by steps of 64 KiB: long stretches hold nothing wanted."""
         boring = 0 if want else 0xFF
-        while byte < len(self.data):
-            view = np.frombuffer(self.data, np.uint8, offset=byte)[:_SCAN_BYTES]
+        while first < end:
+            byte, last = first >> 3, (end + 7) >> 3
+            view = np.frombuffer(self.data, np.uint8, offset=byte)
+            view = view[: min(_SCAN_BYTES, last - byte)]
             found = np.flatnonzero(view != boring)
             if found.size:
-                return max(first, (byte + int(found[0])) << 3)
-            byte += len(view)
-        return self.bit_count
+                # The byte found may hold only bits before `first` or past `end`.
+                start = max(first, (byte + int(found[0])) << 3)
+                if start >= end:
+                    return end
+                step = min(end - start, 8)
+                _, _, window, mask = self._window(start, step)
+                window = (window if want else ~window) & mask
+                if window:
+                    return (start & ~7) + (window & -window).bit_length() - 1
+                first = start + step
+            else:
+                first = (byte + len(view)) << 3
+        return end
 
     def runs(
         self, first: int = 0, end: int | None = None, *, longest: int | None = None
@@ -139,10 +150,9 @@ class Bitmap:
         Bits may change between two runs: each is looked up when it is asked for.
         """
         end = self.bit_count if end is None else end
-        while (first := self.next_set(first)) < end:
-            stop = min(self.next_clear(first), end)
-            if longest is not None:
-                stop = min(stop, first + longest)
+        while (first := self.next_set(first, end)) < end:
+            limit = end if longest is None else min(end, first + longest)
+            stop = self.next_clear(first, limit)
             yield first, stop - first
             first = stop
 

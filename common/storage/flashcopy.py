@@ -133,8 +133,8 @@ class FlashCopyMap:
     def _clear_runs(self, first: int, count: int) -> Runs:
         runs: Runs = []
         end = first + count
-        while (first := self.bitmap.next_clear(first)) < end:
-            stop = min(self.bitmap.next_set(first), end)
+        while (first := self.bitmap.next_clear(first, end)) < end:
+            stop = self.bitmap.next_set(first, end)
             runs.append((first, stop - first))
             first = stop
         return runs
