@@ -662,6 +662,30 @@ class TestEndings:
             assert volume.content[:14] == b"n" * 11 + b"new"
             await client.disconnect()
 
+    async def test_a_write_sent_along_with_the_handshake_waits_too(
+        self, tmp_path: Path
+    ) -> None:
+        volume = MemoryVolume(SIZE, held=True)
+        async with serving(tmp_path, {"g/v": volume}) as served:
+            dying = await served.client()
+            dying.write(0, b"old")
+            await until(lambda: len(volume.waiting) == 1)
+            dying.abort()
+            await dying.closed
+            hasty = await NbdClient.connect_unnegotiated(served.address)
+            hasty.send(
+                b"IHAVEOPT"
+                + struct.pack(">III3sH", Option.GO, 9, 3, b"g/v", 0)
+                + struct.pack(">IHHQQI3s", 0x25609513, 0, 1, 7, 0, 3, b"new")
+            )
+            await until(lambda: volume.opened_count == 2)
+            assert [request.data for request, _ in volume.waiting] == [b"old"]
+            volume.step()
+            await until(lambda: volume.content[:3] == b"old" and bool(volume.waiting))
+            volume.step()
+            assert volume.content[:3] == b"new"
+            hasty.abort()
+
     async def test_disc_waits_for_what_is_in_flight(self, tmp_path: Path) -> None:
         volume = MemoryVolume(SIZE, held=True)
         async with serving(tmp_path, {"g/v": volume}) as served:
