@@ -56,7 +56,7 @@ class Oracle:
         self.in_flight = 0
         self.stamped = 0
 
-    async def cut(self) -> tuple[dict[str, Any], Window, list[bytes]]:
+    async def cut(self) -> tuple[dict[str, Any], Window, list[bytearray]]:
         """Cut, read the point whole, compare it with `@cut`, judge it."""
         requested = self.history.now()
         cut = await self.pair.cut()
@@ -99,7 +99,7 @@ class Oracle:
                 await asyncio.sleep(0.005)
 
 
-def check_known(image: bytes, volume: int, ops: list[Op]) -> None:
+def check_known(image: bytearray, volume: int, ops: list[Op]) -> None:
     expected, is_known = known_image(len(image), volume, ops)
     same = sequences_of(image, volume) == sequences_of(expected, volume)
     assert same[is_known].all()
@@ -115,7 +115,7 @@ async def test_every_point_is_one_instant_of_all_volumes(
     tmp_path: Path, track_size: str, link: dict[str, object], cuts: int
 ) -> None:
     with Pair(tmp_path, volumes(track_size), link=link) as pair:
-        pair.start()
+        await pair.start()
         oracle = Oracle(pair)
         writers = await connect_writers(
             pair.primary.nbd_address, pair.exports, oracle.history, SEED, count=WRITERS
@@ -145,7 +145,7 @@ async def test_every_point_is_one_instant_of_all_volumes(
 
 async def test_a_reader_keeps_the_point_that_it_opened(tmp_path: Path) -> None:
     with Pair(tmp_path, volumes("4KiB")) as pair:
-        pair.start()
+        await pair.start()
         oracle = Oracle(pair)
         writers = await connect_writers(
             pair.primary.nbd_address, pair.exports, oracle.history, SEED, count=2
@@ -172,7 +172,7 @@ async def test_a_reader_keeps_the_point_that_it_opened(tmp_path: Path) -> None:
                     client.abort()
 
 
-async def compare(client: Any, image: bytes) -> None:
+async def compare(client: Any, image: bytearray) -> None:
     step = MIB
     for at in range(0, len(image), step):
         part = image[at : at + step]

@@ -41,7 +41,8 @@ _FACTORS = np.array(
 )
 _PLACE_BITS = 40
 _CHECK_SECTORS = 4096
-"""Sectors compared at once: bounds the memory of a decode."""
+_LOOK_SECTORS = 1 << 16
+"""Sectors compared, and looked at, at once: bounds the memory of a decode."""
 
 Words = NDArray[np.uint64]
 Numbers = NDArray[np.int64]
@@ -56,6 +57,8 @@ class Op:
     """One change of a volume. Counter values: `submitted`, `acked`.
 
     `whole`: a cut may not divide it (a server may slice very long ones).
+    `optional`: the server died with it in flight; it took effect before `acked`,
+    wholly, partly or not at all.
     """
 
     sequence: int
@@ -67,6 +70,7 @@ class Op:
     submitted: int
     acked: int = NEVER
     whole: bool = True
+    optional: bool = False
 
     def __str__(self) -> str:
         kind = "zeroing" if self.zeroes else "write"
@@ -131,6 +135,13 @@ class History:
         assert op.acked == NEVER
         op.acked = self._event()
 
+    def crash(self) -> None:
+        """Record the server's death: what was in flight took effect or will never."""
+        event = self._event()
+        for op in self.ops:
+            if op.acked == NEVER:
+                op.acked, op.optional, op.whole = event, True, False
+
     def window(self, requested: int, replied: int, cut_time: str) -> Window:
         """Narrow [requested, replied] by the moment the daemon says it cut at.
 
@@ -175,22 +186,28 @@ def _stamps(writers: Words, sequences: Words, places: Words) -> Words:
     return words
 
 
-def sequences_of(image: bytes, volume: int) -> Numbers:
+def sequences_of(image: bytes | bytearray, volume: int) -> Numbers:
     """Return each sector's write: its sequence, 0 for zeroes, -1 for neither."""
     assert len(image) % SECTOR_BYTES == 0
     words = np.frombuffer(image, np.uint64).reshape(-1, WORDS)
-    found = np.empty(len(words), np.int64)
-    for at in range(0, len(words), _CHECK_SECTORS):
-        part = words[at : at + _CHECK_SECTORS]
-        places = np.arange(at, at + len(part), dtype=np.uint64)
-        places |= np.uint64(volume << _PLACE_BITS)
-        expected = _stamps(part[:, 0], part[:, 1], places)
-        is_stamp = (part == expected).all(axis=1)
-        is_zero = ~part.any(axis=1)
-        sequences = part[:, 1].astype(np.int64)
-        found[at : at + len(part)] = np.where(
-            is_zero, 0, np.where(is_stamp & (sequences > 0), sequences, -1)
+    found = np.zeros(len(words), np.int64)
+    written = np.concatenate(
+        [
+            at + np.flatnonzero(words[at : at + _LOOK_SECTORS].any(axis=1))
+            for at in range(0, len(words), _LOOK_SECTORS)
+        ]
+    )
+    for at in range(0, len(written), _CHECK_SECTORS):
+        places = written[at : at + _CHECK_SECTORS]
+        part = words[places]
+        expected = _stamps(
+            part[:, 0],
+            part[:, 1],
+            places.astype(np.uint64) | np.uint64(volume << _PLACE_BITS),
         )
+        is_stamp = (part == expected).all(axis=1)
+        sequences = part[:, 1].astype(np.int64)
+        found[places] = np.where(is_stamp & (sequences > 0), sequences, -1)
     return found
 
 
@@ -208,7 +225,9 @@ class _Volume:
 
     def take(self, op: Op) -> None:
         span = slice(op.first, op.first + op.count)
-        np.maximum(self.newest_submit[span], op.submitted, out=self.newest_submit[span])
+        if not op.optional:
+            newest = self.newest_submit[span]
+            np.maximum(newest, op.submitted, out=newest)
         if op.zeroes:
             np.maximum(
                 self.newest_zero_ack[span], op.acked, out=self.newest_zero_ack[span]
@@ -246,7 +265,7 @@ class CutJudge:
         self._open: list[Op] = []
 
     def check(
-        self, images: Sequence[bytes], window: Window, ops: Sequence[Op]
+        self, images: Sequence[bytes | bytearray], window: Window, ops: Sequence[Op]
     ) -> Verdict:
         """Raise `CutViolationError` unless `images` is the group at one instant
         of `window`. `ops`: the whole history up to at least `window.last`."""
@@ -280,7 +299,7 @@ class CutJudge:
     def _look(
         self,
         index: int,
-        image: bytes,
+        image: bytes | bytearray,
         window: Window,
         maybe: Sequence[Op],
         submitted: Numbers,

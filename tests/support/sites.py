@@ -1,7 +1,7 @@
 """Both sites as real daemons: their configs, processes, logs, and their end.
 
     with Pair(tmp_path, [VolumeSpec("v", 8 << 20)]) as pair:
-        pair.start()
+        await pair.start()
         client = await pair.primary.nbd("g/v")
         cut = await pair.cut()
 
@@ -23,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -42,6 +42,8 @@ STOP_SECONDS = 20.0
 LOG_TAIL_BYTES = 6000
 READ_BYTES = 1 << 20
 READS_IN_FLIGHT = 4
+STATUS_BYTES = 1 << 30
+STATE_HOLE = 1
 _DIE_WITH_PARENT = ["setpriv", "--pdeathsig", "KILL", "--"]
 """The kernel kills the daemon should the test process be killed (util-linux)."""
 
@@ -61,16 +63,8 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def wait_until(condition: Callable[[], bool], what: str) -> None:
-    """Return once the condition holds; fail, naming it, if it never does."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, f"never happened: {what}"
-        time.sleep(POLL_SECONDS)
-
-
 async def until(condition: Callable[[], bool], what: str) -> None:
-    """Like `wait_until`, without blocking the loop."""
+    """Return once the condition holds; fail, naming it, if it never does."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while not condition():
         assert time.monotonic() < deadline, f"never happened: {what}"
@@ -118,10 +112,10 @@ class Daemon:
                 cwd=self.config_path.parent,
             )
 
-    def start(self) -> None:
+    async def start(self) -> None:
         """Start, and return once both sockets answer."""
         self.spawn()
-        wait_until(self._answers, f"farshore-{self.role} answers")
+        await until(self._answers, f"farshore-{self.role} answers")
 
     def _answers(self) -> bool:
         assert self.process is not None
@@ -135,18 +129,19 @@ class Daemon:
             return False
         return True
 
-    def wait(self) -> int:
+    async def ended(self) -> int:
         """Wait for a process that ends by itself; return its exit code."""
-        assert self.process is not None
-        code = self.process.wait(STOP_SECONDS)
+        process = self.process
+        assert process is not None
+        await until(lambda: process.poll() is not None, f"farshore-{self.role} ends")
         self.process = None
-        return code
+        return process.returncode
 
-    def stop(self) -> None:
+    async def stop(self) -> None:
         """Stop in good order; anything but exit code 0 is a failure."""
         assert self.process is not None
         self.process.send_signal(signal.SIGTERM)
-        code = self.wait()
+        code = await self.ended()
         assert code == 0, f"farshore-{self.role} stopped with {code}:\n{self.tail()}"
 
     def kill(self) -> None:
@@ -155,7 +150,8 @@ class Daemon:
         code = self.process.poll()
         assert code is None, f"farshore-{self.role} ended with {code}:\n{self.tail()}"
         self.process.kill()
-        self.wait()
+        self.process.wait(STOP_SECONDS)
+        self.process = None
 
     def pause(self) -> None:
         assert self.process is not None
@@ -220,30 +216,48 @@ class Daemon:
     async def nbd(self, export: str) -> NbdClient:
         return await NbdClient.connect(self.nbd_address, export)
 
-    async def read_whole(self, export: str) -> bytes:
+    async def read_whole(self, export: str, *, sparse: bool = False) -> bytearray:
         """Read an export from its beginning to its end over a new connection."""
         client = await self.nbd(export)
         try:
-            return await read_all(client)
+            return await read_all(client, sparse=sparse)
         finally:
             await client.disconnect()
 
 
-async def read_all(client: NbdClient) -> bytes:
-    """Read a whole export over an open connection."""
+async def read_all(client: NbdClient, *, sparse: bool = False) -> bytearray:
+    """Read a whole export; `sparse` leaves out what the server says is a hole."""
     size = client.info.size_bytes
     image = bytearray(size)
-    offsets = iter(range(0, size, READ_BYTES))
+    ranges = [(0, size)]
+    if sparse:
+        ranges = await data_ranges(client)
+    offsets = (
+        (at, min(READ_BYTES, start + length - at))
+        for start, length in ranges
+        for at in range(start, start + length, READ_BYTES)
+    )
 
     async def work() -> None:
-        for at in offsets:
-            data = await client.read(at, min(READ_BYTES, size - at))
-            image[at : at + len(data)] = data
+        for at, length in offsets:
+            image[at : at + length] = await client.read(at, length)
 
     async with asyncio.TaskGroup() as tasks:
         for _ in range(READS_IN_FLIGHT):
             tasks.create_task(work())
-    return bytes(image)
+    return image
+
+
+async def data_ranges(client: NbdClient) -> list[tuple[int, int]]:
+    """Return (offset, length) of all that base:allocation does not call a hole."""
+    found, at = [], 0
+    while at < client.info.size_bytes:
+        length = min(STATUS_BYTES, client.info.size_bytes - at)
+        for covered, flags in await client.block_status(at, length):
+            if not flags & STATE_HOLE:
+                found.append((at, covered))
+            at += covered
+    return found
 
 
 class Pair:
@@ -356,14 +370,14 @@ class Pair:
 
     # -- both --------------------------------------------------------------------------
 
-    def start(self) -> None:
+    async def start(self) -> None:
         """Start both, and return once they are connected."""
-        self.remote.start()
-        self.primary.start()
-        self.wait_connected()
+        await self.remote.start()
+        await self.primary.start()
+        await self.connected()
 
-    def wait_connected(self) -> None:
-        wait_until(self.is_connected, "the sites are connected")
+    async def connected(self) -> None:
+        await until(self.is_connected, "the sites are connected")
 
     def is_connected(self) -> bool:
         return bool(self.primary.group()["link"]["state"] == "connected")
@@ -376,9 +390,12 @@ class Pair:
         assert answer["committed"], answer
         return answer
 
-    async def images(self, daemon: Daemon, suffix: str = "") -> list[bytes]:
+    async def images(
+        self, daemon: Daemon, suffix: str = "", *, sparse: bool = False
+    ) -> list[bytearray]:
         """Read every volume's export whole."""
-        return [await daemon.read_whole(name + suffix) for name in self.exports]
+        names = [name + suffix for name in self.exports]
+        return [await daemon.read_whole(name, sparse=sparse) for name in names]
 
 
 def check_log(daemon: Daemon) -> None:
@@ -398,11 +415,3 @@ def run_cli(*arguments: str, **kwargs: Any) -> subprocess.CompletedProcess[str]:
         env={**os.environ, "COLUMNS": "160"},
         **kwargs,
     )
-
-
-@contextlib.contextmanager
-def started(*arguments: Any, **options: Any) -> Iterator[Pair]:
-    """Return a pair that runs and is connected."""
-    with Pair(*arguments, **options) as pair:
-        pair.start()
-        yield pair

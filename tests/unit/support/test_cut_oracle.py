@@ -264,6 +264,41 @@ def test_an_older_cut_is_no_newer_one(toy: Toy) -> None:
         judging.check(older, Window(now, now), toy.history.ops)
 
 
+@pytest.mark.parametrize("zeroes", [False, True])
+@pytest.mark.parametrize("sectors_done", [0, 3, 8])
+def test_a_crash_may_lose_any_part_of_what_was_in_flight(
+    toy: Toy, zeroes: bool, sectors_done: int
+) -> None:
+    toy.write(0, 0, 8)
+    toy.submit(0, 0, 8, zeroes=zeroes)
+    before, _ = toy.cut()
+    toy.apply(toy.waiting[0])
+    after, _ = toy.cut()
+    toy.history.crash()
+    split = sectors_done * SECTOR_BYTES
+    image = after[0][:split] + before[0][split:]
+    now = toy.history.now()
+    judging = judge()
+    judging.check([image, *after[1:]], Window(now, now), toy.history.ops)
+    toy.images[0][:] = image
+    toy.write(0, 0, 4)
+    images, now = toy.cut()
+    judging.check(images, Window(now, now), toy.history.ops)
+    with pytest.raises(CutViolationError, match="lacks"):
+        judging.check([image, *after[1:]], Window(now, now), toy.history.ops)
+    with pytest.raises(CutViolationError, match="lacks"):
+        judging.check([after[0], *after[1:]], Window(now, now), toy.history.ops)
+
+
+def test_a_crash_excuses_no_acknowledged_write(toy: Toy) -> None:
+    empty, _ = toy.cut()
+    toy.write(0, 0, 8)
+    toy.submit(0, 4, 8)
+    toy.history.crash()
+    now = toy.history.now()
+    refused(toy, empty, Window(now, now), "lacks")
+
+
 def test_what_the_writes_have_made_is_known_where_they_did_not_overlap() -> None:
     toy = Toy(random.Random(1))
     toy.write(0, 0, 4)
