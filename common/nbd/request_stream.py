@@ -255,7 +255,7 @@ class RequestStream:
 
     def _unfinished_write(self) -> HostRequest | None:
         """Return the WRITE at `start` whose header, but not payload, is whole."""
-        if self._drain_left or self._end - self._start < _HEADER_BYTES:
+        if self._end - self._start < _HEADER_BYTES:
             return None
         _, flags, command, cookie, offset, length = _UNPACK(
             self._buffer.memory, self._start

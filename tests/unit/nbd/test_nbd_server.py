@@ -751,10 +751,11 @@ class TestEndings:
             assert volume.content[:4] == b"slow"
 
     async def test_closing_ends_handshakes(self, tmp_path: Path) -> None:
-        async with serving(tmp_path) as served:
+        limits = NbdLimits(handshake_seconds=3600)
+        async with serving(tmp_path, limits=limits) as served:
             client = await NbdClient.connect_unnegotiated(served.address)
             await served.server.close()
-            await client.closed
+            await until(client.closed.done)
             assert not Path(served.socket_path).exists()
 
 
