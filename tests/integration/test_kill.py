@@ -25,7 +25,7 @@ TRACK_BYTES = 4096
 HOT_REGIONS_MAX = 16
 BIG_REGION_BYTES = MIB
 SMALL_REGION_BYTES = 256 << 10
-BIG_TRACKS = 512 * MIB // TRACK_BYTES
+BIG_TRACKS = 256 * MIB // TRACK_BYTES
 
 VOLUMES = [
     # Writes stay in a part of it: what a full copy or comparison would cost is

@@ -48,7 +48,7 @@ class Remote(Daemon):
             "listen": [f"tcp:127.0.0.1:{self.port}"],
             "allow_plaintext_replication": True,
         }
-        text = "[site]\n" + toml(site)  # type: ignore[arg-type]
+        text = "[site]\n" + toml(site)
         text += "[nbd]\n" + toml({"listen": [self.nbd_address]})
         text += "[replication]\n" + toml(replication)
         text += "[[group]]\n" + toml({"name": names["group"], "peer": names["peer"]})
@@ -119,7 +119,7 @@ async def one_cycle(
     return images.copies()
 
 
-async def points_read(remote: Remote, suffix: str = "") -> dict[str, bytes]:
+async def points_read(remote: Remote, suffix: str = "") -> dict[str, bytearray]:
     return {name: await remote.read_whole(f"g/{name}{suffix}") for name in SIZES}
 
 
