@@ -51,10 +51,12 @@ class CutReader:
             return [device.read(*geometry.byte_range(*run)) for run in runs]
 
         read = await self.volume.threads.run(read_device)
-        found = [
-            CutRun(first, count, data, await self._preserved(first, count))
-            for (first, count), data in zip(runs, read, strict=True)
-        ]
+        flashcopy = self.volume.changes.flashcopy
+        found: list[CutRun] = []
+        for (first, count), data in zip(runs, read, strict=True):
+            if flashcopy.busy:
+                await self._settled(first, count)
+            found.append(CutRun(first, count, data, self._preserved(first, count)))
         self.check()
         relation = self._standing.relation
         relation.enter_reader()
@@ -74,16 +76,21 @@ class CutReader:
         self.volume.threads.submit(lambda: [self._overlay(r) for r in found], done)
         return await ended
 
-    async def _preserved(self, first: int, count: int) -> Runs:
+    async def _settled(self, first: int, count: int) -> None:
         flashcopy = self.volume.changes.flashcopy
         while flashcopy.is_preserving(first, count):
             settled = asyncio.Event()
             flashcopy.when_settled(settled.set)
             await settled.wait()
+
+    def _preserved(self, first: int, count: int) -> Runs:
         self.check()  # before the bitmap is trusted: it must be this cut's
-        if not flashcopy.bitmap.count_range(first, count):
+        bitmap = self.volume.changes.flashcopy.bitmap
+        if count == 1:
+            return [(first, 1)] if bitmap.test(first) else []
+        if not bitmap.count_range(first, count):
             return []
-        return list(flashcopy.bitmap.runs(first, first + count))
+        return list(bitmap.runs(first, first + count))
 
     def check(self) -> None:
         """Raise if the relation of this cut has ended."""
