@@ -363,6 +363,10 @@ class ConsistencyGroup:
 
         await self.change(suspected)
 
+    def is_whole(self) -> bool:
+        """Tell whether a restart now would have to send or compare a whole volume."""
+        return any(volume.full for volume in self.state.volumes.values())
+
     async def tend(self) -> None:
         """Cool idle regions, save stale pages; end `full` once the bitmaps say all."""
         try:
@@ -370,14 +374,15 @@ class ConsistencyGroup:
                 if volume.failed is not None:
                     return
                 await volume.heat.cool_idle()
-                whole = volume.changes.whole or volume.changes.stale_pages
-                if self.state.volumes[volume.name].full and not whole:
-                    await self._end_full(volume)
+                await self._end_full(volume)
         except StorageError as error:
             self._volume_failed(error)
 
     async def _end_full(self, volume: PrimaryVolume) -> None:
-        """Trust the durable bitmap from now on: it holds what is not committed."""
+        """Trust the durable bitmap, once it holds exactly what is not committed."""
+        whole = volume.changes.whole or volume.changes.stale_pages
+        if whole or not self.state.volumes[volume.name].full:
+            return
 
         def ended(state: GroupState) -> GroupState:
             if volume.changes.whole:  # suspected anew while this waited for its turn
@@ -408,6 +413,7 @@ class ConsistencyGroup:
         identities: dict[str, FileIdentity] = {}
         for volume in self.volumes:
             await volume.heat.cool_idle(all_regions=True)
+            await self._end_full(volume)
             await volume.flush()
             identities[volume.name] = await volume.threads.run(volume.device.identity)
 

@@ -107,6 +107,7 @@ class Replicator:
         self._tickets: list[CutTicket] = []
         self._cutting: list[CutTicket] = []
         self._wake = asyncio.Event()
+        self._tend_soon = asyncio.Event()
         self._last_cut: float | None = None
         self._last_commit: float | None = None
         self._give_up: asyncio.Task[None] | None = None
@@ -168,7 +169,10 @@ class Replicator:
 
     async def _tend(self) -> None:
         while True:  # ends with the daemon
-            await asyncio.sleep(TEND_SECONDS)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(TEND_SECONDS):
+                    await self._tend_soon.wait()
+            self._tend_soon.clear()
             await self.group.tend()
 
     async def _connect_for_ever(self) -> None:
@@ -444,6 +448,9 @@ class Replicator:
         self._last_commit = self._clock.monotonic()
         self.alarms.clear("cycle_abandoned", "remote_lost_points")
         self._log_commit(cut)
+        if self.group.is_whole():
+            # From now on a crash need not cost a full comparison: make it durable.
+            self._tend_soon.set()
         if self.group.state.suspended:
             await self._withdraw()
 
