@@ -119,10 +119,12 @@ class Explorer:
 
     def _synchronise(self, number: int) -> None:
         for _ in range(ATTEMPTS_MAX):
+            if self.rng.random() < 0.3:
+                self._abandoned_cycle(self.disk)
+                if self.rng.random() < 0.5:
+                    self._restart()
             self.files.inject = self._injected_error
             try:
-                if self.rng.random() < 0.3:
-                    self._abandoned_cycle(self.disk)
                 self._send(self.disk)
                 self._commit(self.disk, number)
                 self.acknowledged = number
@@ -166,8 +168,8 @@ class Explorer:
                 except StorageError:
                     continue
                 raise ViolationError("something worked after a failed flush")
-            (*_, self.files) = self.files.crash_images(self.rng, 3)
-            self.files.hook = self._at_step
+            (*_, image) = self.files.crash_images(self.rng, 3)
+            self._go_on(image)
             self.disk = self._open(self.files)
             self.acknowledged = self._check(self.disk, self.acknowledged)
             self._new_epoch(self.disk)
@@ -245,15 +247,23 @@ class Explorer:
         assert relation == again, "a repeated commit opened another relation"
 
     def _restart(self) -> None:
-        """Stop cleanly or by SIGKILL, and go on: the page cache stays in both."""
-        if self.rng.random() < 0.5:
+        """Stop cleanly, by SIGKILL or by a power cut, and go on from what is there."""
+        way = self.rng.choice(("clean", "kill", "power"))
+        if way == "clean":
             self.disk.close()
+        elif way == "kill":
+            self._go_on(self.files.after_kill())
         else:
-            self.files = self.files.after_kill()
-            self.files.hook = self._at_step
+            (*_, image) = self.files.crash_images(self.rng, 3)
+            self._go_on(image)
         self.disk = self._open(self.files)
-        self._check(self.disk, self.acknowledged)
+        self.acknowledged = self._check(self.disk, self.acknowledged)
         self._new_epoch(self.disk)
+
+    def _go_on(self, files: SimulatedFiles) -> None:
+        self.files.hook = None
+        self.files = files
+        self.files.hook = self._at_step
 
     # -- the oracle --------------------------------------------------------------------
 
