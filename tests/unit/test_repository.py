@@ -1,0 +1,196 @@
+"""The repository's outside: nothing of one machine in it, no broken link, a whole
+wheel."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+MADE_HERE = {
+    ".git",
+    ".venv",
+    "run",
+    "dist",
+    "build",
+    ".hypothesis",
+    ".import_linter_cache",
+    ".mypy_cache",
+    ".pytest_cache",
+    ".ruff_cache",
+    "__pycache__",
+}
+"""What .gitignore keeps out, and git itself."""
+
+FILE_BYTES_MAX = 4 << 20
+
+# In pieces, so that this file does not hold what it looks for.
+FOREIGN = (
+    "../" + "shared",
+    "/" + "work/",
+    "/" + "root/",
+    "/" + "home/",
+    "/opt/" + "wheels",
+    "pypi" + ".org",
+    "python" + "hosted.org",
+    "extra-" + "index-url",
+    "--find-" + "links",
+)
+
+
+def tracked(suffix: str = "") -> list[Path]:
+    """Return the files of the repository, sorted, without what is made here."""
+    return sorted(_walk(REPOSITORY, suffix))
+
+
+def _walk(directory: Path, suffix: str) -> Iterator[Path]:
+    for path in directory.iterdir():
+        if path.name in MADE_HERE or path.name.endswith(".egg-info"):
+            continue
+        if path.is_dir():
+            yield from _walk(path, suffix)
+        elif path.name.endswith(suffix):
+            yield path
+
+
+def name(path: Path) -> str:
+    return str(path.relative_to(REPOSITORY))
+
+
+PAGES = tracked(".md")
+
+
+def test_no_file_names_another_machine_s_places() -> None:
+    found = []
+    for path in tracked():
+        raw = path.read_bytes()
+        assert len(raw) <= FILE_BYTES_MAX, f"{name(path)} is too large for a repository"
+        text = raw.decode("utf-8", "replace")
+        found += [f"{name(path)}: {word}" for word in FOREIGN if word in text]
+    assert found == []
+
+
+def test_the_top_level_has_what_a_visitor_looks_for() -> None:
+    for expected in (
+        "CHANGELOG.md",
+        "CONTRIBUTING.md",
+        "LICENSE",
+        "Makefile",
+        "README.md",
+        "SECURITY.md",
+        "requirements-dev.lock",
+        "requirements.lock",
+        ".ci/run",
+    ):
+        assert (REPOSITORY / expected).is_file(), expected
+    assert (REPOSITORY / ".ci/run").stat().st_mode & 0o111
+
+
+def test_the_locks_pin_every_requirement_with_its_hashes() -> None:
+    for lock in ("requirements.lock", "requirements-dev.lock"):
+        text = (REPOSITORY / lock).read_text().replace("\\\n", " ")
+        lines = [line for line in text.splitlines() if re.match(r"[a-zA-Z0-9]", line)]
+        assert lines
+        for line in lines:
+            assert re.match(r"\S+==\S+ .*--hash=sha256:", line), f"{lock}: {line[:60]}"
+
+
+# -- documents -------------------------------------------------------------------------
+
+
+def slugs(page: Path) -> set[str]:
+    """Return the anchors of a page's headings, as hosting sites make them."""
+    found = set()
+    for heading in re.findall(r"^#+ +(.+)$", page.read_text(), re.MULTILINE):
+        kept = re.sub(r"[^\w\- ]", "", heading.replace("`", "").lower())
+        found.add(kept.strip().replace(" ", "-"))
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_every_relative_link_leads_somewhere(page: Path) -> None:
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        found = (page.parent / path).resolve() if path else page
+        assert found.exists(), f"{name(page)} links to {target}"
+        assert REPOSITORY in found.parents, f"{name(page)} links outside: {target}"
+        if anchor:
+            assert anchor in slugs(found), f"{name(page)} links to {target}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_every_file_and_test_a_page_names_exists(page: Path) -> None:
+    text = page.read_text()
+    tops = "common|primary_site|remote_site|tests|demo|benchmarks|config|docs"
+    for path in re.findall(rf"`((?:{tops})/[\w./-]+)", text):
+        assert (REPOSITORY / path.rstrip("/.")).exists(), f"{name(page)}: {path}"
+    for path, test in re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", text):
+        source = (REPOSITORY / path).read_text()
+        assert re.search(rf"def {test}\(", source), f"{name(page)}: {path}::{test}"
+
+
+def test_recovery_names_functions_that_exist() -> None:
+    text = (REPOSITORY / "docs/internals/recovery.md").read_text()
+    named = re.findall(r"`([\w/]+\.py)` `(?:\w+\.)?(\w+)`", text)
+    assert len(named) > 10
+    for path, function in named:
+        source = (REPOSITORY / path).read_text()
+        assert re.search(rf"def {function}\(", source), f"{path}: {function}"
+
+
+def test_each_claim_names_modules_and_a_test() -> None:
+    text = (REPOSITORY / "docs/internals/claims.md").read_text()
+    rows = [line for line in text.splitlines() if re.match(r"\| \d+ \|", line)]
+    assert [int(row.split("|")[1]) for row in rows] == list(range(1, 18))
+    for row in rows:
+        _, _, _, modules, tests, _ = row.split("|")
+        assert re.search(r"`\w+/[\w/]+\.py`", modules), row
+        assert re.search(r"`tests/[\w/]+\.py::test_\w+`", tests), row
+
+
+def test_each_invariant_names_a_test() -> None:
+    text = (REPOSITORY / "docs/internals/invariants.md").read_text()
+    sections = re.split(r"^## I(\d+): ", text, flags=re.MULTILINE)[1:]
+    assert [int(number) for number in sections[::2]] == list(range(1, 13))
+    for section in sections[1::2]:
+        assert re.search(r"`tests/[\w/]+\.py::test_\w+`", section), section
+
+
+# -- the wheel -------------------------------------------------------------------------
+
+
+def test_the_wheel_holds_the_packages_and_the_config_files(tmp_path: Path) -> None:
+    subprocess.run(
+        [
+            *(sys.executable, "-m", "build", "--wheel", "--no-isolation"),
+            *("--outdir", str(tmp_path), str(REPOSITORY)),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    (wheel,) = tmp_path.glob("farshore-*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    for package in ("common", "primary_site", "remote_site"):
+        sources = {name(path) for path in tracked(".py") if package in path.parts}
+        expected = {path for path in sources if path.startswith(f"{package}/")}
+        assert expected
+        assert expected <= names
+    data = "/data/share/farshore/config/"
+    configs = {name.partition(data)[2] for name in names if data in name}
+    assert configs == {
+        str(path.relative_to(REPOSITORY / "config"))
+        for path in tracked()
+        if REPOSITORY / "config" in path.parents
+    }
+    roots = {name.partition("/")[0] for name in names if ".d" not in name}
+    assert roots == {"common", "primary_site", "remote_site"}
