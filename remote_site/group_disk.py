@@ -15,7 +15,6 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 
 from common.errors import (
-    CorruptStateError,
     ProtocolError,
     StateMismatchError,
     StorageError,
@@ -23,21 +22,17 @@ from common.errors import (
 from common.ports import File, Files
 from common.replication.messages import ID_BYTES, VolumeOffer
 from common.storage.flush_guard import FlushGuard
-from common.storage.journal import Journal, index_path
-from common.storage.journal_format import JournalHeader
 from common.storage.record import DurableRecord
+from remote_site.group_journals import GroupJournals
 from remote_site.secondary import SecondaryVolume
 from remote_site.secondary_device import (
-    create_device,
+    make_devices,
     open_device,
-    open_existing_device,
-    sync_name,
 )
 from remote_site.store_state import Point, StoreState, from_record, to_record
 
 RECORD_NAME = "store"
 LOCK_NAME = "lock"
-JOURNAL_SUFFIX = ".journal"
 
 Retain = Callable[[Sequence[Point]], set[int]]
 
@@ -85,6 +80,7 @@ class GroupDisk:
         self._new_identity = new_identity
         self._record_path = f"{settings.state_directory}/{RECORD_NAME}"
         self._record = DurableRecord(self._record_path, files)
+        self._journals = GroupJournals(files, settings.journal_directory, self.guard)
         self._changing = threading.Lock()
         """Held by whoever changes the record: one read-change-write at a time."""
         self._pinning = threading.Lock()
@@ -116,10 +112,10 @@ class GroupDisk:
                 self._check_settings(state)
                 volumes = self._open_volumes(state, undo)
                 state = state.since(self._oldest_retained(state.points))
-                self._attach_journals(state, volumes, undo)
+                self._journals.attach(state, volumes, undo, self._record_path)
                 self._store(state)
                 self.volumes, self.points = volumes, state.points
-                self._remove_orphans(state)
+                self._journals.remove_orphans(state)
             undo.pop_all()
         self._lock_file = lock
 
@@ -156,69 +152,6 @@ class GroupDisk:
             volumes.append(volume)
         return tuple(volumes)
 
-    def _attach_journals(
-        self, state: StoreState, volumes: Sequence[SecondaryVolume], undo: ExitStack
-    ) -> None:
-        if not state.points:
-            return
-        directory = self.settings.journal_directory
-        self.guard.sync_directory(self._files, directory)
-        present = set(self._files.list(directory))
-        for volume in volumes:
-            journals: list[Journal] = []
-            for point, relation_id in zip(state.points, state.relations, strict=True):
-                header = self._journal_header(
-                    state.group_id, volume.offer, relation_id, point.number
-                )
-                path = self._journal_path(volume.offer, point.number)
-                if path.rpartition("/")[2] not in present:
-                    raise CorruptStateError(
-                        f"{path}: missing, but {self._record_path} names its point "
-                        f"{point.number}; restore it, or start the group anew"
-                    )
-                make = (
-                    Journal.recover if point is state.points[-1] else Journal.finished
-                )
-                journals.append(make(self._files, path, header, self.guard))
-                undo.callback(journals[-1].close)
-            volume.journals = tuple(journals)
-
-    def _journal_header(
-        self, group_id: bytes, offer: VolumeOffer, relation_id: bytes, number: int
-    ) -> JournalHeader:
-        return JournalHeader(
-            group_id=group_id,
-            volume_id=offer.volume_id,
-            relation_id=relation_id,
-            point_number=number,
-            size_bytes=offer.size_bytes,
-            track_bytes=offer.track_bytes,
-        )
-
-    def _journal_path(self, offer: VolumeOffer, number: int) -> str:
-        # "@" is in no volume's name: no two volumes share a path.
-        directory = self.settings.journal_directory
-        return f"{directory}/{offer.name}@{number}{JOURNAL_SUFFIX}"
-
-    def _remove_orphans(self, state: StoreState) -> None:
-        """Delete journals that the durable record does not name.
-
-        They were made for a commit whose record never landed, or their point was
-        dropped and the deletion cut short.
-        """
-        directory = self.settings.journal_directory
-        named = {
-            self._journal_path(offer, point.number)
-            for offer in state.volumes
-            for point in state.points
-        }
-        named |= {index_path(path) for path in named}
-        suffixes = (JOURNAL_SUFFIX, index_path(JOURNAL_SUFFIX))
-        for name in self._files.list(directory):
-            path = f"{directory}/{name}"
-            if name.endswith(suffixes) and path not in named:
-                self._files.remove(path)
-
     # -- the record --------------------------------------------------------------------
 
     def _store(self, state: StoreState) -> None:
@@ -253,8 +186,11 @@ class GroupDisk:
                 self._check_bound(self.state, group_id, lineage, peer, volumes)
                 return
             self._check_offer(volumes)
+            key = f"group {self.settings.group!r}"
             with ExitStack() as undo:
-                devices, created = self._make_devices(volumes, undo)
+                devices, created = make_devices(
+                    self._files, self.settings.devices, key, volumes, self.guard, undo
+                )
                 self._store(
                     StoreState(
                         group=self.settings.group,
@@ -272,28 +208,6 @@ class GroupDisk:
                 SecondaryVolume(offer, device, self.guard)
                 for offer, device in zip(volumes, devices, strict=True)
             )
-
-    def _make_devices(
-        self, volumes: tuple[VolumeOffer, ...], undo: ExitStack
-    ) -> tuple[list[File], tuple[bool, ...]]:
-        """Open what is there, then make what is not: a refusal changes nothing."""
-        found: list[File | None] = []
-        for offer in volumes:
-            key = f"group {self.settings.group!r}, volume {offer.name!r}"
-            path = self.settings.devices[offer.name]
-            device = open_existing_device(self._files, path, offer.size_bytes, key)
-            if device is not None:
-                undo.callback(device.close)
-            found.append(device)
-        devices: list[File] = []
-        for offer, device in zip(volumes, found, strict=True):
-            path = self.settings.devices[offer.name]
-            if device is None:
-                device = create_device(self._files, path, offer.size_bytes, self.guard)
-                undo.callback(device.close)
-            sync_name(self._files, path, self.guard)
-            devices.append(device)
-        return devices, tuple(device is None for device in found)
 
     def _check_offer(self, volumes: tuple[VolumeOffer, ...]) -> None:
         offered = {offer.name for offer in volumes}
@@ -375,7 +289,9 @@ class GroupDisk:
                 for journal in volume.journals[-1:]:
                     journal.finish()
             relation_id = self._new_identity()
-            journals = self._create_journals(state, relation_id, number)
+            journals = self._journals.create(
+                state.group_id, self.volumes, relation_id, number
+            )
             try:
                 point = Point(number, cycle_id, cut_ns, cut_ns, label)
                 durable = state.with_point(point, relation_id)
@@ -391,25 +307,6 @@ class GroupDisk:
                 self.points = (*self.points, point)
             self._free()
             return relation_id
-
-    def _create_journals(
-        self, state: StoreState, relation_id: bytes, number: int
-    ) -> list[Journal]:
-        """Make the open journals of the next relation, and their names, durable."""
-        journals: list[Journal] = []
-        try:
-            for volume in self.volumes:
-                header = self._journal_header(
-                    state.group_id, volume.offer, relation_id, number
-                )
-                path = self._journal_path(volume.offer, number)
-                journals.append(Journal.create(self._files, path, header, self.guard))
-            self.guard.sync_directory(self._files, self.settings.journal_directory)
-        except BaseException:
-            for journal in journals:
-                journal.close()
-            raise
-        return journals
 
     def _oldest_retained(self, points: Sequence[Point]) -> int:
         """Return the number of the oldest point to keep.
@@ -435,17 +332,10 @@ class GroupDisk:
             )
             for journal in journals:
                 if journal.header.point_number < oldest:
-                    self._remove_journal(journal)
+                    self._journals.remove(journal)
             for journal in volume.journals[:-1]:
                 with suppress(StorageError):
                     journal.seal()  # no room: it stays in memory
-
-    def _remove_journal(self, journal: Journal) -> None:
-        journal.close()
-        for path in (journal.path, index_path(journal.path)):
-            with suppress(StorageError):
-                if self._files.exists(path):
-                    self._files.remove(path)
 
     # -- pins --------------------------------------------------------------------------
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import PurePath
 
 from common.errors import DeviceError
 from common.ports import File, Files
+from common.replication.messages import VolumeOffer
 from common.storage.flush_guard import FlushGuard
 
 
@@ -56,3 +59,31 @@ def sync_name(files: Files, path: str, guard: FlushGuard) -> None:
     """Make the device's name durable, also one that an earlier hello, cut short,
     has made: the record that comes after relies on it."""
     guard.sync_directory(files, str(PurePath(path).parent))
+
+
+def make_devices(
+    files: Files,
+    paths: Mapping[str, str],
+    group_key: str,
+    volumes: Sequence[VolumeOffer],
+    guard: FlushGuard,
+    undo: ExitStack,
+) -> tuple[list[File], tuple[bool, ...]]:
+    """Open what is there, then make what is not: a refusal changes nothing."""
+    found: list[File | None] = []
+    for offer in volumes:
+        key = f"{group_key}, volume {offer.name!r}"
+        path = paths[offer.name]
+        device = open_existing_device(files, path, offer.size_bytes, key)
+        if device is not None:
+            undo.callback(device.close)
+        found.append(device)
+    devices: list[File] = []
+    for offer, device in zip(volumes, found, strict=True):
+        path = paths[offer.name]
+        if device is None:
+            device = create_device(files, path, offer.size_bytes, guard)
+            undo.callback(device.close)
+        sync_name(files, path, guard)
+        devices.append(device)
+    return devices, tuple(device is None for device in found)

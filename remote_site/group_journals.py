@@ -1,0 +1,128 @@
+"""The journals of a group: their files, names and headers.
+
+Synchronous; everything may block and runs in threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
+
+from common.errors import CorruptStateError, StorageError
+from common.ports import Files
+from common.replication.messages import VolumeOffer
+from common.storage.flush_guard import FlushGuard
+from common.storage.journal import Journal, index_path
+from common.storage.journal_format import JournalHeader
+from remote_site.secondary import SecondaryVolume
+from remote_site.store_state import StoreState
+
+JOURNAL_SUFFIX = ".journal"
+
+
+class GroupJournals:
+    """`directory` belongs to one group. Files: `VOLUME@POINT.journal[.index]`."""
+
+    def __init__(self, files: Files, directory: str, guard: FlushGuard) -> None:
+        self._files = files
+        self._directory = directory
+        self._guard = guard
+
+    def _header(
+        self, group_id: bytes, offer: VolumeOffer, relation_id: bytes, number: int
+    ) -> JournalHeader:
+        return JournalHeader(
+            group_id=group_id,
+            volume_id=offer.volume_id,
+            relation_id=relation_id,
+            point_number=number,
+            size_bytes=offer.size_bytes,
+            track_bytes=offer.track_bytes,
+        )
+
+    def _path(self, offer: VolumeOffer, number: int) -> str:
+        # "@" is in no volume's name: no two volumes share a path.
+        return f"{self._directory}/{offer.name}@{number}{JOURNAL_SUFFIX}"
+
+    def attach(
+        self,
+        state: StoreState,
+        volumes: Sequence[SecondaryVolume],
+        undo: ExitStack,
+        record_path: str,
+    ) -> None:
+        """Open the journals that the record names and give them to their volumes.
+
+        The open ones are recovered, the finished ones only looked for. Raises
+        `CorruptStateError`; changes nothing but torn tails.
+        """
+        if not state.points:
+            return
+        self._guard.sync_directory(self._files, self._directory)
+        present = set(self._files.list(self._directory))
+        for volume in volumes:
+            journals: list[Journal] = []
+            for point, relation_id in zip(state.points, state.relations, strict=True):
+                header = self._header(
+                    state.group_id, volume.offer, relation_id, point.number
+                )
+                path = self._path(volume.offer, point.number)
+                if path.rpartition("/")[2] not in present:
+                    raise CorruptStateError(
+                        f"{path}: missing, but {record_path} names its point "
+                        f"{point.number}; restore it, or start the group anew"
+                    )
+                make = (
+                    Journal.recover if point is state.points[-1] else Journal.finished
+                )
+                journals.append(make(self._files, path, header, self._guard))
+                undo.callback(journals[-1].close)
+            volume.journals = tuple(journals)
+
+    def create(
+        self,
+        group_id: bytes,
+        volumes: Sequence[SecondaryVolume],
+        relation_id: bytes,
+        number: int,
+    ) -> list[Journal]:
+        """Make the open journals of the next relation, and their names, durable."""
+        journals: list[Journal] = []
+        try:
+            for volume in volumes:
+                header = self._header(group_id, volume.offer, relation_id, number)
+                path = self._path(volume.offer, number)
+                journals.append(Journal.create(self._files, path, header, self._guard))
+            self._guard.sync_directory(self._files, self._directory)
+        except BaseException:
+            for journal in journals:
+                journal.close()
+            raise
+        return journals
+
+    def remove_orphans(self, state: StoreState) -> None:
+        """Delete journals that the durable record does not name.
+
+        They were made for a commit whose record never landed, or their point was
+        dropped and the deletion cut short.
+        """
+        named = {
+            self._path(offer, point.number)
+            for offer in state.volumes
+            for point in state.points
+        }
+        named |= {index_path(path) for path in named}
+        suffixes = (JOURNAL_SUFFIX, index_path(JOURNAL_SUFFIX))
+        for name in self._files.list(self._directory):
+            path = f"{self._directory}/{name}"
+            if name.endswith(suffixes) and path not in named:
+                self._files.remove(path)
+
+    def remove(self, journal: Journal) -> None:
+        """Delete a journal that the record no longer names; if that fails, the next
+        start does it."""
+        journal.close()
+        for path in (journal.path, index_path(journal.path)):
+            with suppress(StorageError):
+                if self._files.exists(path):
+                    self._files.remove(path)
