@@ -170,6 +170,15 @@ async def end_of(stream: SocketStream) -> None:
                 pass
 
 
+async def refused_join(site: Site, epoch: int, token: bytes) -> None:
+    link = await dial(site.port)
+    await link.send(Join(epoch, token))
+    with pytest.raises(PeerRefusedError) as refused:
+        await link.receive_first()
+    assert refused.value.reason == GoodbyeReason.SUPERSEDED_SESSION
+    link.abort()
+
+
 async def first_point(sender: ScriptedSender, cycle_id: bytes = C1) -> Committed:
     await sender.begin(1, cycle_id)
     await sender.tracks(0, [run(0, b"a", 3)])
@@ -211,6 +220,11 @@ async def test_volumes_are_told_apart_by_name_whatever_their_order(site: Site) -
     await sender.commit()
     assert site.device.read_bytes()[60 * TRACK : 61 * TRACK] == b"v" * TRACK
     assert (site.device.parent / "w.img").read_bytes()[5 * TRACK :] == b"w" * 512
+    await sender.begin(3, C3)
+    await sender.hashes(1, 60, [track_hash(b"v" * TRACK)])
+    await sender.hashes(0, 5, [track_hash(b"w" * 512)])
+    await sender.all_durable()
+    assert sender.needed == []
     await sender.close()
 
 
@@ -279,12 +293,13 @@ async def test_the_new_epoch_waits_for_the_threads_of_the_old(site: Site) -> Non
     assert await asyncio.to_thread(site.disk.stalled.wait, PATIENCE_SECONDS)
     opening = asyncio.create_task(site.open())
     assert isinstance(await old.ended(), PeerRefusedError)
+    for _ in range(10):  # whole round trips, in which a hasty daemon would go on
+        await refused_join(site, old.epoch, b"x" * 16)
     assert site.store.in_flight == 1
-    epoch_meanwhile = site.store.epoch
+    assert site.store.epoch == old.epoch, "the next epoch came before the threads"
     assert not opening.done()
     site.disk.go.set()
     new = await opening
-    assert epoch_meanwhile == old.epoch, "the next epoch came before the threads"
     assert new.epoch == old.epoch + 1
     assert site.store.in_flight == 0
     await new.close()
@@ -316,6 +331,7 @@ async def test_a_begin_waits_for_the_threads_of_the_cycle_before(site: Site) -> 
     site.disk.go.clear()
     await sender.tracks(0, [run(0, b"g")])
     assert await asyncio.to_thread(site.disk.stalled.wait, PATIENCE_SECONDS)
+    await sender.tracks(0, [run(5, b"g")])
     await sender.send(Abandon(sender.epoch, C1))
     beginning = asyncio.create_task(sender.begin(2, C2))
     while site.group.session.receiver.cycle is None or (  # type: ignore[union-attr]
@@ -327,6 +343,7 @@ async def test_a_begin_waits_for_the_threads_of_the_cycle_before(site: Site) -> 
     site.disk.go.set()
     await beginning
     assert site.store.in_flight == 0
+    assert site.device.read_bytes()[5 * TRACK : 6 * TRACK] == bytes(TRACK)
     await sender.close()
 
 
@@ -386,7 +403,9 @@ async def test_the_time_up_to_which_a_point_is_current_goes_forward(
     assert await sender.answer(CurrentAsOf) == message
     assert site.store.points[-1].current_as_of_ns == 5_000_000
     await sender.send(replace(message, number=2))
-    assert isinstance(await sender.ended(), PeerRefusedError)
+    error = await sender.ended()
+    assert isinstance(error, PeerRefusedError)
+    assert error.reason == GoodbyeReason.PROTOCOL
     await sender.close()
 
 
@@ -469,12 +488,7 @@ async def test_a_link_joins_by_token_only(site: Site) -> None:
         (sender.epoch, b"x" * 16),
         (sender.epoch + 1, sender.welcome.token),
     ):
-        link = await dial(site.port)
-        await link.send(Join(epoch, token))
-        with pytest.raises(PeerRefusedError) as refused:
-            await link.receive_first()
-        assert refused.value.reason == GoodbyeReason.SUPERSEDED_SESSION
-        link.abort()
+        await refused_join(site, epoch, token)
     await first_point(sender)
     await sender.close()
 
@@ -506,6 +520,7 @@ async def test_silent_connections_are_bounded(site: Site) -> None:
         for _ in range(UNKNOWN_CONNECTIONS_MAX + 1)
     ]
     await end_of(silent[-1])
+    assert not any(stream._ended for stream in silent[:-1])
     await first_point(sender)
     for stream in silent:
         stream.abort()
