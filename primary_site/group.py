@@ -186,7 +186,8 @@ class ConsistencyGroup:
             timer.cancel()
             cut_ns = self._clock.now_ns()
             for volume, bitmap in zip(self.volumes, fresh, strict=True):
-                relation = volume.preserver.establish(number)
+                preserved = volume.changes.flashcopy.bitmap.count
+                relation = volume.preserver.establish(number, preserved)
                 volume.changes.transfer(relation, bitmap)
             held = self._clock.monotonic() - began
             self.gate.release()

@@ -20,6 +20,9 @@ from primary_site.background import to_its_end
 PRESERVE_CHUNK_BYTES = 1 << 20
 """Copied by one read and one write: bounds the memory of a thread."""
 
+KEPT_BYTES_MAX = 256 << 20
+"""Room of ended relations that a target may keep: a busy cycle's worth."""
+
 _ZEROES = bytes(PRESERVE_CHUNK_BYTES)
 
 
@@ -36,13 +39,18 @@ def is_zero(data: Buffer) -> bool:
 
 
 class Standing:
-    """A relation and the file that holds its preserved tracks."""
+    """A relation and the file that holds its preserved tracks.
 
-    __slots__ = ("relation", "target")
+    `blank`: the file held nothing when the relation was established, so a track
+    that is not written there reads as zeroes.
+    """
 
-    def __init__(self, relation: Relation, target: File) -> None:
+    __slots__ = ("blank", "relation", "target")
+
+    def __init__(self, relation: Relation, target: File, *, blank: bool) -> None:
         self.relation = relation
         self.target = target
+        self.blank = blank
 
 
 class HostWriteBatch:
@@ -96,7 +104,7 @@ class HostWriteBatch:
                         return  # or it would take the room another batch gave back
                     size = min(PRESERVE_CHUNK_BYTES, offset + length - at)
                     old = self._device.read(at, size)
-                    if not is_zero(old):  # the sparse target reads as zero already
+                    if not (standing.blank and is_zero(old)):
                         standing.target.write(at, old)
         except StorageError as error:
             standing.relation.invalidate(str(error))
@@ -140,6 +148,9 @@ class Preserver:
         self._paths = [f"{directory}/{volume}.{side}.target" for side in (0, 1)]
         self._targets: list[File] = []
         self._used_by: list[Relation | None] = [None, None]
+        self._kept_tracks = [0, 0]
+        """At most so many tracks of the targets hold content of ended relations."""
+        self._sized = [False, False]
         self._side = 0
         self._prepared = False
         self._changing = asyncio.Lock()
@@ -159,7 +170,11 @@ class Preserver:
         return self._standing
 
     async def prepare(self) -> None:
-        """Make the other target empty and of full size, once nobody reads it.
+        """Make the other target ready for a new relation, once nobody reads it.
+
+        Up to `KEPT_BYTES_MAX` of the last relation's room is kept for the next one:
+        writing over it is faster than allocating, and giving back ten thousand
+        scattered tracks can hold a journalling file system up for seconds.
 
         Outside the hold; the next cut waits for it, hosts do not. Once begun it goes
         on to its end: a truncate that nobody waits for could meet the next relation.
@@ -172,17 +187,31 @@ class Preserver:
                 return
             side = 1 - self._side
             await quiet(self._used_by[side])
-            target = self._targets[side]
-            try:
-                await self._threads.run(_empty, target, self._geometry.size_bytes)
-            except StorageError as error:
-                self.error = str(error)
-                return
+            if not self._may_keep(side):
+                target, size_bytes = self._targets[side], self._geometry.size_bytes
+                try:
+                    await self._threads.run(_empty, target, size_bytes)
+                except StorageError as error:
+                    self.error = str(error)
+                    return
+                self._kept_tracks[side], self._sized[side] = 0, True
             self.error = ""
             self._prepared = True
 
-    def establish(self, cycle_number: int) -> Relation | None:
+    def _may_keep(self, side: int) -> bool:
+        relation = self._used_by[side]
+        kept_bytes = self._kept_tracks[side] * self._geometry.track_bytes
+        return (
+            self._sized[side]
+            and kept_bytes <= KEPT_BYTES_MAX
+            and (relation is None or relation.valid)
+        )
+
+    def establish(self, cycle_number: int, preserved_tracks: int) -> Relation | None:
         """Return the relation of a new cut, on the prepared target: no I/O.
+
+        `preserved_tracks`: at most so many were preserved for the relation that
+        this one ends.
 
         None where no target could be prepared: then the cycle can't be read at
         its cut, and the caller gives it up before it begins.
@@ -191,10 +220,13 @@ class Preserver:
             self._standing = None
             return None
         self._prepared = False
+        self._kept_tracks[self._side] += preserved_tracks
         self._side = 1 - self._side
         relation = Relation(cycle_number)
         self._used_by[self._side] = relation
-        self._standing = Standing(relation, self._targets[self._side])
+        blank = not self._kept_tracks[self._side]
+        target = self._targets[self._side]
+        self._standing = Standing(relation, target, blank=blank)
         return relation
 
     def withdraw(self) -> None:
@@ -211,6 +243,7 @@ class Preserver:
             if relation is None or relation.readable:
                 return
             await quiet(relation)
+            self._sized[side] = False
             with contextlib.suppress(StorageError):
                 await self._threads.run(self._targets[side].truncate, 0)
 
