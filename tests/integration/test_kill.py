@@ -130,3 +130,26 @@ async def test_a_killed_primary_loses_no_write_and_copies_no_volume(
                 assert all(cost.compared == 0 for cost in rest)
                 endurance.go_on_cutting()
         assert endurance.stamped_sectors > 1000
+
+
+async def test_a_write_over_many_small_regions_is_remembered_by_all_of_them(
+    tmp_path: Path,
+) -> None:
+    volume = VolumeSpec(
+        "v",
+        4 * MIB,
+        {"track_size": "4KiB", "region_size": "16KiB", "hot_regions_max": 1024},
+    )
+    with Pair(tmp_path, [volume]) as pair:
+        await pair.start()
+        host = await pair.primary.nbd("g/v")
+        await host.write(0, bytes(range(1, 129)) * 32)
+        await pair.cut()
+        await host.write(MIB, random.Random(SEED).randbytes(MIB))
+        pair.primary.kill()
+        host.abort()
+        await pair.primary.start()
+        await pair.connected()
+        await pair.cut()
+        host_image = await pair.primary.read_whole("g/v")
+        assert await pair.remote.read_whole("g/v") == host_image
