@@ -96,7 +96,7 @@ def _run(screen: Console, root: Path) -> Verdict:
             screen.print(
                 f"Both sites run. A bank keeps its database on {config.data_export}, "
                 f"its journal on {config.log_export},\nthrough NBD; the promise is "
-                f"rpo = {RPO_SECONDS} s.\n"
+                f"rpo = {RPO_SECONDS} s. Cycle 1 is the first copy: holes are free.\n"
             )
             bank = _open_bank(cleanup, config)
             _watch_cycles(screen, primary, bank)
