@@ -32,17 +32,23 @@ class SecondaryVolume:
         self.device = device
         self.guard = guard
         self.lock = threading.Lock()
+        self._flushing = threading.Lock()
         self.journals: tuple[Journal, ...] = ()
         self.is_unsynced = False
         """The device may hold writes that no fdatasync has covered."""
 
     def datasync(self) -> None:
-        """Make durable every write that has returned."""
-        self.guard.check()
-        if self.is_unsynced:
-            # Cleared first: a write that begins meanwhile sets it again.
-            self.is_unsynced = False
-            self.guard.datasync(self.device)
+        """Make durable every write that has returned.
+
+        One at a time: whoever finds nothing unsynced must know that the flush that
+        took care of it has ended, and how.
+        """
+        with self._flushing:
+            self.guard.check()
+            if self.is_unsynced:
+                # Cleared first: a write that begins meanwhile sets it again.
+                self.is_unsynced = False
+                self.guard.datasync(self.device)
 
     def byte_extents(self, offset: int, length: int) -> Iterator[tuple[int, int, bool]]:
         """Yield consecutive (offset, length, is_hole) of the device."""

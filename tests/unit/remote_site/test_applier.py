@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 from common.ports import File
@@ -192,3 +193,40 @@ def test_a_write_during_a_flush_needs_another_flush() -> None:
     assert volume.is_unsynced
     disk.flush()
     assert not volume.is_unsynced
+
+
+def test_a_second_flush_waits_for_the_first_that_covers_its_writes() -> None:
+    disk = bound(make_files())
+    volume = disk.volumes[0]
+    apply_tracks(volume, [tracks_of(DATA, 0, filled(DATA, 1))])
+    order: list[str] = []
+    begun, may_end = threading.Event(), threading.Event()
+
+    class SlowDevice:
+        def __init__(self, inner: File) -> None:
+            self._inner = inner
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self._inner, name)
+
+        def datasync(self) -> None:
+            begun.set()
+            assert may_end.wait(60)
+            order.append("synced")
+
+    volume.device = SlowDevice(volume.device)  # type: ignore[assignment]
+
+    def flush_again() -> None:
+        disk.flush()
+        order.append("second flush returned")
+
+    first = threading.Thread(target=disk.flush)
+    first.start()
+    assert begun.wait(60)
+    second = threading.Thread(target=flush_again)
+    second.start()
+    second.join(0.1)  # a chance to return too early
+    may_end.set()
+    first.join()
+    second.join()
+    assert order == ["synced", "second flush returned"]
