@@ -224,18 +224,18 @@ def quantile(values: list[float], share: float) -> float:
 
 
 def table(results: dict[str, dict[str, dict[str, float]]]) -> str:
-    lines = [
-        "| job | qemu-nbd | nbdkit | farshore, FlashCopy standing | × better peer | farshore, a cycle a second | × better peer |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    standing, cycling = "farshore, FlashCopy standing", "farshore, a cycle a second"
+    heads = ["job", "qemu-nbd", "nbdkit", standing, "x better peer", cycling]
+    heads.append("x better peer")
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for job in JOBS:
         by = results["host_path"][job]
-        first = by["farshore, FlashCopy standing"] / max(by["qemu-nbd"], by["nbdkit"])
-        busy = by["farshore, a cycle a second"]
+        first = by[standing] / max(by["qemu-nbd"], by["nbdkit"])
+        busy = by[cycling]
         second = busy / max(by["qemu-nbd (2)"], by["nbdkit (2)"])
         lines.append(
             f"| {job} | {by['qemu-nbd']:,.0f} | {by['nbdkit']:,.0f} "
-            f"| {by['farshore, FlashCopy standing']:,.0f} | **{first:.2f}** "
+            f"| {by[standing]:,.0f} | **{first:.2f}** "
             f"| {busy:,.0f} | **{second:.2f}** |"
         )
     return "\n".join(lines)

@@ -170,11 +170,8 @@ device = "{where}/remote.img"
 
     def cycles(self) -> list[dict[str, float]]:
         """Return the `cycle_committed` lines of the primary's log."""
-        found = []
-        for line in self.log.read_text().splitlines():
-            if '"cycle_committed"' in line:
-                found.append(json.loads(line))
-        return found
+        lines = self.log.read_text().splitlines()
+        return [json.loads(line) for line in lines if '"cycle_committed"' in line]
 
 
 def idle(pair_site: Site) -> bool:

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from common.errors import FarshoreError, StorageError
 from common.replication.tracks import RunData
 from common.storage.flashcopy import Runs
-from primary_site.preserving import Standing, is_zero, read_target
+from common.storage.zeroes import is_zero
+from primary_site.preserving import Standing, read_target
 from primary_site.volume import PrimaryVolume
 
 

@@ -12,9 +12,10 @@ import contextlib
 import errno
 
 from common.errors import StorageError
-from common.ports import Buffer, File, Files, HostCommand, HostRequest, Threads
+from common.ports import File, Files, HostCommand, HostRequest, Threads
 from common.storage.flashcopy import Relation, Runs
 from common.storage.geometry import Geometry
+from common.storage.zeroes import is_zero
 from primary_site.background import to_its_end
 
 PRESERVE_CHUNK_BYTES = 1 << 20
@@ -22,20 +23,6 @@ PRESERVE_CHUNK_BYTES = 1 << 20
 
 KEPT_BYTES_MAX = 256 << 20
 """Room of ended relations that a target may keep: a busy cycle's worth."""
-
-_ZEROES = bytes(PRESERVE_CHUNK_BYTES)
-
-
-def is_zero(data: Buffer) -> bool:
-    """Tell whether all bytes are zero; stops at the first that is not."""
-    length = len(data)
-    if length <= len(_ZEROES):
-        return data == (
-            _ZEROES if length == len(_ZEROES) else memoryview(_ZEROES)[:length]
-        )
-    view = memoryview(data)
-    step = len(_ZEROES)
-    return all(is_zero(view[at : at + step]) for at in range(0, length, step))
 
 
 class Standing:

@@ -16,6 +16,7 @@ from common.storage.journal_format import (
     ZERO_TRACKS_MAX,
     OldRun,
 )
+from common.storage.zeroes import is_zero
 from remote_site.secondary import SecondaryVolume
 
 
@@ -84,7 +85,14 @@ def _clear_runs(bitmap: Bitmap, first: int, count: int) -> Iterator[tuple[int, i
 def _old_runs(
     volume: SecondaryVolume, journal: Journal, first: int, count: int
 ) -> Iterator[OldRun]:
-    """Yield the device's content; holes become records of zeroes, unread."""
+    """Yield the device's content; holes become records of zeroes, unread.
+
+    A short run is read at once: asking for its holes would cost more.
+    """
+    if count <= journal.header.run_tracks_max:
+        old = volume.device.read(*volume.geometry.byte_range(first, count))
+        yield OldRun(first, count, None if is_zero(old) else old)
+        return
     for start, tracks, is_hole in volume.track_extents(first, count):
         step = ZERO_TRACKS_MAX if is_hole else journal.header.run_tracks_max
         for at in range(start, start + tracks, step):

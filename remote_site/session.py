@@ -161,10 +161,12 @@ class ReceivingSession:
         for reader in self._readers:
             reader.cancel()
         await asyncio.gather(*self._readers, return_exceptions=True)
-        for link in self.links[1:]:
-            link.abort()
+        # The first link, which says why, before the others: the peer's session ends
+        # with its first broken link, and that one's reason is what it acts upon.
         if self.links:
             await self.links[0].close(farewell)
+        for link in self.links[1:]:
+            link.abort()
         # Workers may wait for the peer, for work or for each other: all of these
         # end now. What they may not be torn from is the store.
         self._idle.set()
