@@ -71,17 +71,23 @@ def test_the_journal_is_durable_before_the_device_changes() -> None:
 
 def test_holes_are_preserved_unread_and_zeroes_leave_holes_alone() -> None:
     files = make_files()
-    disk = bound(files)
+    offer = VolumeOffer("wide", b"w" * 16, 300 * 4096, 4096)
+    settings = StoreSettings("g", "/state/g", "/journal/g", {"wide": "/devices/w.img"})
+    disk = GroupDisk(files, settings)
+    disk.open()
+    disk.bind(b"g" * 16, b"L" * 16, "p", (offer,))
     volume = disk.volumes[0]
-    apply_tracks(volume, [tracks_of(DATA, 10, filled(DATA, 1, 2))])
+    apply_tracks(volume, [tracks_of(offer, 100, filled(offer, 1, 2))])
     disk.commit_point(1, b"1" * 16, 1, None)
+    device = CountingDevice(volume.device)
+    volume.device = device  # type: ignore[assignment]
     files.counts.clear()
-    apply_tracks(volume, [zero_tracks(0, 64)])
-    assert files.counts["read"] == 1
+    apply_tracks(volume, [zero_tracks(0, 300)])
+    assert device.read_bytes == 2 * 4096
     assert files.counts["write_zeroes"] == 1
-    entries = [entry[:2] for entry in volume.journals[-1].find(0, 64)]
-    assert entries == [(0, 10), (10, 2), (12, 52)]
-    assert volume.device.extents(0, DATA.size_bytes) == [(DATA.size_bytes, True)]
+    entries = [entry[:2] for entry in volume.journals[-1].find(0, 300)]
+    assert entries == [(0, 100), (100, 2), (102, 198)]
+    assert volume.device.extents(0, offer.size_bytes) == [(offer.size_bytes, True)]
 
 
 def test_the_last_track_is_cut_at_the_size_of_the_volume() -> None:
