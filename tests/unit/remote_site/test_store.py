@@ -378,6 +378,22 @@ async def test_without_room_the_point_stays_and_the_call_can_be_repeated(
     assert await read(newest, 0, 41 * 4096) == b"\x09" * (40 * 4096) + bytes(4096)
 
 
+async def test_a_journal_is_whole_once_finished_though_its_last_append_failed() -> None:
+    files = make_files()
+    store = await bound_store(files, retain=keep_three)
+    await commit(store, 1)
+    files.inject = lambda operation, _: errno.ENOSPC if operation == "write" else None
+    with pytest.raises(StorageError):
+        await store.apply(0, [zero_tracks(0, 64)])
+    files.inject = None
+    await store.commit(number=2, cycle_id=b"2" * 16, cut_ns=2, label=None)
+    files = files.after_kill()
+    store = await open_store(files, retain=keep_three)
+    volume = store.open_point("data", 1)
+    assert volume is not None
+    assert await read(volume, 0, 8192) == b"\x01" * 8192
+
+
 async def test_a_commit_without_room_for_journals_can_be_repeated() -> None:
     files = make_files()
     store = await bound_store(files)

@@ -199,7 +199,10 @@ def test_an_append_without_room_can_be_repeated() -> None:
     assert sorted(contents(journal)) == [0, 2]
 
 
-def test_what_a_failed_append_left_is_cut_before_the_journal_is_finished() -> None:
+@pytest.mark.parametrize("appends_more", [False, True])
+def test_what_a_failed_append_left_is_cut_before_the_journal_is_finished(
+    *, appends_more: bool
+) -> None:
     files = make_files()
     journal = create(files)
     journal.append([run_of(0, 1, 1)])
@@ -207,10 +210,12 @@ def test_what_a_failed_append_left_is_cut_before_the_journal_is_finished() -> No
     with pytest.raises(StorageError):
         journal.append([run_of(1, 60, 1)])
     files.inject = None
+    if appends_more:
+        journal.append([run_of(1, 1, None)])
     journal.finish()
-    (lost, *_) = files.crash_images(random.Random(1), 1)
+    (lost,) = files.crash_images(random.Random(1), 1)
     finished = Journal.finished(lost, PATH, HEADER, FlushGuard())
-    assert sorted(contents(finished)) == [0]
+    assert contents(finished) == contents(journal)
 
 
 def test_nothing_shows_after_a_flush_that_failed() -> None:
