@@ -4,10 +4,12 @@ wheel."""
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -44,18 +46,37 @@ FOREIGN = (
 )
 
 
+@cache
+def files() -> list[Path]:
+    """Return the repository's files, sorted: as git has them, else all but what is
+    made here (an unpacked archive has no git)."""
+    if shutil.which("git") is None:
+        return sorted(_walk(REPOSITORY))
+    listing = subprocess.run(
+        [
+            *("git", "-c", "safe.directory=*", "-C", str(REPOSITORY), "ls-files"),
+            *("-z", "--cached", "--others", "--exclude-standard"),
+        ],
+        capture_output=True,
+        text=True,
+    )
+    if listing.returncode:
+        return sorted(_walk(REPOSITORY))
+    names = filter(None, listing.stdout.split("\0"))
+    return sorted(p for p in map(REPOSITORY.joinpath, names) if p.is_file())
+
+
 def tracked(suffix: str = "") -> list[Path]:
-    """Return the files of the repository, sorted, without what is made here."""
-    return sorted(_walk(REPOSITORY, suffix))
+    return [path for path in files() if path.name.endswith(suffix)]
 
 
-def _walk(directory: Path, suffix: str) -> Iterator[Path]:
+def _walk(directory: Path) -> Iterator[Path]:
     for path in directory.iterdir():
         if path.name in MADE_HERE or path.name.endswith(".egg-info"):
             continue
         if path.is_dir():
-            yield from _walk(path, suffix)
-        elif path.name.endswith(suffix):
+            yield from _walk(path)
+        else:
             yield path
 
 
