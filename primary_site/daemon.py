@@ -20,13 +20,14 @@ from common.service.config_primary import PrimaryConfig
 from common.service.control import ControlServer
 from common.service.notify import notify_ready
 from common.service.runner import run
+from common.service.site_record import SiteState, open_state_directory
 from common.service.status import CutStatus, SiteStatus
 from common.service.version import farshore_version
 from common.storage.files import SystemFiles
 from common.storage.threads import WorkerThreads
 from primary_site.exports import PrimaryExports
 from primary_site.group import ConsistencyGroup
-from primary_site.opening import open_group
+from primary_site.opening import check_group, open_group
 from primary_site.replicator import Replicator
 from primary_site.report import group_status, points
 
@@ -58,9 +59,20 @@ class PrimaryDaemon:
     async def serve(self, stop: asyncio.Event) -> None:
         """Open everything, serve until `stop`, close in order."""
         site = self._config.site
-        await self._threads.run(self._files.make_directory, site.state_directory)
-        lock = await self._threads.run(
-            self._files.open, f"{site.state_directory}/lock", create=True, lock=True
+        for config in self._config.groups:
+            await self._threads.run(
+                check_group,
+                self._files,
+                site.state_directory,
+                config,
+                self._config_path,
+            )
+        state: SiteState = await self._threads.run(
+            open_state_directory,
+            self._files,
+            site.state_directory,
+            "primary",
+            site.name,
         )
         try:
             for config in self._config.groups:
@@ -87,7 +99,7 @@ class PrimaryDaemon:
             for replicator in self._replicators.values():
                 await replicator.group.close()
             self._threads.close()
-            lock.close()
+            state.lock.close()
 
     async def _serve_hosts(self, stop: asyncio.Event) -> None:
         """Serve; on the way out hosts go first, so that nothing writes any more."""

@@ -56,23 +56,7 @@ def open_group(
     """
     directory = f"{state_directory}/groups/{config.name}"
     path = f"{directory}/group.record"
-    state = _load_state(files, path, config, config_path)
-    devices: list[File | None] = []
-    try:
-        devices.extend(
-            _open_device(files, volume, config, config_path)
-            for volume in config.volumes
-        )
-        geometries = [
-            _geometry(device.size() if device else volume.size_bytes or 0, volume)
-            for device, volume in zip(devices, config.volumes, strict=True)
-        ]
-        _check_geometries(state, config, geometries, config_path)
-    except BaseException:
-        for device in devices:
-            if device is not None:
-                device.close()
-        raise
+    state, devices, geometries = _checked(files, path, config, config_path)
     files.make_directory(directory)
     volumes = [
         _open_volume(
@@ -92,6 +76,44 @@ def open_group(
     record.load()
     record.store(to_record(state))
     return OpenedGroup(state, record, volumes)
+
+
+def check_group(
+    files: Files, state_directory: str, config: PrimaryGroup, config_path: str
+) -> None:
+    """Raise what `open_group` would for a mistake of the operator; change nothing.
+
+    For all groups of a daemon, before the first of them is opened.
+    """
+    path = f"{state_directory}/groups/{config.name}/group.record"
+    _, devices, _ = _checked(files, path, config, config_path)
+    for device in devices:
+        if device is not None:
+            device.close()
+
+
+def _checked(
+    files: Files, path: str, config: PrimaryGroup, config_path: str
+) -> tuple[GroupState | None, list[File | None], list[Geometry]]:
+    """Return the state, the devices that exist, open, and all geometries."""
+    state = _load_state(files, path, config, config_path)
+    devices: list[File | None] = []
+    try:
+        devices.extend(
+            _open_device(files, volume, config, config_path)
+            for volume in config.volumes
+        )
+        geometries = [
+            _geometry(device.size() if device else volume.size_bytes or 0, volume)
+            for device, volume in zip(devices, config.volumes, strict=True)
+        ]
+        _check_geometries(state, config, geometries, config_path)
+    except BaseException:
+        for device in devices:
+            if device is not None:
+                device.close()
+        raise
+    return state, devices, geometries
 
 
 def _load_state(
@@ -139,6 +161,12 @@ def _open_device(
         raise DeviceError(
             f"{config_path}: {key}: device {volume.device} does not exist; create "
             "it, or give size to have a sparse file made"
+        )
+    folder = volume.device.rpartition("/")[0] or "/"
+    if not files.exists(folder):
+        raise DeviceError(
+            f"{config_path}: {key}: device {volume.device} can't be made, there is no "
+            f"{folder}; create that folder, or mend device"
         )
     return None
 

@@ -18,6 +18,7 @@ from common.service.config_remote import RemoteConfig, RemoteGroup
 from common.service.control import ControlServer
 from common.service.notify import notify_ready
 from common.service.runner import run
+from common.service.site_record import SiteState, open_state_directory
 from common.service.status import SiteStatus
 from common.service.version import farshore_version
 from common.storage.files import SystemFiles
@@ -26,7 +27,6 @@ from remote_site.exports import RecoveryExports
 from remote_site.group import ReceivingGroup
 from remote_site.listener import ReplicationListener
 from remote_site.report import group_status, points
-from remote_site.site_record import SiteState, open_state_directory
 from remote_site.store import GroupStore, StoreSettings
 
 NAME = "farshore-remote"
@@ -51,7 +51,11 @@ class RemoteDaemon:
         threads = self._new_threads("state", 1)
         site = self._config.site
         state: SiteState = await threads.run(
-            open_state_directory, self._files, site.state_directory, site.name
+            open_state_directory,
+            self._files,
+            site.state_directory,
+            "remote",
+            site.name,
         )
         try:
             for config in self._config.groups:

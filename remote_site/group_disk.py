@@ -101,15 +101,16 @@ class GroupDisk:
         """
         files, settings = self._files, self.settings
         files.make_directory(settings.state_directory)
-        files.make_directory(settings.journal_directory)
         with ExitStack() as undo:
             lock_path = f"{settings.state_directory}/{LOCK_NAME}"
             lock = files.open(lock_path, create=True, lock=True)
             undo.callback(lock.close)
             stored = self._record.load()
-            if stored is not None:
-                state = from_record(stored, self._record_path)
+            state = None if stored is None else from_record(stored, self._record_path)
+            if state is not None:
                 self._check_settings(state)
+            files.make_directory(settings.journal_directory)
+            if state is not None:
                 volumes = self._open_volumes(state, undo)
                 state = state.since(self._oldest_retained(state.points))
                 self._journals.attach(state, volumes, undo, self._record_path)

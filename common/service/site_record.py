@@ -12,7 +12,6 @@ from common.storage.record import DurableRecord
 
 RECORD_NAME = "site.record"
 LOCK_NAME = "lock"
-ROLE = "remote"
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +22,9 @@ class SiteState:
     lock: File
 
 
-def open_state_directory(files: Files, directory: str, site: str) -> SiteState:
+def open_state_directory(
+    files: Files, directory: str, role: str, site: str
+) -> SiteState:
     """Lock a state directory and check that it is this site's, or make it so.
 
     Order: the lock first, so that two daemons can't both write a first record; the
@@ -34,23 +35,24 @@ def open_state_directory(files: Files, directory: str, site: str) -> SiteState:
     files.make_directory(directory)
     lock = files.open(f"{directory}/{LOCK_NAME}", create=True, lock=True)
     try:
-        return SiteState(_site_id(files, f"{directory}/{RECORD_NAME}", site), lock)
+        site_id = _site_id(files, f"{directory}/{RECORD_NAME}", role, site)
     except BaseException:
         lock.close()
         raise
+    return SiteState(site_id, lock)
 
 
-def _site_id(files: Files, path: str, site: str) -> bytes:
+def _site_id(files: Files, path: str, role: str, site: str) -> bytes:
     record = DurableRecord(path, files)
     stored = record.load()
     if stored is None:
         site_id = secrets.token_bytes(ID_BYTES)
-        record.store({"role": ROLE, "site": site, "site_id": site_id})
+        record.store({"role": role, "site": site, "site_id": site_id})
         return site_id
-    if stored["role"] != ROLE or stored["site"] != site:
+    if stored["role"] != role or stored["site"] != site:
         raise StateMismatchError(
             f"{path} belongs to {stored['role']} site {stored['site']!r}, the config "
-            f"has site.name = {site!r} of a {ROLE} site: mend site.name or name "
+            f"has site.name = {site!r} of a {role} site: mend site.name or name "
             "another site.state_dir"
         )
     found: bytes = stored["site_id"]
