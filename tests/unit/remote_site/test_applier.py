@@ -236,3 +236,22 @@ def test_a_second_flush_waits_for_the_first_that_covers_its_writes() -> None:
     first.join()
     second.join()
     assert order == ["synced", "second flush returned"]
+
+
+def test_only_a_track_without_a_byte_of_data_is_a_hole() -> None:
+    files = make_files()
+    volume = bound(files).volumes[1]
+    half = 4096  # of a track of 8 KiB
+    for at in (8192 + half, 4 * 8192, 7 * 8192 + half):
+        volume.device.write(at, b"x")
+    assert list(volume.track_extents(0, 10)) == [
+        (0, 1, True),
+        (1, 1, False),
+        (2, 2, True),
+        (4, 1, False),
+        (5, 2, True),
+        (7, 1, False),
+        (8, 2, True),  # the last one is cut at the size of the volume
+    ]
+    volume.device.write(9 * 8192, b"x")
+    assert list(volume.track_extents(8, 2)) == [(8, 1, True), (9, 1, False)]
