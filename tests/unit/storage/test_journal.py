@@ -284,3 +284,13 @@ def test_batches_are_bounded() -> None:
     zeroes = [OldRun(0, 1, None)] * (BATCH_RECORDS_MAX + 1)
     with pytest.raises(AssertionError):
         journal.append(zeroes)
+
+
+def test_a_whole_batch_out_of_sequence_is_damage() -> None:
+    files = make_files()
+    journal = create(files)
+    journal.append([run_of(0, 1, 1)])
+    batch, _ = format_batch(HEADER, 2, journal.size_bytes, [run_of(1, 1, 1)])
+    files.trash(PATH, journal.size_bytes, batch)
+    with pytest.raises(CorruptStateError, match=PATH):
+        recover(files)
