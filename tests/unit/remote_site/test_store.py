@@ -294,6 +294,18 @@ async def test_retained_points_outlive_a_restart() -> None:
     assert store.open_point("none", 3) is None
 
 
+async def test_points_dropped_at_a_start_are_gone_from_the_record_too() -> None:
+    files = make_files()
+    store = await bound_store(files, retain=keep_three)
+    for number in range(1, 4):
+        await commit(store, number)
+    await store.close()
+    await (await open_store(files)).close()
+    assert files.list("/journal/orders") == ["data@3.journal", "log@3.journal"]
+    store = await open_store(files, retain=keep_three)
+    assert [point.number for point in store.points] == [3]
+
+
 async def test_journals_of_a_commit_that_never_landed_are_removed() -> None:
     files = make_files()
     store = await bound_store(files)
