@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 from dataclasses import dataclass, replace
 
-from common.errors import DeviceError, StateMismatchError
+from common.errors import DeviceError, StateMismatchError, StorageError
 from common.ports import File, Files
 from common.service.config_primary import PrimaryGroup, PrimaryVolume
 from common.storage.bitmap_file import BitmapFile
@@ -174,8 +174,16 @@ def _open_device(
 def _create_device(files: Files, path: str, size_bytes: int) -> File:
     """Create a sparse file, durably: size and name, before anything relies on it."""
     device = files.open(path, create=True, lock=True)
-    device.truncate(size_bytes)
-    device.datasync()
+    try:
+        device.truncate(size_bytes)
+        device.datasync()
+    except StorageError as error:
+        device.close()
+        files.remove(path)
+        raise DeviceError(
+            f"{error}: a file of {size_bytes} bytes cannot be made there; lower size, "
+            "or name a device on another file system"
+        ) from error
     files.sync_directory(path.rpartition("/")[0] or "/")
     return device
 
