@@ -335,7 +335,9 @@ class Explorer:
             return
         with contextlib.suppress(CutStarvedError):
             await self.group.make_cut(None)
-            self._destage = asyncio.ensure_future(self.group.destage())
+            self._destage = None
+            if self.rng.random() < 0.4:  # else the device is busy until the commit
+                self._destage = asyncio.ensure_future(self.group.destage())
 
     async def _drain(self) -> None:
         cut = self.group.cut
@@ -374,8 +376,7 @@ class Explorer:
     async def _commit(self) -> None:
         cut = self.group.cut
         assert cut is not None
-        assert self._destage is not None
-        await self._destage
+        await (self._destage or self.group.destage())
         for name, data in self.remote.secondary.items():
             if data != self.cut_image[name]:
                 self.problems.append(f"{name}: point {cut.number} is not the cut")
