@@ -43,7 +43,7 @@ class Standing:
 class HostWriteBatch:
     """The writes of one hop: what the thread does, in its order."""
 
-    __slots__ = ("_device", "_geometry", "_requests", "_runs", "_standing")
+    __slots__ = ("_device", "_geometry", "_runs", "_standing", "requests")
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class HostWriteBatch:
         self._geometry = geometry
         self._standing = standing
         self._runs = runs
-        self._requests = requests
+        self.requests = requests
 
     def run(self) -> None:
         """Preserve every claimed run, then write every request.
@@ -69,7 +69,7 @@ class HostWriteBatch:
         """
         if self._runs:
             self._preserve()
-        for request in self._requests:
+        for request in self.requests:
             try:
                 self._write(request)
             except StorageError as error:

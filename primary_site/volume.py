@@ -13,7 +13,6 @@ write, sync) is that of `HostWriteBatch.run` and `_start`.
 
 from __future__ import annotations
 
-import asyncio
 import errno
 from collections.abc import Callable
 
@@ -23,6 +22,7 @@ from common.storage.flashcopy import Runs
 from common.storage.geometry import Geometry
 from primary_site.changes import VolumeChanges
 from primary_site.gate import Gate
+from primary_site.hops import WriteHops
 from primary_site.preserving import HostWriteBatch, Preserver
 from primary_site.regions import Region, RegionHeat
 from primary_site.shared_flush import SharedFlush
@@ -33,16 +33,6 @@ one neither delays a cut nor other I/O."""
 
 INLINE_READ_BYTES_MAX = 256 << 10
 """Copied on the event loop at most, per read: about 30 microseconds."""
-
-HOPS_MAX = 6
-"""Threads of the device that may write at once; the others read and sync."""
-
-GATHERED_MAX = 32
-"""Socket reads gathered for one hop: bounds how long the first of them waits."""
-
-HOP_PATIENCE_SECONDS = 0.002
-"""A hop from memory to the page cache ends well within it; a longer one waits for
-the device, and more of them at once are then worth their cost."""
 
 WRITES = frozenset({HostCommand.WRITE, HostCommand.TRIM, HostCommand.WRITE_ZEROES})
 
@@ -131,11 +121,7 @@ class PrimaryVolume:
         self._region_shift = geometry.region_bytes.bit_length() - 1
         self._track_shift = geometry.track_bytes.bit_length() - 1
         self._blocked: list[_Pinned] = []
-        self._queued: list[_Pinned] = []
-        self._hops = 0
-        self._gathering = False
-        self._hop_timer: asyncio.TimerHandle | None = None
-        self.bytes_written = 0
+        self._hops = WriteHops(threads)
 
     def release(self) -> None:
         """A connection ended; the volume itself lives on."""
@@ -308,64 +294,7 @@ class PrimaryVolume:
             pinned.runs,
             pinned.requests,
         )
-        self._queued.append(pinned)
-        self._hop()
-
-    def _hop(self) -> None:
-        """Hand everything queued to one thread, unless one is at it already.
-
-        What arrives meanwhile gathers for the next hop: the busier the volume, the
-        fewer hops a request costs. A thread that takes long (it waits for the
-        device) is not waited for: another takes what has gathered.
-        """
-        if not self._queued or self._hops == HOPS_MAX or self._gathering:
-            return
-        if self._hops:
-            if self._hop_timer is None:
-                loop = asyncio.get_running_loop()
-                self._hop_timer = loop.call_later(HOP_PATIENCE_SECONDS, self._overdue)
-            return
-        self._gather(0)
-
-    def _gather(self, seen: int) -> None:
-        """Hop once a turn of the loop has brought nothing more.
-
-        A host that keeps many requests in flight sends them one by one: taking the
-        first alone to a thread would make it the slowest batch of all.
-        """
-        self._gathering = False
-        if self._hops:
-            return  # whoever is at it takes the rest along
-        if seen < len(self._queued) < GATHERED_MAX:
-            self._gathering = True
-            loop = asyncio.get_running_loop()
-            loop.call_soon(self._gather, len(self._queued))
-        elif self._queued:
-            self._hop_now()
-
-    def _overdue(self) -> None:
-        self._hop_timer = None
-        if self._queued and self._hops < HOPS_MAX:
-            self._hop_now()
-
-    def _hop_now(self) -> None:
-        gathered, self._queued = self._queued, []
-        self._hops += 1
-
-        def write_all() -> None:
-            for pinned in gathered:
-                pinned.batch.run()
-
-        def written(_: None, error: BaseException | None) -> None:
-            self._hops -= 1
-            for pinned in gathered:
-                self._wrote(pinned, error)
-            if self._hop_timer is not None and not self._hops:
-                self._hop_timer.cancel()
-                self._hop_timer = None
-            self._hop()
-
-        self.threads.submit(write_all, written)
+        self._hops.submit(pinned.batch, lambda error: self._wrote(pinned, error))
 
     def _must_wait(self, pinned: _Pinned) -> bool:
         tracks, is_preserving = (
