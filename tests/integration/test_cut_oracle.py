@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ from tests.support.cut_oracle import (
     known_image,
     sequences_of,
 )
-from tests.support.sites import Pair, VolumeSpec
+from tests.support.nbd_client import NbdClient
+from tests.support.sites import Pair, VolumeSpec, read_all
 from tests.support.stamping_writers import StampingWriter, connect_writers
 
 CUTS = int(os.environ.get("FARSHORE_ORACLE_CUTS", "30"))
@@ -150,30 +152,62 @@ async def test_a_reader_keeps_the_point_that_it_opened(tmp_path: Path) -> None:
         writers = await connect_writers(
             pair.primary.nbd_address, pair.exports, oracle.history, SEED, count=2
         )
-        kept = []
+        readers: list[PointReader] = []
         try:
             for writer in writers:
                 writer.start()
-            for _ in range(4):
+            for _ in range(5):
                 await oracle.progress(WRITES_BETWEEN_CUTS)
                 _, _, images = await oracle.cut()
                 clients = [await pair.remote.nbd(name) for name in pair.exports]
-                kept.append((clients, images))
+                readers.append(PointReader(clients, images, SEED))
             for writer in writers:
                 await writer.stop()
-            for clients, images in kept:
-                for client, image in zip(clients, images, strict=True):
-                    await compare(client, image)
+            for reader in readers:
+                await reader.stop()
         finally:
             for writer in writers:
                 writer.abort()
-            for clients, _ in kept:
-                for client in clients:
-                    client.abort()
+            for reader in readers:
+                reader.abort()
 
 
-async def compare(client: Any, image: bytearray) -> None:
-    step = MIB
-    for at in range(0, len(image), step):
-        part = image[at : at + step]
-        assert await client.read(at, len(part)) == part, "an open point has changed"
+class PointReader:
+    """Reads one point again and again, while newer ones come; it never changes."""
+
+    def __init__(
+        self, clients: list[NbdClient], images: list[bytearray], seed: int
+    ) -> None:
+        self._clients = clients
+        self._images = images
+        self._random = random.Random(seed)
+        self._stopped = False
+        self._reads = 0
+        self._tasks = [asyncio.create_task(self._read()) for _ in range(4)]
+
+    async def _read(self) -> None:
+        while not self._stopped:
+            volume = self._random.randrange(len(self._clients))
+            # Mostly where the writers' favourite tracks are.
+            size = min(len(self._images[volume]), MIB << self._random.randrange(6))
+            offset = self._random.randrange(size)
+            length = min(self._random.randint(1, 64 << 10), size - offset)
+            data = await self._clients[volume].read(offset, length)
+            image = self._images[volume]
+            assert data == image[offset : offset + length], "an open point has changed"
+            self._reads += 1
+
+    async def stop(self) -> None:
+        """Raise what was found; then read every volume whole once more."""
+        self._stopped = True
+        await asyncio.gather(*self._tasks)
+        assert self._reads > 10
+        for client, image in zip(self._clients, self._images, strict=True):
+            assert await read_all(client) == image, "an open point has changed"
+            await client.disconnect()
+
+    def abort(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        for client in self._clients:
+            client.abort()

@@ -6,13 +6,14 @@ nothing is ever copied whole again. What travels is counted outside the daemons.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 from tests.support.endurance import Endurance
-from tests.support.sites import Pair, VolumeSpec, free_port, until
+from tests.support.sites import PATIENCE_SECONDS, Pair, VolumeSpec, free_port, until
 from tests.support.stamping_writers import Mix
 from tests.support.tcp_proxy import TcpProxy
 
@@ -56,6 +57,24 @@ def cost_since(endurance: Endurance, event: int) -> int:
     return endurance.changed_since(event, TRACK_BYTES) * (TRACK_BYTES + 64)
 
 
+async def half_drained(
+    pair: Pair, proxy: TcpProxy, endurance: Endurance, share: float = 0.4
+) -> int:
+    """Have a cycle stall half-way, a part of it acknowledged; return its bytes."""
+    await endurance.rest_hosts()
+    changed: int = pair.primary.group()["changed_bytes"]
+    proxy.stall_after(int(changed * share))
+    endurance.go_on_cutting()
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        await proxy.stalled.wait()
+    await until(
+        lambda: pair.primary.group()["out_of_sync_bytes"] < changed, "acknowledgements"
+    )
+    assert pair.primary.group()["state"] == "draining"
+    endurance.resume_hosts()
+    return changed
+
+
 async def test_a_link_that_stalls_in_a_drain_goes_on_where_it_was(
     tmp_path: Path,
 ) -> None:
@@ -63,11 +82,7 @@ async def test_a_link_that_stalls_in_a_drain_goes_on_where_it_was(
         for _ in range(3):
             await endurance.progress(300)
             since, sent = endurance.history.now(), proxy.forwarded_bytes
-            changed = pair.primary.group()["changed_bytes"]
-            proxy.stall_after(changed // 2)
-            endurance.go_on_cutting()
-            await proxy.stalled.wait()
-            assert pair.primary.group()["state"] == "draining"
+            changed = await half_drained(pair, proxy, endurance)
             await endurance.progress(300)
             proxy.flow()
             await endurance.check_next_cut_is_exact()
@@ -80,13 +95,10 @@ async def test_a_link_reset_in_a_drain_sends_again_only_what_was_not_acked(
     tmp_path: Path,
 ) -> None:
     async with running(tmp_path, links=2) as (pair, proxy, endurance):
-        for share in (0.2, 0.5, 0.9):
+        for share in (0.15, 0.3, 0.5):
             await endurance.progress(600)
             since, sent = endurance.history.now(), proxy.forwarded_bytes
-            changed = pair.primary.group()["changed_bytes"]
-            proxy.stall_after(int(changed * share))
-            endurance.go_on_cutting()
-            await proxy.stalled.wait()
+            changed = await half_drained(pair, proxy, endurance, share)
             number = pair.primary.group()["cycle_number"]
             proxy.cut()
             await until(lambda: not pair.is_connected(), "the primary sees it")
@@ -110,10 +122,7 @@ async def test_a_link_lost_for_long_abandons_the_cycle_and_loses_nothing(
     async with running(tmp_path, group=group) as (pair, proxy, endurance):
         await endurance.progress(600)
         since, sent = endurance.history.now(), proxy.forwarded_bytes
-        changed = pair.primary.group()["changed_bytes"]
-        proxy.stall_after(changed // 2)
-        endurance.go_on_cutting()
-        await proxy.stalled.wait()
+        changed = await half_drained(pair, proxy, endurance)
         proxy.cut()
         await until(
             lambda: bool(pair.primary.events("cycle_abandoned")), "it is abandoned"

@@ -94,6 +94,15 @@ class Endurance:
         self._writers = []
         self.history.crash()
 
+    async def rest_hosts(self) -> None:
+        """Return once nothing is in flight; nothing more comes until the resume."""
+        for writer in self._writers:
+            await writer.pause()
+
+    def resume_hosts(self) -> None:
+        for writer in self._writers:
+            writer.resume()
+
     async def progress(self, changes: int) -> None:
         """Wait for so many acknowledged changes: hosts are not stalled."""
         goal = self.acked() + changes
@@ -168,8 +177,7 @@ class Endurance:
     async def check_next_cut_is_exact(self) -> dict[str, Any]:
         """With the hosts at rest, the next point is the primary, byte for byte."""
         await self.stop_cutting()
-        for writer in self._writers:
-            await writer.pause()
+        await self.rest_hosts()
         await self.pair.connected()
         await self.judge_host_volumes()
         cut = await self.pair.cut()
@@ -183,8 +191,7 @@ class Endurance:
         ):
             assert at_host == at_remote, f"{name} at the remote is not the primary's"
         await self._judge(point, images)
-        for writer in self._writers:
-            writer.resume()
+        self.resume_hosts()
         return point
 
     # -- what it cost ------------------------------------------------------------------

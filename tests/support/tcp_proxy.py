@@ -33,7 +33,7 @@ class TcpProxy:
         self.port = self._server.sockets[0].getsockname()[1]
 
     def stall(self) -> None:
-        """Forward nothing more, connections standing: a cable pulled."""
+        """Forward nothing more to the remote; what it says still arrives."""
         self._flowing.clear()
         self.stalled.set()
 
@@ -111,7 +111,7 @@ class TcpProxy:
                     self.forwarded_bytes += len(data)
                     if self._stall_at is not None:
                         self._stall_if_due(self._stall_at)
-                await self._flowing.wait()
+                    await self._flowing.wait()
                 writer.write(data)
                 await writer.drain()
         writer.transport.abort()
