@@ -256,7 +256,7 @@ def without(runs: Runs, excluded: Runs) -> Runs:
     for first, count in runs:
         end = first + count
         for start, size in excluded:
-            if first <= start < end:
+            if start < end and start + size > first:
                 if start > first:
                     left.append((first, start - first))
                 first = start + size
