@@ -7,7 +7,7 @@ import pytest
 from common.storage import region_log
 from tests.support.primary_explorer import explore
 
-SEEDS = 24
+SEEDS = 16
 STEPS = 150
 
 
