@@ -119,9 +119,7 @@ async def test_every_point_is_one_instant_of_all_volumes(
     with Pair(tmp_path, volumes(track_size), link=link) as pair:
         await pair.start()
         oracle = Oracle(pair)
-        writers = await connect_writers(
-            pair.primary.nbd_address, pair.exports, oracle.history, SEED, count=WRITERS
-        )
+        writers = await connect_writers(pair, oracle.history, SEED, count=WRITERS)
         try:
             for writer in writers:
                 writer.start()
@@ -149,9 +147,7 @@ async def test_a_reader_keeps_the_point_that_it_opened(tmp_path: Path) -> None:
     with Pair(tmp_path, volumes("4KiB")) as pair:
         await pair.start()
         oracle = Oracle(pair)
-        writers = await connect_writers(
-            pair.primary.nbd_address, pair.exports, oracle.history, SEED, count=2
-        )
+        writers = await connect_writers(pair, oracle.history, SEED, count=2)
         readers: list[PointReader] = []
         try:
             for writer in writers:

@@ -35,9 +35,9 @@ VOLUMES = [
         BIG_TRACKS * TRACK_BYTES,
         {
             "track_size": "4KiB",
-            "region_size": "1MiB",
             "hot_regions_max": HOT_REGIONS_MAX,
         },
+        BIG_REGION_BYTES,
     ),
     # Regions smaller than the longest requests.
     VolumeSpec(
@@ -45,9 +45,9 @@ VOLUMES = [
         6 * MIB + 1536,
         {
             "track_size": "4KiB",
-            "region_size": "256KiB",
             "hot_regions_max": HOT_REGIONS_MAX,
         },
+        SMALL_REGION_BYTES,
     ),
 ]
 HOT_TRACKS_MAX = HOT_REGIONS_MAX * (
@@ -138,7 +138,8 @@ async def test_a_write_over_many_small_regions_is_remembered_by_all_of_them(
     volume = VolumeSpec(
         "v",
         4 * MIB,
-        {"track_size": "4KiB", "region_size": "16KiB", "hot_regions_max": 1024},
+        {"track_size": "4KiB", "hot_regions_max": 1024},
+        16 << 10,
     )
     with Pair(tmp_path, [volume]) as pair:
         await pair.start()

@@ -76,8 +76,7 @@ class Endurance:
         """Attach the hosts again, after a start of the primary."""
         self._seed += 1
         self._writers = await connect_writers(
-            self.pair.primary.nbd_address,
-            self.pair.exports,
+            self.pair,
             self.history,
             self._seed,
             count=self._writer_count,

@@ -55,6 +55,7 @@ class VolumeSpec:
     name: str
     size_bytes: int
     options: dict[str, object] = field(default_factory=dict)
+    region_bytes: int = 4 << 20
 
 
 def free_port() -> int:
@@ -340,6 +341,7 @@ class Pair:
                 "name": volume.name,
                 "device": str(self.device(volume.name)),
                 "size": f"{volume.size_bytes}B",
+                "region_size": f"{volume.region_bytes}B",
                 **volume.options,
             }
             text += "[[group.volume]]\n" + toml(table)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from tests.support.cut_oracle import SECTOR_BYTES, History, stamp
 from tests.support.nbd_client import NbdClient
+from tests.support.sites import Pair
 
 SECTORS_MAX = 96
 """Of an ordinary request: across several 4 KiB tracks, unaligned at both ends."""
@@ -23,7 +24,7 @@ LONG_SECTORS = 4096
 """Of a rare trim: 2 MiB, longer than what a server has to do in one piece."""
 
 WHOLE_SECTORS_MAX = 2048
-"""Up to 1 MiB a request is never divided by a cut."""
+"""Up to 1 MiB, and within one region, a request is never divided by a cut."""
 
 
 @dataclass(frozen=True)
@@ -51,12 +52,14 @@ class StampingWriter:
         history: History,
         seed: int,
         *,
+        region_bytes: Sequence[int],
         depth: int = 4,
         mix: Mix | None = None,
     ) -> None:
         self._number = number
         self._clients = clients
         self._history = history
+        self._region_sectors = [size // SECTOR_BYTES for size in region_bytes]
         self._random = random.Random(f"{seed}/{number}")
         self._depth = depth
         self._mix = mix or Mix()
@@ -136,7 +139,7 @@ class StampingWriter:
             first,
             count,
             zeroes=zeroes,
-            whole=count <= WHOLE_SECTORS_MAX,
+            whole=self._is_whole(volume, first, count),
         )
         offset, length = first * SECTOR_BYTES, count * SECTOR_BYTES
         if not zeroes:
@@ -148,6 +151,11 @@ class StampingWriter:
             await client.write_zeroes(offset, length, no_hole=no_hole, fua=fua)
         self._history.ack(op)
         self.acked_count += 1
+
+    def _is_whole(self, volume: int, first: int, count: int) -> bool:
+        region = self._region_sectors[volume]
+        is_in_one = first // region == (first + count - 1) // region
+        return is_in_one and count <= WHOLE_SECTORS_MAX
 
     def _place(self, sectors: int) -> tuple[int, int]:
         count = min(self._random.randint(1, SECTORS_MAX), sectors)
@@ -163,8 +171,7 @@ class StampingWriter:
 
 
 async def connect_writers(
-    address: str,
-    exports: Sequence[str],
+    pair: Pair,
     history: History,
     seed: int,
     *,
@@ -173,10 +180,15 @@ async def connect_writers(
     mix: Mix | None = None,
 ) -> list[StampingWriter]:
     """Connect `count` writers to every export; they are not started yet."""
-    writers = []
-    for number in range(1, count + 1):
-        clients = [await NbdClient.connect(address, export) for export in exports]
-        writers.append(
-            StampingWriter(number, clients, history, seed, depth=depth, mix=mix)
+    return [
+        StampingWriter(
+            number,
+            [await pair.primary.nbd(export) for export in pair.exports],
+            history,
+            seed,
+            region_bytes=[volume.region_bytes for volume in pair.volumes],
+            depth=depth,
+            mix=mix,
         )
-    return writers
+        for number in range(1, count + 1)
+    ]
