@@ -12,13 +12,11 @@ import contextlib
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 import structlog
 
 from common.errors import (
     ConnectionLostError,
-    NotCommittedError,
     PeerRefusedError,
     ProtocolError,
     RefusedError,
@@ -34,7 +32,6 @@ from common.replication.messages import (
     VolumeOffer,
     Welcome,
 )
-from common.service.schedule import next_moment_ns
 from primary_site.alarms import Alarms
 from primary_site.cut_reader import RelationEndedError
 from primary_site.drain import CycleDrain, first_of
@@ -45,7 +42,8 @@ from primary_site.group import (
     CutStarvedError,
 )
 from primary_site.session import Connect, SendingSession, open_session
-from primary_site.trigger import Observed, seconds_to_cut
+from primary_site.tickets import CutTicket, CutTickets
+from primary_site.trigger import Observed, Schedule, seconds_to_cut
 from primary_site.volume import PrimaryVolume
 
 RECONNECT_SECONDS_MIN = 0.2
@@ -59,21 +57,11 @@ RETRY_SECONDS = 1.0
 POLL_SECONDS = 0.2
 """How often the changed bytes are compared with the `changed` trigger."""
 
+LOOK_AGAIN_SECONDS_MAX = 3600.0
 TEND_SECONDS = 5.0
 COMPRESSION_AUTO_LEVEL = 1
 
-T = TypeVar("T")
-
 log = structlog.get_logger()
-
-
-@dataclass(slots=True)
-class CutTicket:
-    """Somebody who asked for a cut: told when it is taken, and when it is safe."""
-
-    label: str | None
-    taken: asyncio.Future[Cut]
-    safe: asyncio.Future[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +92,7 @@ class Replicator:
         self._connect = connect
         self._clock = clock
         self._log = log.bind(group=group.name)
-        self._tickets: list[CutTicket] = []
-        self._cutting: list[CutTicket] = []
+        self._tickets = CutTickets()
         self._wake = asyncio.Event()
         self._tend_soon = asyncio.Event()
         self._last_cut: float | None = None
@@ -114,6 +101,7 @@ class Replicator:
         self._taking: asyncio.Task[None] | None = None
         self._destage: asyncio.Task[None] | None = None
         self._cut_at = 0.0
+        self._schedule = Schedule(group.config.schedule)
 
     # -- what operators ask ------------------------------------------------------------
 
@@ -134,16 +122,13 @@ class Replicator:
                 f"group {self.group.name} has no link to its remote now "
                 f"({self.link_state}); see farshore status"
             )
-        loop = asyncio.get_running_loop()
-        ticket = CutTicket(label, loop.create_future(), loop.create_future())
-        self._tickets.append(ticket)
         self._wake.set()
-        return ticket
+        return self._tickets.ask(label)
 
     async def suspend(self) -> None:
         """No new cuts from now on, over restarts too; a drain under way finishes."""
         await self.group.update(suspended=True)
-        self._fail_tickets(self._take_tickets(), "the group was suspended")
+        self._tickets.fail_asked("the group was suspended")
         if self.group.cut is None:
             await self._withdraw()
         self._wake.set()
@@ -270,12 +255,12 @@ class Replicator:
                     name = "flashcopy_unavailable"
                 self.alarms.set(name, str(error))
                 self._log.warning("cut_failed", reason=str(error))
-                self._fail_tickets(self._cutting, str(error))
+                self._tickets.fail_aboard(str(error))
                 await asyncio.sleep(RETRY_SECONDS)
             except StorageError as error:
                 self._storage_failed(error)
         self.alarms.set("failed", str(self.group.failed))
-        self._fail_tickets(self._cutting + self._take_tickets(), "the group has failed")
+        self._fail_all("the group has failed")
         await asyncio.Event().wait()  # the link stays, for the status of both sides
 
     def _storage_failed(self, error: StorageError) -> None:
@@ -322,14 +307,11 @@ class Replicator:
 
     async def _next_cycle(self, session: SendingSession) -> None:
         await self._until_due()
-        # Those of a cut that failed after its session are still waiting for one.
-        self._tickets = self._cutting + self._tickets
-        self._cutting = self._tickets_of_one_cut()
+        label = self._tickets.board()
         number = self.group.state.committed_number
         if number is not None and not self.group.has_changed():
             await self._still_current(session, number)
             return
-        label = next((t.label for t in self._cutting if t.label), None)
         self._taking = asyncio.create_task(self._take_cut(label), name="cut")
         self._taking.add_done_callback(_retrieve)
         await asyncio.shield(self._taking)
@@ -343,8 +325,7 @@ class Replicator:
         self._destage.add_done_callback(_retrieve)
         self._last_cut = self._cut_at = self._clock.monotonic()
         self.alarms.clear("cut_starved", "flashcopy_unavailable")
-        for ticket in self._cutting:
-            _resolve(ticket.taken, cut)
+        self._tickets.taken(cut)
 
     async def _still_current(self, session: SendingSession, number: int) -> None:
         """Nothing changed: no point, but the newest one is current up to now."""
@@ -354,32 +335,26 @@ class Replicator:
         self.group.state = replace(state, current_as_of_ns=now_ns)
         self._last_cut = self._last_commit = self._clock.monotonic()
         cut = Cut(number, state.committed_cycle_id, now_ns, 0.0, None)
-        for ticket in self._cutting:
-            _resolve(ticket.taken, cut)
-            _resolve(ticket.safe, number)
-        self._cutting = []
+        self._tickets.taken(cut)
+        self._tickets.safe(number)
 
     async def _until_due(self) -> None:
-        while not (self._tickets or self._cutting):
+        while not self._tickets:
             wait = self._seconds_to_cut()
             if wait == 0:
                 return
-            if self.group.config.changed_bytes is not None:
-                wait = POLL_SECONDS
             self._wake.clear()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(min(wait, 3600.0)):
+                async with asyncio.timeout(wait):
                     await self._wake.wait()
 
     def _seconds_to_cut(self) -> float:
+        """Return when to look again: 0 if a cut is due now."""
         group = self.group
         if group.state.suspended or group.failed is not None:
-            return float("inf")
-        schedule_due = None
-        if group.config.schedule is not None:
-            schedule_due = self._schedule_due(group.config.schedule)
+            return LOOK_AGAIN_SECONDS_MAX
         last = self.last_cycle
-        return seconds_to_cut(
+        wait = seconds_to_cut(
             group.config,
             Observed(
                 now=self._clock.monotonic(),
@@ -387,21 +362,12 @@ class Replicator:
                 last_commit=self._last_commit,
                 last_drain_seconds=last.drain_seconds if last else 0.0,
                 changed_bytes=self.changed_bytes(),
-                schedule_due=schedule_due,
+                schedule_due=self._schedule.seconds_until_due(self._clock.now_ns()),
             ),
         )
-
-    _due_ns: int | None = None
-
-    def _schedule_due(self, schedule: str) -> float:
-        """Seconds until the scheduled moment; each moment is due exactly once."""
-        now_ns = self._clock.now_ns()
-        if self._due_ns is None:
-            self._due_ns = next_moment_ns(schedule, now_ns)
-        if now_ns >= self._due_ns:
-            self._due_ns = None
-            return 0.0
-        return (self._due_ns - now_ns) / 1e9
+        if wait and group.config.changed_bytes is not None:
+            return POLL_SECONDS
+        return min(wait, LOOK_AGAIN_SECONDS_MAX)
 
     async def _finish(self, session: SendingSession) -> None:
         """Drain the standing cut over this session, and have it committed."""
@@ -441,9 +407,7 @@ class Replicator:
         try:
             await self.group.complete_cycle(relation_id)
         finally:  # safe it is, whatever becomes of this session
-            for ticket in self._cutting:
-                _resolve(ticket.safe, cut.number)
-            self._cutting = []
+            self._tickets.safe(cut.number)
         self.drain = None
         self._last_commit = self._clock.monotonic()
         self.alarms.clear("cycle_abandoned", "remote_lost_points")
@@ -496,7 +460,7 @@ class Replicator:
         self._log.warning("cycle_abandoned", number=cut.number, reason=why)
         self.alarms.set("cycle_abandoned", f"cycle {cut.number}: {why}")
         self.group.abandon_cycle()
-        self._fail_tickets(self._cutting, why)
+        self._tickets.fail_aboard(why)
         await self.group.discard_targets()
 
     async def _give_up_later(self) -> None:
@@ -508,33 +472,15 @@ class Replicator:
             await self._abandon_here(f"no link for {timeout:g} s")
         else:
             await self._withdraw()
-        waiting = self._cutting + self._take_tickets()
-        self._cutting = []
-        self._fail_tickets(waiting, f"no link for {timeout:g} s")
+        self._fail_all(f"no link for {timeout:g} s")
 
     async def _withdraw(self) -> None:
         self.group.withdraw()
         await self.group.discard_targets()
 
-    def _tickets_of_one_cut(self) -> list[CutTicket]:
-        """All who asked, but those with another label: a point has one label."""
-        label = next((t.label for t in self._tickets if t.label), None)
-        taken = [t for t in self._tickets if t.label in {None, label}]
-        self._tickets = [t for t in self._tickets if t.label not in {None, label}]
-        return taken
-
-    def _take_tickets(self) -> list[CutTicket]:
-        tickets, self._tickets = self._tickets, []
-        return tickets
-
-    def _fail_tickets(self, tickets: list[CutTicket], why: str) -> None:
-        for ticket in tickets:
-            for future in (ticket.taken, ticket.safe):
-                if not future.done():
-                    future.set_exception(NotCommittedError(why))
-                    future.exception()  # whoever asked may have gone
-        if tickets is self._cutting:
-            self._cutting = []
+    def _fail_all(self, why: str) -> None:
+        self._tickets.fail_aboard(why)
+        self._tickets.fail_asked(why)
 
     # -- figures -----------------------------------------------------------------------
 
@@ -552,11 +498,6 @@ class Replicator:
             min(tracks(v) * v.geometry.track_bytes, v.size_bytes)
             for v in self.group.volumes
         )
-
-
-def _resolve(future: asyncio.Future[T], value: T) -> None:
-    if not future.done():
-        future.set_result(value)
 
 
 def _retrieve(task: asyncio.Task[None]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from common.service.config_primary import PrimaryGroup
+from common.service.schedule import next_moment_ns
 
 RPO_SHARE = 0.35
 """A point is at its oldest just before the next commit: one interval and one
@@ -29,6 +30,29 @@ class Observed:
 
 
 NEVER = float("inf")
+
+
+class Schedule:
+    """The moments of a cron expression, each due exactly once."""
+
+    def __init__(self, expression: str | None) -> None:
+        self._expression = expression
+        self._due_ns: int | None = None
+
+    def seconds_until_due(self, now_ns: int) -> float | None:
+        """Return the seconds until the next moment, 0 once it has come.
+
+        Moments that passed while nobody asked (a long drain, a lost link) are due
+        together, once.
+        """
+        if self._expression is None:
+            return None
+        if self._due_ns is None:
+            self._due_ns = next_moment_ns(self._expression, now_ns)
+        if now_ns >= self._due_ns:
+            self._due_ns = None
+            return 0.0
+        return (self._due_ns - now_ns) / 1e9
 
 
 def seconds_to_cut(group: PrimaryGroup, seen: Observed) -> float:
