@@ -68,6 +68,14 @@ class File(Protocol):
         """Make durable all that was written before the call (fdatasync)."""
         ...
 
+    def drop_cache(self) -> None:
+        """Forget what memory holds of the file, so that the next reads ask the disk.
+
+        After `datasync`, before what an unclean stop left is trusted: the kernel
+        calls pages clean that a failed flush never brought to the disk (fsyncgate).
+        """
+        ...
+
     def identity(self) -> FileIdentity: ...
 
     def close(self) -> None: ...

@@ -231,6 +231,10 @@ def _open_volume(
     acked = BitmapFile.open(files, f"{directory}/{name}.acked", geometry.track_count)
     # The names of new files, too, must outlive a power loss.
     files.sync_directory(directory)
+    if state is not None and not state.clean:
+        # What is compared and trusted from here on has to be what the disk has.
+        device.datasync()
+        device.drop_cache()
     saved = None if state is None else state.volumes[name]
     tag = bytes(ID_BYTES) if state is None else state.relation_id
     found = verdict(

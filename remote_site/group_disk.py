@@ -150,6 +150,7 @@ class GroupDisk:
             undo.callback(volume.close)
             volume.is_unsynced = True  # by a process that was killed
             volume.datasync()
+            device.drop_cache()
             volumes.append(volume)
         return tuple(volumes)
 

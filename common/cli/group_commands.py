@@ -56,6 +56,12 @@ def _waiting_text(group: str) -> str:
 
 def _cut_text(group: str, result: dict[str, Any]) -> str:
     number = result.get("number")
+    if result["hold_seconds"] == 0 and result["committed"]:
+        # No cut takes no time at all: nothing had changed, so none was made.
+        return escape(
+            f"{group}: nothing has changed, point {number} is current as of "
+            f"{result['cut_time']} (no new point, so no label either)"
+        )
     what = f"{group}: cut {number}" if number is not None else f"{group}: cut"
     fate = "committed at the remote" if result["committed"] else "not yet committed"
     held = seconds_text(result["hold_seconds"])

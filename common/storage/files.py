@@ -194,6 +194,10 @@ class SystemFile:
         with _translated(self.path):
             os.fdatasync(self._descriptor)
 
+    def drop_cache(self) -> None:
+        with _translated(self.path):
+            os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+
     def identity(self) -> FileIdentity:
         with _translated(self.path):
             found = os.fstat(self._descriptor)

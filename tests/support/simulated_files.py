@@ -520,6 +520,9 @@ class SimulatedFile:
         if not self._files._lies("datasync", self.path):
             self._inode.flush()
 
+    def drop_cache(self) -> None:
+        """What a failed datasync lost is gone from reads already: see `lose`."""
+
     def identity(self) -> FileIdentity:
         inode = self._inode
         return FileIdentity(1, inode.number, len(inode.content), inode.changes)
