@@ -105,7 +105,7 @@ def check_known(image: bytearray, volume: int, ops: list[Op]) -> None:
     expected, is_known = known_image(len(image), volume, ops)
     same = sequences_of(image, volume) == sequences_of(expected, volume)
     assert same[is_known].all()
-    assert is_known.mean() > 0.9, "too little of the volume is known"
+    assert is_known.mean() > 0.5, "too little of the volume is known"
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,7 @@ PATIENCE_SECONDS = 30.0
 POLL_SECONDS = 0.01
 STOP_SECONDS = 20.0
 LOG_TAIL_BYTES = 6000
+REGION_BYTES_DEFAULT = 4 << 20
 READ_BYTES = 1 << 20
 READS_IN_FLIGHT = 4
 STATUS_BYTES = 1 << 30
@@ -55,7 +56,7 @@ class VolumeSpec:
     name: str
     size_bytes: int
     options: dict[str, object] = field(default_factory=dict)
-    region_bytes: int = 4 << 20
+    region_bytes: int = REGION_BYTES_DEFAULT
 
 
 def free_port() -> int:
@@ -337,13 +338,14 @@ class Pair:
         }
         text += "[group.link]\n" + toml(link)
         for volume in self.volumes:
-            table = {
+            table: dict[str, object] = {
                 "name": volume.name,
                 "device": str(self.device(volume.name)),
                 "size": f"{volume.size_bytes}B",
-                "region_size": f"{volume.region_bytes}B",
                 **volume.options,
             }
+            if volume.region_bytes != REGION_BYTES_DEFAULT:
+                table["region_size"] = f"{volume.region_bytes}B"
             text += "[[group.volume]]\n" + toml(table)
         return text
 
