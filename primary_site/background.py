@@ -1,4 +1,4 @@
-"""Tasks that nobody awaits, kept from being collected while they run."""
+"""Tasks: kept while they run, ended whole, and cancelled when told to."""
 
 from __future__ import annotations
 
@@ -39,3 +39,15 @@ async def to_its_end(work: Coroutine[Any, Any, T]) -> T:
         if not task.cancelled():
             task.exception()  # looked at: nobody else will
         raise
+
+
+def first_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return one error that stands for all of a task group's.
+
+    A child that fails while it is being cancelled hides the cancelling: whoever
+    goes on after this error looks for another sign that it is to end.
+    """
+    found: BaseException = group
+    while isinstance(found, BaseExceptionGroup):
+        found = found.exceptions[0]
+    return found

@@ -119,6 +119,8 @@ class PrimaryDaemon:
             await wait_for_stop(stop, replicating)
         finally:
             await nbd.close()
+            for replicator in self._replicators.values():
+                replicator.stop()
             for task in replicating:
                 task.cancel()
             await asyncio.gather(*replicating, return_exceptions=True)

@@ -24,13 +24,14 @@ from common.replication.messages import (
 )
 from common.replication.tracks import RunData, encode_records, track_hash
 from common.storage.flashcopy import Runs
+from primary_site.background import first_of
 from primary_site.changes import pages_of_tracks
 from primary_site.cut_reader import CutReader
 from primary_site.drain_plan import Gatherer, Unit, plan
 from primary_site.group import ConsistencyGroup, Cut
 from primary_site.session import SendingSession
 
-WORKERS = 4
+WORKERS = 2
 """Units under way at once: one is read while others are encoded and sent."""
 
 
@@ -263,11 +264,3 @@ def without(runs: Runs, excluded: Runs) -> Runs:
         if first < end:
             left.append((first, end - first))
     return left
-
-
-def first_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """Return one error that stands for all of a task group's."""
-    found: BaseException = group
-    while isinstance(found, BaseExceptionGroup):
-        found = found.exceptions[0]
-    return found

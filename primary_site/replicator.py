@@ -33,8 +33,9 @@ from common.replication.messages import (
     Welcome,
 )
 from primary_site.alarms import Alarms
+from primary_site.background import first_of
 from primary_site.cut_reader import RelationEndedError
-from primary_site.drain import CycleDrain, first_of
+from primary_site.drain import CycleDrain
 from primary_site.group import (
     ConsistencyGroup,
     Cut,
@@ -101,6 +102,7 @@ class Replicator:
         self._taking: asyncio.Task[None] | None = None
         self._destage: asyncio.Task[None] | None = None
         self._cut_at = 0.0
+        self._stopping = False
         self._schedule = Schedule(group.config.schedule)
 
     # -- what operators ask ------------------------------------------------------------
@@ -139,8 +141,12 @@ class Replicator:
 
     # -- sessions ----------------------------------------------------------------------
 
+    def stop(self) -> None:
+        """Have `run` end; whoever runs it cancels it after this."""
+        self._stopping = True
+
     async def run(self) -> None:
-        """Replicate until cancelled."""
+        """Replicate until stopped."""
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._tend())
@@ -162,7 +168,7 @@ class Replicator:
 
     async def _connect_for_ever(self) -> None:
         pause = RECONNECT_SECONDS_MIN
-        while True:  # ends with the daemon
+        while not self._stopping:
             try:
                 session = await self._open()
                 if self._give_up is not None:
@@ -179,6 +185,8 @@ class Replicator:
             finally:
                 self.session = None
                 self.drain = None
+            if self._stopping:
+                return
             if self._give_up is None:
                 self._give_up = asyncio.create_task(self._give_up_later())
                 self._give_up.add_done_callback(_retrieve)
@@ -242,6 +250,8 @@ class Replicator:
         self.alarms.clear("refused", "remote_out_of_space", "link_down")
         self._log.info("link_connected", epoch=session.epoch, links=len(session.links))
         while self.group.failed is None:
+            if session.ended or self._stopping:
+                return  # a cancelling that an error of the same moment hid
             try:
                 if self.group.cut is not None:
                     await self._finish(session)

@@ -52,6 +52,8 @@ class SendingSession:
         self.welcome = welcome
         self.epoch = welcome.epoch
         self.drain: DrainEvents | None = None
+        self.ended = False
+        """Nothing is received any more: whoever waits for an answer waits in vain."""
         self._busy = [0] * len(links)
         self._committed: asyncio.Future[Committed] | None = None
         self._current: asyncio.Future[CurrentAsOf] | None = None
@@ -86,9 +88,12 @@ class SendingSession:
 
     async def receive(self) -> None:
         """Receive on all links until one breaks: then raise why."""
-        async with asyncio.TaskGroup() as tasks:
-            for link in self.links:
-                tasks.create_task(self._receive(link))
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for link in self.links:
+                    tasks.create_task(self._receive(link))
+        finally:
+            self.ended = True
 
     async def _receive(self, link: Link) -> None:
         while True:  # ends with the link

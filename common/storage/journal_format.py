@@ -53,7 +53,7 @@ BATCH_RECORDS_MAX = 16384
 BATCH_BODY_BYTES_MAX = BATCH_RAW_BYTES_MAX + BATCH_RECORDS_MAX * RECORD_HEADER_BYTES
 """Bounds what one append holds in memory, and what recovery reads at once."""
 
-COMPRESSION_LEVEL = 1
+COMPRESSION_LEVEL = -1
 """Fast: the receiver waits for it, and old content is soon dropped."""
 
 COMPRESSED_BYTES_MIN = 512

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from common.errors import PeerRefusedError
+from common.errors import ConnectionLostError, PeerRefusedError
 from common.replication.messages import Welcome
 from common.service.clock import SystemClock
 from common.storage.record import DurableRecord
@@ -131,3 +131,24 @@ async def test_a_remote_that_knows_a_later_cycle_is_refused(site: Site) -> None:
     await site.commit_cut()
     with pytest.raises(PeerRefusedError, match="older copy"):
         await replicator(site)._reconcile(welcome(9, b"x" * 16, b"r" * 16))
+
+
+async def test_a_stop_is_not_lost_to_a_link_that_breaks_at_the_same_moment(
+    site: Site,
+) -> None:
+    connecting = asyncio.Event()
+
+    async def connect(_address: str) -> Any:
+        connecting.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            raise ConnectionLostError("broken while stopping") from None
+
+    stopping = Replicator(site.group, "amsterdam", connect, SystemClock())
+    running = asyncio.ensure_future(stopping.run())
+    await connecting.wait()
+    stopping.stop()
+    running.cancel()
+    async with asyncio.timeout(10):
+        await asyncio.wait([running])
