@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Generic, TypeVar
 
 from common.ports import Threads
+from primary_site.gate import Gate
 from primary_site.preserving import HostWriteBatch
 
 HOPS_MAX = 6
@@ -22,24 +24,39 @@ PATIENCE_SECONDS = 0.002
 """A hop from memory to the page cache ends well within it; a longer one waits for
 the device, and more of them at once are then worth their cost."""
 
-Wrote = Callable[[BaseException | None], None]
+T = TypeVar("T")
 
 
-class WriteHops:
-    """Runs batches of one volume in its threads, in the order they came."""
+class WriteHops(Generic[T]):
+    """Takes batches of one volume to its threads, in the order they came.
 
-    def __init__(self, threads: Threads) -> None:
+    `begin` enters the gate, marks and claims, and returns what the thread does, or
+    None; `wrote` is called once that has returned. What only waits for a hop has
+    not entered: a cut waits for the hops under way and for nothing else.
+    """
+
+    def __init__(
+        self,
+        threads: Threads,
+        gate: Gate,
+        begin: Callable[[T], HostWriteBatch | None],
+        wrote: Callable[[T, BaseException | None], None],
+    ) -> None:
         self._threads = threads
-        self._queued: list[tuple[HostWriteBatch, Wrote]] = []
+        self._gate = gate
+        self._begin = begin
+        self._wrote = wrote
+        self._queued: list[T] = []
+        self._held = False
         self._under_way = 0
         self._is_deep = False
         """The last hop carried several batches: the host keeps many in flight."""
         self._gathering = False
         self._timer: asyncio.TimerHandle | None = None
 
-    def submit(self, batch: HostWriteBatch, wrote: Wrote) -> None:
-        """Run the batch soon; call `wrote(error)` once its thread has returned."""
-        self._queued.append((batch, wrote))
+    def submit(self, batch: T) -> None:
+        """Take the batch along with the next hop."""
+        self._queued.append(batch)
         self._hop()
 
     def _hop(self) -> None:
@@ -81,21 +98,33 @@ class WriteHops:
             self._go()
 
     def _go(self) -> None:
-        gathered, self._queued = self._queued, []
-        self._is_deep = len(gathered) > 1 or len(gathered[0][0].requests) > 1
+        if self._gate.held:
+            if not self._held:
+                self._held = True
+                self._gate.wait(self._released)
+            return
+        queued, self._queued = self._queued, []
+        begun = [(each, work) for each in queued if (work := self._begin(each))]
+        if not begun:
+            return
+        self._is_deep = len(begun) > 1 or len(begun[0][1].requests) > 1
         self._under_way += 1
 
         def write_all() -> None:
-            for batch, _ in gathered:
-                batch.run()
+            for _, work in begun:
+                work.run()
 
         def returned(_: None, error: BaseException | None) -> None:
             self._under_way -= 1
-            for _batch, wrote in gathered:
-                wrote(error)
+            for batch, _work in begun:
+                self._wrote(batch, error)
             if self._timer is not None and not self._under_way:
                 self._timer.cancel()
                 self._timer = None
             self._hop()
 
         self._threads.submit(write_all, returned)
+
+    def _released(self) -> None:
+        self._held = False
+        self._hop()

@@ -1,14 +1,14 @@
 """A primary volume: where a host's request goes.
 
     submit -> reads: served from the page cache at once, else by a thread
-           -> writes: pin a hot region -> enter the gate -> claim tracks
-              -> one thread preserves, then writes, the whole batch
+           -> writes: pin a hot region -> a hop: enter the gate, claim tracks
+              -> its thread preserves, then writes, the whole batch
               -> settle, leave, sync if FUA -> complete
            -> flush: one fdatasync begun after every write already replied to
 
 One hop to a thread serves all the writes of one socket read: a hop costs as much
 as two or three small requests. The order of a write (DESIGN: mark, preserve,
-write, sync) is that of `HostWriteBatch.run` and `_start`.
+write, sync) is that of `_begin` and `HostWriteBatch.run`.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ class PrimaryVolume:
         self._region_shift = geometry.region_bytes.bit_length() - 1
         self._track_shift = geometry.track_bytes.bit_length() - 1
         self._blocked: list[_Pinned] = []
-        self._hops = WriteHops(threads)
+        self._hops = WriteHops(threads, gate, self._begin, self._wrote)
 
     def release(self) -> None:
         """A connection ended; the volume itself lives on."""
@@ -252,7 +252,7 @@ class PrimaryVolume:
             pinned.regions.append(region)
             pinned.requests.append(request)
         if pinned.requests:
-            self._enter(pinned)
+            self._hops.submit(pinned)
 
     def _wait_hot(self, region: int, request: HostRequest, complete: Complete) -> None:
         if self.failed is not None:
@@ -260,26 +260,21 @@ class PrimaryVolume:
             return
         self.heat.wait(region, lambda: self.start_writes([request], complete))
 
-    def _enter(self, pinned: _Pinned) -> None:
-        if self._gate.held:
-            self._gate.wait(lambda: self._enter(pinned))
-            return
-        self._gate.enter(len(pinned.requests))
-        self._start(pinned)
+    def _begin(self, pinned: _Pinned) -> HostWriteBatch | None:
+        """Enter the gate, mark and claim, in one step; return what a thread does.
 
-    def _start(self, pinned: _Pinned) -> None:
-        """Mark and claim, then hand the batch to a thread; tracks being preserved
-        for another batch make the whole of this one wait for that one."""
+        None if it ended at once (a failed volume) or has to wait: tracks that are
+        being preserved for another batch make the whole of this one wait for that
+        one, so a batch that waits owns no track, and no two wait for each other.
+        """
         if self.failed is not None:
-            for request in pinned.requests:
-                request.error = self.failed.errno
-            self._left(pinned)
-            return
+            self._unpin(pinned)
+            self._fail(pinned.requests, pinned.complete)
+            return None
         if self.changes.flashcopy.busy and self._must_wait(pinned):
-            # All or nothing: a batch that waits owns no track, so no two batches
-            # can wait for each other.
             self._blocked.append(pinned)
-            return
+            return None
+        self._gate.enter(len(pinned.requests))
         claim, shift = self.changes.flashcopy.claim, self._track_shift
         for request in pinned.requests:
             first = request.offset >> shift
@@ -294,7 +289,7 @@ class PrimaryVolume:
             pinned.runs,
             pinned.requests,
         )
-        self._hops.submit(pinned.batch, lambda error: self._wrote(pinned, error))
+        return pinned.batch
 
     def _must_wait(self, pinned: _Pinned) -> bool:
         tracks, is_preserving = (
@@ -315,11 +310,14 @@ class PrimaryVolume:
         if self._blocked:
             blocked, self._blocked = self._blocked, []
             for waiting in blocked:
-                self._start(waiting)
+                self._hops.submit(waiting)
 
-    def _left(self, pinned: _Pinned) -> None:
+    def _unpin(self, pinned: _Pinned) -> None:
         for region in pinned.regions:
             self.heat.unpin(region)
+
+    def _left(self, pinned: _Pinned) -> None:
+        self._unpin(pinned)
         try:
             # The replies first: whoever cuts now finds them already on their way.
             pinned.complete(pinned.requests)
