@@ -356,3 +356,29 @@ class TestExt4:
             device = attach_loop(undo, copy, read_only=True)
             with mounted(device, directory, "-o", "ro,noload") as files:
                 check_files(files, names)
+
+
+@pytest.mark.needs_root
+@pytest.mark.needs_package("losetup", "qemu-io", "qemu-img")
+async def test_block_devices_serve_at_both_sites(tmp_path: Path) -> None:
+    pair = Pair(tmp_path, [VolumeSpec("v", 16 * MIB)])
+    with contextlib.ExitStack() as undo:
+        for place in (pair.device("v"), pair.secondary("v")):
+            backing = place.with_suffix(".backing")
+            with backing.open("wb") as file:
+                file.truncate(16 * MIB)
+            place.symlink_to(attach_loop(undo, backing))
+        with pair:
+            await pair.start()
+            near, far = pair.primary.uri("g/v"), pair.remote.uri("g/v")
+            lines = ["write -P 7 0 1M", "write -P 9 5000 3000", "write -z 256k 64k"]
+            lines += ["discard 768k 128k", "write -f -P 3 15M 1M"]
+            await run(
+                "qemu-io",
+                "-f",
+                "raw",
+                *[p for line in lines for p in ("-c", line)],
+                near,
+            )
+            await pair.cut()
+            await run("qemu-img", "compare", "-f", "raw", "-F", "raw", near, far)
