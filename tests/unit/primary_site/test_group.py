@@ -152,3 +152,42 @@ async def test_a_stop_is_not_lost_to_a_link_that_breaks_at_the_same_moment(
     running.cancel()
     async with asyncio.timeout(10):
         await asyncio.wait([running])
+
+
+class RecordingSession:
+    """A session whose remote has nothing to ask for: it only notes what it is told."""
+
+    epoch = 1
+    sent_bytes = 0
+    drain: Any = None
+
+    def __init__(self) -> None:
+        self.sent: list[str] = []
+
+    async def send(self, message: object) -> int:
+        self.sent.append(type(message).__name__)
+        return 0
+
+    async def committed(self) -> Any:
+        await asyncio.Event().wait()
+
+
+async def test_the_remote_may_commit_only_what_is_destaged(site: Site) -> None:
+    await site.write(0, b"x" * TRACK)
+    await site.commit_cut()
+    stopped = Stopped("datasync", "data.img")
+    site.files.rules.append(stopped)
+    runner, session = replicator(site), RecordingSession()
+    await runner._take_cut(None)
+    finishing = asyncio.ensure_future(runner._finish(session))
+    await reached(stopped)
+    for _ in range(200):
+        await asyncio.sleep(0.001)
+    assert session.sent == ["CycleBegin"]
+    stopped.go()
+    async with asyncio.timeout(10):
+        while session.sent != ["CycleBegin", "CycleEnd"]:
+            await asyncio.sleep(0.001)
+    finishing.cancel()
+    await asyncio.wait([finishing])
+    site.group.abandon_cycle()
