@@ -20,7 +20,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from common.storage.bitmap import Bitmap
-from common.storage.bitmap_file import PAGE_BITS, PAGE_BYTES
+from common.storage.bitmap_file import PAGE_BITS, PAGE_BYTES, page_of
 from common.storage.flashcopy import FlashCopyMap, Relation
 from common.storage.geometry import Geometry
 
@@ -174,7 +174,7 @@ def still_to_send(pprc: Bitmap, acked: Bitmap) -> Bitmap:
 
 
 def pages_of_tracks(first: int, count: int) -> range:
-    return range(first // PAGE_BITS, (first + count - 1) // PAGE_BITS + 1)
+    return range(page_of(first), page_of(first + count - 1) + 1)
 
 
 def pages_with_bits(bitmap: Bitmap) -> set[int]:
@@ -182,7 +182,7 @@ def pages_with_bits(bitmap: Bitmap) -> set[int]:
     pages = set()
     track = bitmap.next_set(0)
     while track < bitmap.bit_count:
-        page = track // PAGE_BITS
+        page = page_of(track)
         pages.add(page)
         track = (
             bitmap.next_set((page + 1) * PAGE_BITS)

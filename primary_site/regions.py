@@ -26,9 +26,6 @@ from primary_site.shared_flush import SharedFlush
 PAGES_PER_SAVE = 64
 """Pages copied from memory in one turn of the loop: about half a millisecond."""
 
-COOL_INTERVAL_SECONDS = 5.0
-"""A region not written for this long cools: it bounds what a crash has compared."""
-
 
 class Heat(enum.Enum):
     HEATING = 1

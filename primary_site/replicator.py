@@ -60,6 +60,8 @@ POLL_SECONDS = 0.2
 
 LOOK_AGAIN_SECONDS_MAX = 3600.0
 TEND_SECONDS = 5.0
+"""A region not written for this long cools: it bounds what a crash has compared."""
+
 COMPRESSION_AUTO_LEVEL = 1
 
 log = structlog.get_logger()

@@ -17,6 +17,7 @@ import errno
 from collections.abc import Callable
 
 from common.errors import StorageError
+from common.nbd.protocol import AllocationFlag
 from common.ports import Complete, File, HostCommand, HostRequest, Threads
 from common.storage.flashcopy import Runs
 from common.storage.geometry import Geometry
@@ -215,7 +216,8 @@ class PrimaryVolume:
     def _extents(self, request: HostRequest, complete: Complete) -> None:
         def look() -> list[tuple[int, int]]:
             found = self.device.extents(request.offset, request.length)
-            return [(length, 3 if is_hole else 0) for length, is_hole in found]
+            hole = int(AllocationFlag.HOLE | AllocationFlag.ZERO)
+            return [(length, hole if is_hole else 0) for length, is_hole in found]
 
         self._in_thread(request, complete, look)
 

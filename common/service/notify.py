@@ -35,9 +35,5 @@ def notify_ready(status: str) -> bool:
     return notify("READY=1", f"STATUS={status}")
 
 
-def notify_status(status: str) -> bool:
-    return notify(f"STATUS={status}")
-
-
 def notify_stopping() -> bool:
     return notify("STOPPING=1")
