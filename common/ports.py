@@ -7,9 +7,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ParamSpec, Protocol, TypeVar
+from typing import Any, Final, ParamSpec, Protocol, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -191,24 +192,32 @@ class HostCommand:
 class HostRequest:
     """One request of a host; mutable on purpose: it is made per I/O.
 
-    Before `submit`: `command`, `offset`, `length`, `fua`, `no_hole` and for a
+    Before `submit`: `command`, `offset`, `length`, `fua`, `no_hole`, and for a
     WRITE `data` (a buffer of `length` bytes that the volume may keep until
-    `complete`). The range has been checked against the volume's size.
+    `complete`). The range has been checked against the volume's size. `fast` is
+    FAST_ZERO: zero faster than a write would, or change nothing and fail with
+    ENOTSUP. `contexts` are those of the volume's that BLOCK_STATUS asks about.
+    `sparse_ok` allows a READ to be answered with runs.
 
-    At `complete`: `error` is 0 or an errno; for a READ without error `data` holds
-    `length` bytes; for BLOCK_STATUS `data` is a list of (length, flags), flags as
-    `base:allocation` (bit 0 hole, bit 1 zero). `cookie` belongs to the caller.
+    At `complete`: `error` is 0 or an errno. For a READ without error `data` holds
+    `length` bytes or, if `sparse_ok`, may be a list of (length, buffer or None for
+    a hole) that covers the request in order. For BLOCK_STATUS `data` has for each
+    of `contexts` a list of (length, flags) from `offset` on, at least one, which
+    may stop short of or reach past the request. `cookie` belongs to the caller.
     """
 
     __slots__ = (
         "command",
+        "contexts",
         "cookie",
         "data",
         "error",
+        "fast",
         "fua",
         "length",
         "no_hole",
         "offset",
+        "sparse_ok",
     )
 
     def __init__(
@@ -220,6 +229,9 @@ class HostRequest:
         *,
         fua: bool = False,
         no_hole: bool = False,
+        fast: bool = False,
+        sparse_ok: bool = False,
+        contexts: tuple[str, ...] = (),
         cookie: Any = None,
     ) -> None:
         self.command = command
@@ -228,6 +240,9 @@ class HostRequest:
         self.data = data
         self.fua = fua
         self.no_hole = no_hole
+        self.fast = fast
+        self.sparse_ok = sparse_ok
+        self.contexts = contexts
         self.cookie = cookie
         self.error = 0
 
@@ -235,13 +250,26 @@ class HostRequest:
 Complete = Callable[[list[HostRequest]], None]
 
 
+BASE_ALLOCATION: Final = "base:allocation"
+"""The context that every volume tells: bit 0 hole, bit 1 reads as zeroes."""
+
+
 class HostVolume(Protocol):
-    """What an NBD export reads and writes. All methods are called on the loop."""
+    """What an NBD export reads and writes. All methods are called on `loop`."""
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The loop it lives on, which need not be its daemon's main one."""
+        ...
 
     size_bytes: int
     read_only: bool
     description: str
     preferred_block_bytes: int
+    contexts: tuple[str, ...]
+    """Names of the metadata contexts it can tell, `base:allocation` among them."""
+    fast_zero: bool
+    """WRITE_ZEROES may be faster than writing; see `HostRequest.fast`."""
 
     def submit(self, requests: list[HostRequest], complete: Complete) -> None:
         """Start all requests; call `complete` with those that ended, as they end.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 
 from common.errors import StorageError
-from common.ports import Complete, HostCommand, HostRequest, HostVolume
+from common.ports import BASE_ALLOCATION, Complete, HostCommand, HostRequest, HostVolume
 from primary_site.background import Tasks
 from primary_site.cut_reader import CutReader, RelationEndedError
 from primary_site.preserving import Standing
@@ -23,8 +23,11 @@ class CutVolume:
     """
 
     read_only = True
+    contexts: tuple[str, ...] = (BASE_ALLOCATION,)
+    fast_zero = False
 
     def __init__(self, volume: PrimaryVolume, standing: Standing) -> None:
+        self.loop = volume.loop
         self.size_bytes = volume.size_bytes
         self.preferred_block_bytes = volume.preferred_block_bytes
         number = standing.relation.cycle_number
@@ -40,7 +43,8 @@ class CutVolume:
             elif request.command == HostCommand.READ and request.length:
                 self._tasks.start(self._read(request, complete))
             elif request.command == HostCommand.BLOCK_STATUS:
-                request.data = [(request.length, 0)]  # data: always a safe answer
+                # Data: always a safe answer.
+                request.data = [[(request.length, 0)] for _ in request.contexts]
                 complete([request])
             else:
                 request.data = b""

@@ -13,12 +13,20 @@ write, sync) is that of `_begin` and `HostWriteBatch.run`.
 
 from __future__ import annotations
 
+import asyncio
 import errno
 from collections.abc import Callable
 
 from common.errors import StorageError
 from common.nbd.protocol import AllocationFlag
-from common.ports import Complete, File, HostCommand, HostRequest, Threads
+from common.ports import (
+    BASE_ALLOCATION,
+    Complete,
+    File,
+    HostCommand,
+    HostRequest,
+    Threads,
+)
 from common.storage.flashcopy import Runs
 from common.storage.geometry import Geometry
 from primary_site.changes import VolumeChanges
@@ -93,6 +101,9 @@ class _Pinned:
 class PrimaryVolume:
     """The `HostVolume` of a primary volume; all methods are the event loop's."""
 
+    contexts: tuple[str, ...] = (BASE_ALLOCATION,)
+    fast_zero = False
+
     def __init__(
         self,
         name: str,
@@ -105,6 +116,7 @@ class PrimaryVolume:
         heat: RegionHeat,
         flush: SharedFlush,
     ) -> None:
+        self.loop = asyncio.get_running_loop()
         self.name = name
         self.geometry = geometry
         self.size_bytes = geometry.size_bytes
@@ -214,10 +226,11 @@ class PrimaryVolume:
         )
 
     def _extents(self, request: HostRequest, complete: Complete) -> None:
-        def look() -> list[tuple[int, int]]:
+        def look() -> list[list[tuple[int, int]]]:
             found = self.device.extents(request.offset, request.length)
             hole = int(AllocationFlag.HOLE | AllocationFlag.ZERO)
-            return [(length, hole if is_hole else 0) for length, is_hole in found]
+            told = [(length, hole if is_hole else 0) for length, is_hole in found]
+            return [told for _ in request.contexts]
 
         self._in_thread(request, complete, look)
 
@@ -225,11 +238,9 @@ class PrimaryVolume:
         self,
         request: HostRequest,
         complete: Complete,
-        job: Callable[[], bytes | list[tuple[int, int]]],
+        job: Callable[[], object],
     ) -> None:
-        def done(
-            result: bytes | list[tuple[int, int]] | None, error: BaseException | None
-        ) -> None:
+        def done(result: object, error: BaseException | None) -> None:
             if error is None:
                 request.data = result
             else:

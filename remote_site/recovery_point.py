@@ -8,11 +8,12 @@ one after the read was still the point's own while it was read.
 
 from __future__ import annotations
 
+import asyncio
 import errno
 from collections.abc import Callable, Iterator
 
 from common.errors import FarshoreError, StorageError
-from common.ports import Complete, HostCommand, HostRequest, Threads
+from common.ports import BASE_ALLOCATION, Complete, HostCommand, HostRequest, Threads
 from common.storage.journal import Journal
 from common.storage.journal_format import Entry
 from remote_site.secondary import SecondaryVolume
@@ -159,6 +160,9 @@ def _described(
 class PointVolume:
     """A recovery point as a read-only `HostVolume`; pinned until `release`."""
 
+    contexts: tuple[str, ...] = (BASE_ALLOCATION,)
+    fast_zero = False
+
     def __init__(
         self,
         image: PointImage,
@@ -167,6 +171,7 @@ class PointVolume:
         threads: Threads,
         unpin: Callable[[], None],
     ) -> None:
+        self.loop = asyncio.get_running_loop()
         self.size_bytes = volume.geometry.size_bytes
         self.read_only = True
         self.description = description
@@ -208,7 +213,8 @@ class PointVolume:
                 if request.command == HostCommand.READ:
                     request.data = self._image.read(request.offset, request.length)
                 else:
-                    request.data = self._image.status(request.offset, request.length)
+                    told = self._image.status(request.offset, request.length)
+                    request.data = [told for _ in request.contexts]
             except StorageError as error:
                 request.error = error.errno
             except FarshoreError:

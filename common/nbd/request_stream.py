@@ -21,7 +21,7 @@ from common.nbd.negotiation import Ended
 from common.nbd.protocol import REQUEST, REQUEST_MAGIC, Command, CommandFlag
 from common.nbd.receive_buffers import ReceiveBuffers, uninitialised
 from common.nbd.requests import Rules
-from common.ports import Complete, HostRequest
+from common.ports import BASE_ALLOCATION, Complete, HostRequest
 
 # Plain ints: comparing with an enum's member is several times slower.
 _READ: Final = int(Command.READ)
@@ -193,6 +193,7 @@ class RequestStream:
             )
             if command == _BLOCK_STATUS:
                 request.cookie = (cookie, flags & _REQ_ONE != 0)
+                request.contexts = (BASE_ALLOCATION,)
             batch.append(request)
         self._start = start
         self.is_stopped = room == 0

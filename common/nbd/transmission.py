@@ -295,7 +295,7 @@ class Transmission(asyncio.BufferedProtocol):
         context_id = self._agreed.allocation_context_id
         assert context_id is not None
         return replies.block_status(
-            cookie, context_id, request.data, request.length, only_one=only_one
+            cookie, context_id, request.data[0], request.length, only_one=only_one
         )
 
     def _release_if_idle(self) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 
-from common.ports import Complete, HostCommand, HostRequest, HostVolume
+from common.ports import BASE_ALLOCATION, Complete, HostCommand, HostRequest, HostVolume
 
 HOLE_AND_ZERO = 3
 
@@ -17,6 +18,8 @@ class MemoryVolume:
     """
 
     BLOCK_BYTES = 4096
+    contexts: tuple[str, ...] = (BASE_ALLOCATION,)
+    fast_zero = False
 
     def __init__(
         self,
@@ -41,6 +44,10 @@ class MemoryVolume:
         self.opened_count = 0
         self.released_count = 0
         self.errno_of: dict[int, int] = {}
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        return asyncio.get_running_loop()
 
     def submit(self, requests: list[HostRequest], complete: Complete) -> None:
         if self.keeps_submitted:
@@ -87,7 +94,8 @@ class MemoryVolume:
                 else:
                     self._unmark(start, stop)
             case HostCommand.BLOCK_STATUS:
-                request.data = self._extents(start, stop)
+                told = self._extents(start, stop)
+                request.data = [told for _ in request.contexts]
             case HostCommand.CACHE:
                 pass
             case _:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from common.ports import HostCommand, HostRequest
+from common.ports import BASE_ALLOCATION, HostCommand, HostRequest
 from remote_site.applier import apply_tracks
 from remote_site.group_disk import GroupDisk
 from remote_site.recovery_point import PointImage, PointVolume
@@ -131,12 +131,14 @@ async def test_a_point_refuses_every_change() -> None:
         HostRequest(HostCommand.FLUSH, 0, 0),
         HostRequest(HostCommand.CACHE, 0, 4096),
         HostRequest(HostCommand.READ, 10, 5000),
-        HostRequest(HostCommand.BLOCK_STATUS, 0, DATA.size_bytes),
+        HostRequest(
+            HostCommand.BLOCK_STATUS, 0, DATA.size_bytes, contexts=(BASE_ALLOCATION,)
+        ),
     )
     errors = [request.error for request in requests]
     assert errors == [errno.EPERM, errno.EPERM, errno.EPERM, 0, 0, 0, 0]
     assert requests[5].data == wanted[10:5010]
-    assert sum(length for length, _ in requests[6].data) == DATA.size_bytes
+    assert sum(length for length, _ in requests[6].data[0]) == DATA.size_bytes
     assert volume.read_only
     assert volume.size_bytes == DATA.size_bytes
 
@@ -163,7 +165,7 @@ async def test_a_damaged_journal_record_is_an_error_never_other_bytes() -> None:
     assert request.error == errno.EIO
 
 
-def test_release_unpins_once() -> None:
+async def test_release_unpins_once() -> None:
     disk, _ = committed(make_files())
     released: list[int] = []
     volume = open_volume(disk, released)
