@@ -7,12 +7,14 @@ share one. Owned by the event loop.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from common.ports import Threads
 from primary_site.gate import Gate
 from primary_site.preserving import HostWriteBatch
+from primary_site.promptness import Promptness
 
 HOPS_MAX = 6
 """Threads of a device that may write at once; its others read and sync."""
@@ -41,11 +43,13 @@ class WriteHops(Generic[T]):
         gate: Gate,
         begin: Callable[[T], HostWriteBatch | None],
         wrote: Callable[[T, BaseException | None], None],
+        promptness: Promptness,
     ) -> None:
         self._threads = threads
         self._gate = gate
         self._begin = begin
         self._wrote = wrote
+        self._promptness = promptness
         self._queued: list[T] = []
         self._held = False
         self._under_way = 0
@@ -53,6 +57,11 @@ class WriteHops(Generic[T]):
         """The last hop carried several batches: the host keeps many in flight."""
         self._gathering = False
         self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Tell whether a thread writes now, or something waits for one."""
+        return bool(self._under_way or self._queued)
 
     def submit(self, batch: T) -> None:
         """Take the batch along with the next hop."""
@@ -110,12 +119,16 @@ class WriteHops(Generic[T]):
         self._is_deep = len(begun) > 1 or len(begun[0][1].requests) > 1
         self._under_way += 1
 
-        def write_all() -> None:
+        def write_all() -> float:
+            began = time.perf_counter()
             for _, work in begun:
                 work.run()
+            return time.perf_counter() - began
 
-        def returned(_: None, error: BaseException | None) -> None:
+        def returned(seconds: float | None, error: BaseException | None) -> None:
             self._under_way -= 1
+            if seconds is not None:
+                self._promptness.took_in_thread(seconds)
             for batch, _work in begun:
                 self._wrote(batch, error)
             if self._timer is not None and not self._under_way:

@@ -117,6 +117,15 @@ class RegionHeat:
         region.marked_at = self._marks
         return region
 
+    def mark_hot(self, number: int) -> bool:
+        """Count a write that begins and ends now; False if the region is not hot."""
+        region = self.table.get(number)
+        if region is None or region.heat is not Heat.HOT:
+            return False
+        self._marks += 1
+        region.marked_at = self._marks
+        return True
+
     def unpin(self, region: Region) -> None:
         region.pins -= 1
         assert region.pins >= 0

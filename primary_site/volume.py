@@ -1,7 +1,8 @@
 """A primary volume: where a host's request goes.
 
     submit -> reads: served from the page cache at once, else by a thread
-           -> writes: pin a hot region -> a hop: enter the gate, claim tracks
+           -> writes: at once, on the loop, where memory takes them; else
+              pin a hot region -> a hop: enter the gate, claim tracks
               -> its thread preserves, then writes, the whole batch
               -> settle, leave, sync if FUA -> complete
            -> flush: one fdatasync begun after every write already replied to
@@ -29,10 +30,12 @@ from common.ports import (
 )
 from common.storage.flashcopy import Runs
 from common.storage.geometry import Geometry
+from primary_site.at_once import WritesAtOnce
 from primary_site.changes import VolumeChanges
 from primary_site.gate import Gate
 from primary_site.hops import WriteHops
 from primary_site.preserving import HostWriteBatch, Preserver
+from primary_site.promptness import Promptness
 from primary_site.regions import Region, RegionHeat
 from primary_site.shared_flush import SharedFlush
 
@@ -43,6 +46,9 @@ one neither delays a cut nor other I/O."""
 INLINE_READ_BYTES_MAX = 256 << 10
 """Copied on the event loop at most, per read: about 30 microseconds."""
 
+# Plain ints: comparing with a class's attribute is slower.
+_READ = HostCommand.READ
+_WRITE = HostCommand.WRITE
 WRITES = frozenset({HostCommand.WRITE, HostCommand.TRIM, HostCommand.WRITE_ZEROES})
 
 
@@ -132,9 +138,16 @@ class PrimaryVolume:
         self._gate = gate
         self._flush = flush
         self._region_shift = geometry.region_bytes.bit_length() - 1
+        self._region_bytes = geometry.region_bytes
+        self._region_mask = geometry.region_bytes - 1
+        self._slice_bytes = SLICE_BYTES
         self._track_shift = geometry.track_bytes.bit_length() - 1
         self._blocked: list[_Pinned] = []
-        self._hops = WriteHops(threads, gate, self._begin, self._wrote)
+        promptness = Promptness()
+        self._hops = WriteHops(threads, gate, self._begin, self._wrote, promptness)
+        self._at_once = WritesAtOnce(
+            geometry, device, changes, preserver, heat, promptness
+        )
 
     def release(self) -> None:
         """A connection ended; the volume itself lives on."""
@@ -156,23 +169,45 @@ class PrimaryVolume:
     def submit(self, requests: list[HostRequest], complete: Complete) -> None:
         finished: list[HostRequest] = []
         writes: list[HostRequest] = []
+        slice_bytes = self._slice_bytes
         for request in requests:
-            if request.command == HostCommand.READ:
-                if request.length <= INLINE_READ_BYTES_MAX:
-                    data = self.device.try_read(request.offset, request.length)
+            command, length = request.command, request.length
+            if command == _READ:
+                if length <= INLINE_READ_BYTES_MAX:
+                    data = self.device.try_read(request.offset, length)
                     if data is not None:
                         request.data = data
                         finished.append(request)
                         continue
                 self._read(request, complete)
-            elif request.command in WRITES and 0 < request.length <= self.slice_bytes(
-                request.offset
+            elif (
+                command == _WRITE
+                and 0 < length <= slice_bytes
+                and (request.offset & self._region_mask) + length <= self._region_bytes
             ):
                 writes.append(request)
             else:
                 self._submit_other(request, complete)
+        if writes:
+            self._submit_writes(writes, finished, complete)
         if finished:
             complete(finished)
+
+    def _submit_writes(
+        self,
+        writes: list[HostRequest],
+        finished: list[HostRequest],
+        complete: Complete,
+    ) -> None:
+        """Write at once what can be, adding it to `finished`; a hop takes the rest."""
+        if not (self._gate.held or self._hops.busy or self.failed):
+            written: list[HostRequest] = []
+            writes = self._at_once.take(writes, written)
+            synced = [request for request in written if request.fua]
+            if synced:
+                self._sync_then(synced, complete)
+                written = [request for request in written if not request.fua]
+            finished += written
         if writes:
             self.start_writes(writes, lambda ended: self.finish(ended, complete))
 

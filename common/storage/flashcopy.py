@@ -123,14 +123,21 @@ class FlashCopyMap:
             self.bitmap.set(first)
             claims[first] = owner
             return [(first, 1)]
-        runs = self._clear_runs(first, count)
+        runs = self.clear_runs(first, count)
         self.bitmap.set_range(first, count)
         for start, size in runs:
             for track in range(start, start + size):
                 claims[track] = owner
         return runs
 
-    def _clear_runs(self, first: int, count: int) -> Runs:
+    def is_marked(self, first: int, count: int) -> bool:
+        """Tell whether all tracks of the range are marked: none needs preserving."""
+        if count == 1:
+            return self.bitmap.test(first)
+        return self.bitmap.next_clear(first, first + count) == first + count
+
+    def clear_runs(self, first: int, count: int) -> Runs:
+        """Return the runs of the range that are not marked yet."""
         runs: Runs = []
         end = first + count
         while (first := self.bitmap.next_clear(first, end)) < end:
