@@ -34,6 +34,11 @@ EXIT_INTERNAL = 70
 Main = Callable[[asyncio.Event], Awaitable[None]]
 
 
+def make_loop() -> asyncio.AbstractEventLoop:
+    """Return a new event loop of the kind that the daemons run on."""
+    return uvloop.new_event_loop()
+
+
 def run(name: str, main: Main) -> int:
     """Run `main(stop)` until it returns; return the process's exit code.
 
@@ -46,7 +51,7 @@ def run(name: str, main: Main) -> int:
     sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
     try:
         _check_packages(name)
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        with asyncio.Runner(loop_factory=make_loop) as runner:
             runner.run(_supervise(main))
     except FarshoreError as error:
         print(f"{name}: {escape(str(error))}", file=sys.stderr)  # noqa: T201

@@ -1,0 +1,186 @@
+"""A consistency group on its own event loop: opened, replicated, asked, closed.
+
+The daemon's main loop keeps the control socket, the watchdog and handshakes; each
+group's loop does all that touches the group: hosts' requests, cuts, drain, link.
+A group whose device hangs hangs alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+import structlog
+
+from common.errors import FarshoreError
+from common.ports import Clock, Files, Threads
+from common.service.config_primary import PrimaryGroup
+from common.service.loop_thread import LoopFactory, LoopThread
+from common.service.status import AlarmStatus, GroupState, GroupStatus
+from primary_site.group import ConsistencyGroup
+from primary_site.opening import open_group
+from primary_site.replicator import Replicator
+from primary_site.report import group_status
+from primary_site.session import Connect
+from primary_site.volume import PrimaryVolume
+
+ANSWER_SECONDS_MAX = 1.0
+"""A loop that has not answered by then hangs in a device: status says so."""
+
+CLOSE_SECONDS_MAX = 60.0
+"""A clean stop makes bitmaps durable; a device that hangs is not waited for."""
+
+T = TypeVar("T")
+
+log = structlog.get_logger()
+
+
+class GroupStalledError(FarshoreError):
+    """The group does not answer: its loop waits for a device."""
+
+    exit_code = 9
+
+
+class HostedGroup:
+    """One group of a sending site; all methods are the main loop's."""
+
+    def __init__(
+        self,
+        thread: LoopThread,
+        replicator: Replicator,
+        state_threads: Threads,
+        clock: Clock,
+    ) -> None:
+        self.name = replicator.group.name
+        self.replicator = replicator
+        """The group's own: outside its loop, only what never changes is read."""
+        self._thread = thread
+        self._state_threads = state_threads
+        self._clock = clock
+        self._last_status: GroupStatus | None = None
+        self._stalled_since_ns: int | None = None
+
+    @classmethod
+    async def open(
+        cls,
+        config: PrimaryGroup,
+        config_path: str,
+        state_directory: str,
+        site: str,
+        files: Files,
+        make_threads: Callable[[str], Threads],
+        connect: Connect,
+        clock: Clock,
+        make_loop: LoopFactory,
+    ) -> HostedGroup:
+        """Open the group on a new loop; raises what `open_group` raises."""
+        thread = LoopThread(config.name, make_loop)
+
+        async def opened() -> HostedGroup:
+            threads = make_threads(f"{config.name}/state")
+            try:
+                found = await threads.run(
+                    open_group, files, state_directory, config, config_path
+                )
+            except BaseException:
+                threads.close()
+                raise
+            group = ConsistencyGroup(config, found, files, make_threads, threads, clock)
+            replicator = Replicator(group, site, connect, clock)
+            return cls(thread, replicator, threads, clock)
+
+        try:
+            return await thread.run(opened())
+        except BaseException:
+            await thread.close(CLOSE_SECONDS_MAX)
+            raise
+
+    @property
+    def volumes(self) -> list[PrimaryVolume]:
+        return self.replicator.group.volumes
+
+    async def replicate(self) -> None:
+        """Run the group's cycles until `stop`."""
+        await self._thread.run(self.replicator.run())
+
+    def stop(self) -> None:
+        """Have `replicate` end; whoever runs it cancels it after this."""
+        self._thread.loop.call_soon_threadsafe(self.replicator.stop)
+
+    async def ask(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Run an operator's request on the group's loop.
+
+        Raises `GroupStalledError` if the loop does not even begin with it.
+        """
+        begun = asyncio.Event()
+        main = asyncio.get_running_loop()
+
+        async def answer() -> T:
+            main.call_soon_threadsafe(begun.set)
+            return await work()
+
+        asked = asyncio.ensure_future(self._thread.run(answer()))
+        beginning = asyncio.ensure_future(begun.wait())
+        try:
+            await asyncio.wait(
+                {asked, beginning},
+                timeout=ANSWER_SECONDS_MAX,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            if not (begun.is_set() or asked.done()):
+                raise GroupStalledError(
+                    f"group {self.name} does not answer: a device of it hangs; see "
+                    "the log and the device"
+                )
+            return await asked
+        finally:
+            beginning.cancel()
+            asked.cancel()
+
+    async def status(self) -> GroupStatus:
+        """Return the group's status; if it hangs, the last known one, saying so."""
+        try:
+            status = await self.ask(self._status)
+        except GroupStalledError as error:
+            return self._stalled(str(error))
+        self._stalled_since_ns = None
+        self._last_status = status
+        return status
+
+    async def _status(self) -> GroupStatus:
+        return group_status(self.replicator, self._clock)
+
+    def _stalled(self, message: str) -> GroupStatus:
+        if self._last_status is None:
+            raise GroupStalledError(message)
+        if self._stalled_since_ns is None:
+            self._stalled_since_ns = self._clock.now_ns()
+            log.error("group_stalled", group=self.name, reason=message)
+        alarm = AlarmStatus(
+            name="group_stalled", message=message, since_ns=self._stalled_since_ns
+        )
+        alarms = (*self._last_status.alarms, alarm)
+        return self._last_status.model_copy(
+            update={"state": GroupState.FAILED, "alarms": alarms}
+        )
+
+    async def close(self) -> None:
+        """Close the group cleanly, and its loop; a hanging one is left behind."""
+        deadline = time.monotonic() + CLOSE_SECONDS_MAX
+        try:
+            async with asyncio.timeout(CLOSE_SECONDS_MAX):
+                await self.ask(self._close)
+        except (TimeoutError, GroupStalledError) as error:
+            log.error(  # noqa: TRY400 - no bug of ours: a device
+                "group_not_closed", group=self.name, reason=str(error)
+            )
+        finally:
+            await self._thread.close(max(deadline - time.monotonic(), 0.1))
+
+    async def _close(self) -> None:
+        try:
+            await self.replicator.group.close()
+        finally:
+            self._state_threads.close()
