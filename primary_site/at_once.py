@@ -10,17 +10,15 @@ that is held, a device that was slow) goes to a thread as ever.
 from __future__ import annotations
 
 import mmap
-import time
-from collections.abc import Callable
 
 from common.errors import StorageError
-from common.ports import File, HostRequest
+from common.ports import Clock, File, HostRequest
 from common.storage.flashcopy import Runs
 from common.storage.geometry import Geometry
 from common.storage.zeroes import is_zero
 from primary_site.changes import VolumeChanges
 from primary_site.preserving import Preserver
-from primary_site.promptness import Promptness
+from primary_site.promptness import PROMPT_SECONDS, Promptness
 from primary_site.regions import RegionHeat
 
 PRESERVE_BYTES_MAX = 256 << 10
@@ -40,7 +38,7 @@ class WritesAtOnce:
         preserver: Preserver,
         heat: RegionHeat,
         promptness: Promptness,
-        monotonic: Callable[[], float] = time.perf_counter,
+        clock: Clock,
     ) -> None:
         self._geometry = geometry
         self._device = device
@@ -48,7 +46,7 @@ class WritesAtOnce:
         self._preserver = preserver
         self._heat = heat
         self._promptness = promptness
-        self._monotonic = monotonic
+        self._monotonic = clock.monotonic
         self._region_shift = geometry.region_bytes.bit_length() - 1
         self._track_shift = geometry.track_bytes.bit_length() - 1
 
@@ -64,13 +62,17 @@ class WritesAtOnce:
         if not self._promptness.is_prompt(began):
             return writes
         rest = []
-        write = self._write
-        for request in writes:
+        write, monotonic, ends_at = self._write, self._monotonic, began + PROMPT_SECONDS
+        for index, request in enumerate(writes):
             if write(request):
                 written.append(request)
             else:
                 rest.append(request)
-        now = self._monotonic()
+            # After each: one write that waits is not to make the loop wait for more.
+            if monotonic() >= ends_at:
+                rest += writes[index + 1 :]
+                break
+        now = monotonic()
         self._promptness.took_on_loop(now - began, now)
         return rest
 

@@ -124,6 +124,7 @@ class ConsistencyGroup:
             preserver,
             heat,
             flush,
+            self._clock,
         )
 
     def _volume_failed(self, error: StorageError) -> None:

@@ -7,11 +7,10 @@ share one. Owned by the event loop.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from common.ports import Threads
+from common.ports import Clock, Threads
 from primary_site.gate import Gate
 from primary_site.preserving import HostWriteBatch
 from primary_site.promptness import Promptness
@@ -44,12 +43,14 @@ class WriteHops(Generic[T]):
         begin: Callable[[T], HostWriteBatch | None],
         wrote: Callable[[T, BaseException | None], None],
         promptness: Promptness,
+        clock: Clock,
     ) -> None:
         self._threads = threads
         self._gate = gate
         self._begin = begin
         self._wrote = wrote
         self._promptness = promptness
+        self._monotonic = clock.monotonic
         self._queued: list[T] = []
         self._held = False
         self._under_way = 0
@@ -120,10 +121,10 @@ class WriteHops(Generic[T]):
         self._under_way += 1
 
         def write_all() -> float:
-            began = time.perf_counter()
+            started = self._monotonic()
             for _, work in begun:
                 work.run()
-            return time.perf_counter() - began
+            return self._monotonic() - started
 
         def returned(seconds: float | None, error: BaseException | None) -> None:
             self._under_way -= 1

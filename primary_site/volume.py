@@ -22,6 +22,7 @@ from common.errors import StorageError
 from common.nbd.protocol import AllocationFlag
 from common.ports import (
     BASE_ALLOCATION,
+    Clock,
     Complete,
     File,
     HostCommand,
@@ -121,6 +122,7 @@ class PrimaryVolume:
         preserver: Preserver,
         heat: RegionHeat,
         flush: SharedFlush,
+        clock: Clock,
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self.name = name
@@ -143,10 +145,12 @@ class PrimaryVolume:
         self._slice_bytes = SLICE_BYTES
         self._track_shift = geometry.track_bytes.bit_length() - 1
         self._blocked: list[_Pinned] = []
-        promptness = Promptness()
-        self._hops = WriteHops(threads, gate, self._begin, self._wrote, promptness)
+        self.promptness = Promptness()
+        self._hops = WriteHops(
+            threads, gate, self._begin, self._wrote, self.promptness, clock
+        )
         self._at_once = WritesAtOnce(
-            geometry, device, changes, preserver, heat, promptness
+            geometry, device, changes, preserver, heat, self.promptness, clock
         )
 
     def release(self) -> None:

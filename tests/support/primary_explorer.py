@@ -30,6 +30,7 @@ from primary_site.changes import pages_of_tracks
 from primary_site.cut_reader import CutReader, RelationEndedError
 from primary_site.group import ConsistencyGroup, CutStarvedError
 from primary_site.opening import OpenedGroup, open_group
+from primary_site.promptness import PROOF_BATCHES
 from primary_site.replicator import Replicator
 from tests.support.simulated_files import SimulatedFiles
 
@@ -226,6 +227,10 @@ class Explorer:
         replicator = Replicator(self.group, "amsterdam", self._no_connect, clock)
         await replicator._reconcile(self.remote.welcome())
         self.replicator = replicator
+        if self.rng.random() < 0.5:  # half of the lives write on the loop
+            for volume in self.group.volumes:
+                for _ in range(PROOF_BATCHES):
+                    volume.promptness.took_in_thread(0.0)
         self.files.hook = self._crash_here
         self.files.inject = self._inject
 
