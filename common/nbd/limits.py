@@ -25,12 +25,22 @@ class NbdLimits:
     connections may idle for ever."""
     connections_max: int = 100
     """Open connections, as qemu's default; more are closed at once."""
+    connections_per_export_max: int = 50
+    """Open connections to one export, so that the clients of one, or a device that
+    hangs under it, leave room for the others."""
     requests_in_flight_max: int = 128
     """Per connection: the depth of one queue of Linux's nbd driver. At the bound
     the socket is not read until something completes."""
     bytes_in_flight_max: int = 64 << 20
     """Payload of READs and WRITEs in flight per connection; a lone request may
     reach `payload_bytes_max` even if this is less."""
+    daemon_bytes_in_flight_max: int = 512 << 20
+    """The same over all connections of a daemon, see `common.nbd.budget`."""
+    progress_seconds: float = 60.0
+    """A request that has begun to arrive goes on within this time, or its
+    connection is aborted, see `common.nbd.progress`."""
+    reply_seconds: float = 60.0
+    """So does a client that takes its replies."""
     payload_bytes_max: int = 64 << 20
     """Longest READ or WRITE served. 32 MiB is advertised, but clients that never
     asked send up to 48 MiB."""
@@ -47,4 +57,8 @@ class NbdLimits:
     def __post_init__(self) -> None:
         assert self.requests_in_flight_max > 0
         assert self.receive_buffers_max > 0
+        assert self.connections_per_export_max > 0
+        assert self.daemon_bytes_in_flight_max > 0
+        assert self.progress_seconds > 0
+        assert self.reply_seconds > 0
         assert self.payload_bytes_max <= self.payload_bytes_drained_max
