@@ -8,8 +8,9 @@ device. So a device has to prove itself, in threads, and loses the proof at once
 
 from __future__ import annotations
 
-PROMPT_SECONDS = 0.002
-"""A batch of writes that took longer has waited for something."""
+PROMPT_SECONDS = 0.010
+"""A batch of writes that took longer has waited for something. Copying all that one
+read of a socket brings takes a tenth of it; another process on the core, some of it."""
 
 PROOF_BATCHES = 32
 """Prompt batches in a row before the loop writes by itself."""
