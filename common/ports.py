@@ -55,6 +55,10 @@ class File(Protocol):
         """Make the range read as zeroes; `punch` lets it become a hole."""
         ...
 
+    def zeroes_fast(self, *, punch: bool) -> bool:
+        """Tell whether `write_zeroes` need not write zeroes; never blocks twice."""
+        ...
+
     def extents(self, offset: int, length: int) -> list[tuple[int, bool]]:
         """Return consecutive (length, is_hole) from `offset`; at least one.
 

@@ -45,6 +45,8 @@ class VolumeChanges:
         self.acked = Bitmap(geometry.track_count)
         self.pprc: Bitmap | None = None
         self.transferred: Transfer | None = None
+        self.at_cut: list[Bitmap] = []
+        """United: what the newest cut transferred, also once its cycle is complete."""
         self.whole = False
         """Every track is carried or in the cycle: no durable bitmap says so."""
         self.stale_pages: set[int] = set()
@@ -65,6 +67,7 @@ class VolumeChanges:
         assert self.transferred is None
         old = self.flashcopy.establish(relation, fresh)
         self.transferred = Transfer([old, *self.carried])
+        self.at_cut = self.transferred.parts
         self.carried = []
         return self.transferred
 
@@ -72,6 +75,7 @@ class VolumeChanges:
         """Replace the parts of the transfer by their union (see `unite`)."""
         assert self.transferred is not None
         self.pprc, self.acked, self.transferred = pprc, acked, None
+        self.at_cut = [pprc]
 
     def ack(self, first: int, count: int) -> None:
         """These PPRC tracks, as at the cut, are durable on the secondary volume."""

@@ -19,9 +19,7 @@ import errno
 from collections.abc import Callable
 
 from common.errors import StorageError
-from common.nbd.protocol import AllocationFlag
 from common.ports import (
-    BASE_ALLOCATION,
     Clock,
     Complete,
     File,
@@ -33,6 +31,14 @@ from common.storage.flashcopy import Runs
 from common.storage.geometry import Geometry
 from primary_site.at_once import WritesAtOnce
 from primary_site.changes import VolumeChanges
+from primary_site.extents import (
+    CONTEXTS,
+    Look,
+    fast_zero_refused,
+    note_written,
+    read_device,
+    tell_extents,
+)
 from primary_site.gate import Gate
 from primary_site.hops import WriteHops
 from primary_site.preserving import HostWriteBatch, Preserver
@@ -108,8 +114,7 @@ class _Pinned:
 class PrimaryVolume:
     """The `HostVolume` of a primary volume; all methods are the event loop's."""
 
-    contexts: tuple[str, ...] = (BASE_ALLOCATION,)
-    fast_zero = False
+    contexts: tuple[str, ...] = CONTEXTS
 
     def __init__(
         self,
@@ -132,6 +137,9 @@ class PrimaryVolume:
         self.description = f"farshore volume {name}"
         self.preferred_block_bytes = geometry.track_bytes
         self.device = device
+        self.fast_zero = device.zeroes_fast(punch=True)
+        self.looks: list[Look] = []
+        """BLOCK_STATUS requests that are asking the device now."""
         self.threads = threads
         self.changes = changes
         self.preserver = preserver
@@ -207,6 +215,8 @@ class PrimaryVolume:
         if not (self._gate.held or self._hops.busy or self.failed):
             written: list[HostRequest] = []
             writes = self._at_once.take(writes, written)
+            if self.looks:
+                note_written(self.looks, written)
             synced = [request for request in written if request.fua]
             if synced:
                 self._sync_then(synced, complete)
@@ -225,20 +235,25 @@ class PrimaryVolume:
         return min(SLICE_BYTES, region_bytes - (offset & (region_bytes - 1)))
 
     def _submit_other(self, request: HostRequest, complete: Complete) -> None:
-        if request.command in WRITES and request.length:
+        if request.fast and fast_zero_refused(self, request):
+            request.error = errno.ENOTSUP
+            complete([request])
+        elif request.command in WRITES and request.length:
             _Sliced(self, request, complete).next([])
         elif request.command in WRITES:
             self.finish([request], complete)
         elif request.command == HostCommand.FLUSH:
             self._sync_then([request], complete)
         elif request.command == HostCommand.BLOCK_STATUS:
-            self._extents(request, complete)
+            tell_extents(self, request, complete)
         else:
             assert request.command == HostCommand.CACHE, request.command
             complete([request])
 
     def finish(self, requests: list[HostRequest], complete: Complete) -> None:
         """Reply to writes that have left; those with FUA only once they are durable."""
+        if self.looks:
+            note_written(self.looks, requests)
         synced = [r for r in requests if r.fua and not r.error]
         if not synced:
             complete(requests)
@@ -258,20 +273,7 @@ class PrimaryVolume:
         self._flush.join(synced)
 
     def _read(self, request: HostRequest, complete: Complete) -> None:
-        self._in_thread(
-            request,
-            complete,
-            lambda: self.device.read(request.offset, request.length),
-        )
-
-    def _extents(self, request: HostRequest, complete: Complete) -> None:
-        def look() -> list[list[tuple[int, int]]]:
-            found = self.device.extents(request.offset, request.length)
-            hole = int(AllocationFlag.HOLE | AllocationFlag.ZERO)
-            told = [(length, hole if is_hole else 0) for length, is_hole in found]
-            return [told for _ in request.contexts]
-
-        self._in_thread(request, complete, look)
+        self._in_thread(request, complete, lambda: read_device(self.device, request))
 
     def _in_thread(
         self,

@@ -32,6 +32,8 @@ EXTENTS_MAX = 4096
 
 ZERO_CHUNK_BYTES = 1 << 20
 _ZEROES = bytes(ZERO_CHUNK_BYTES)
+_TRIAL_BYTES = 1 << 16
+"""A whole number of blocks of any file system."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.fallocate.argtypes = [
@@ -40,6 +42,25 @@ _libc.fallocate.argtypes = [
     ctypes.c_int64,
     ctypes.c_int64,
 ]
+
+
+_ZERO_MODE = (
+    FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE,
+    FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+)
+"""Without and with punching. A block device knows both, too, where it is able."""
+
+
+def fallocate(descriptor: int, mode: int, offset: int, length: int) -> bool:
+    """Call fallocate(2); False if what the file lies on does not know the mode."""
+    number = errno.EINTR
+    while number == errno.EINTR:  # a signal; Python retries its own calls only
+        if _libc.fallocate(descriptor, mode, offset, length) == 0:
+            return True
+        number = ctypes.get_errno()
+    if number not in {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}:
+        raise OSError(number, os.strerror(number))
+    return False
 
 
 @contextmanager
@@ -62,6 +83,8 @@ class SystemFile:
         self.path = path
         self._descriptor = descriptor
         self.is_block_device = stat.S_ISBLK(os.fstat(descriptor).st_mode)
+        self._zeroes_fast: tuple[bool, bool] | None = None
+        """Without and with punching."""
 
     def size(self) -> int:
         with _translated(self.path):
@@ -126,38 +149,42 @@ class SystemFile:
         if length == 0:
             return
         with _translated(self.path):
-            if self.is_block_device:
-                self._zero_block_device(offset, length)
+            if fallocate(self._descriptor, _ZERO_MODE[punch], offset, length):
                 return
-            mode = FALLOC_FL_PUNCH_HOLE if punch else FALLOC_FL_ZERO_RANGE
-            number = errno.EINTR
-            while number == errno.EINTR:  # a signal; Python retries its own calls only
-                result = _libc.fallocate(
-                    self._descriptor, mode | FALLOC_FL_KEEP_SIZE, offset, length
-                )
-                if result == 0:
-                    return
-                number = ctypes.get_errno()
-            if number not in {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}:
-                raise OSError(number, os.strerror(number))
+            if self.is_block_device and self._zero_block_device(offset, length):
+                return
         self._write_literal_zeroes(offset, length)
 
-    def _zero_block_device(self, offset: int, length: int) -> None:
-        if offset % 512 == 0 and length % 512 == 0:
-            try:
-                span = array.array("Q", [offset, length])
-                fcntl.ioctl(self._descriptor, BLKZEROOUT, span, True)
-            except OSError as error:
-                if error.errno not in {errno.EOPNOTSUPP, errno.ENOTTY, errno.EINVAL}:
-                    raise
-            else:
-                return
-        self._write_literal_zeroes(offset, length)
+    def _zero_block_device(self, offset: int, length: int) -> bool:
+        if offset % 512 or length % 512:
+            return False
+        try:
+            span = array.array("Q", [offset, length])
+            fcntl.ioctl(self._descriptor, BLKZEROOUT, span, True)
+        except OSError as error:
+            if error.errno not in {errno.EOPNOTSUPP, errno.ENOTTY, errno.EINVAL}:
+                raise
+            return False
+        return True
 
     def _write_literal_zeroes(self, offset: int, length: int) -> None:
         for start in range(offset, offset + length, ZERO_CHUNK_BYTES):
             count = min(ZERO_CHUNK_BYTES, offset + length - start)
             self.write(start, memoryview(_ZEROES)[:count])
+
+    def zeroes_fast(self, *, punch: bool) -> bool:
+        """Tell whether zeroing costs less than writing; asked of the system once.
+
+        Of a file: tried on a nameless file beside it, for a trial on the file itself
+        would change its times or its room. Of a block device: what its queue says.
+        """
+        if self._zeroes_fast is None:
+            if self.is_block_device:
+                fast = _device_zeroes_fast(self._descriptor)
+                self._zeroes_fast = (fast, fast)
+            else:
+                self._zeroes_fast = _file_system_zeroes_fast(self._descriptor)
+        return self._zeroes_fast[punch]
 
     def extents(self, offset: int, length: int) -> list[tuple[int, bool]]:
         if self.is_block_device:
@@ -280,6 +307,43 @@ class SystemFiles:
         with _translated(path):
             found = os.statvfs(path)
         return found.f_bavail * found.f_frsize
+
+
+def _file_system_zeroes_fast(descriptor: int) -> tuple[bool, bool]:
+    """Try both ways of zeroing on a file without a name in the same folder.
+
+    Where none can be made there (no right to write, another file system mounted on
+    the file's own name) nothing is known, and so nothing is promised.
+    """
+    try:
+        folder = os.path.dirname(os.readlink(f"/proc/self/fd/{descriptor}"))
+        trial = os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except OSError:
+        return False, False
+    try:
+        if os.fstat(trial).st_dev != os.fstat(descriptor).st_dev:
+            return False, False
+        os.ftruncate(trial, _TRIAL_BYTES)
+        zero, punch = (fallocate(trial, mode, 0, _TRIAL_BYTES) for mode in _ZERO_MODE)
+    except OSError:
+        return False, False
+    else:
+        return zero, punch
+    finally:
+        os.close(trial)
+
+
+def _device_zeroes_fast(descriptor: int) -> bool:
+    """Ask the queue of a block device, or of the one that a partition lies on."""
+    number = os.fstat(descriptor).st_rdev
+    path = f"/sys/dev/block/{os.major(number)}:{os.minor(number)}"
+    for queue in (f"{path}/queue", f"{path}/../queue"):
+        try:
+            with open(f"{queue}/write_zeroes_max_bytes") as told:
+                return int(told.read()) > 0
+        except (OSError, ValueError):
+            continue
+    return False
 
 
 def _open_error(path: str, error: OSError) -> DeviceError | StorageError:

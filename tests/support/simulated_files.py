@@ -236,6 +236,7 @@ class SimulatedFiles:
         self.hook: Hook | None = None
         self.inject: Injector | None = None
         self.free = 1 << 40
+        self.zeroes_fast = True
         self.counts: dict[str, int] = {}
         self.lies: Lies | None = None
 
@@ -487,6 +488,9 @@ class SimulatedFile:
             last = -(-end // BLOCK_BYTES) if end == self.size() else end // BLOCK_BYTES
             blocks.difference_update(range(-(-offset // BLOCK_BYTES), last))
         self._files._after("write_zeroes", self.path)
+
+    def zeroes_fast(self, *, punch: bool) -> bool:
+        return self._files.zeroes_fast and punch
 
     def extents(self, offset: int, length: int) -> list[tuple[int, bool]]:
         self._files._before("extents", self.path)
