@@ -8,6 +8,7 @@ A group whose device hangs hangs alone.
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
@@ -114,29 +115,24 @@ class HostedGroup:
 
         Raises `GroupStalledError` if the loop does not even begin with it.
         """
-        begun = asyncio.Event()
-        main = asyncio.get_running_loop()
+        # Whoever takes it first decides: a request refused never runs later.
+        first = threading.Lock()
 
         async def answer() -> T:
-            main.call_soon_threadsafe(begun.set)
+            if not first.acquire(blocking=False):
+                raise asyncio.CancelledError
             return await work()
 
         asked = asyncio.ensure_future(self._thread.run(answer()))
-        beginning = asyncio.ensure_future(begun.wait())
         try:
-            await asyncio.wait(
-                {asked, beginning},
-                timeout=ANSWER_SECONDS_MAX,
-                return_when=asyncio.FIRST_COMPLETED,
-            )
-            if not (begun.is_set() or asked.done()):
+            await asyncio.wait({asked}, timeout=ANSWER_SECONDS_MAX)
+            if not asked.done() and first.acquire(blocking=False):
                 raise GroupStalledError(
                     f"group {self.name} does not answer: a device of it hangs; see "
                     "the log and the device"
                 )
             return await asked
         finally:
-            beginning.cancel()
             asked.cancel()
 
     async def status(self) -> GroupStatus:
