@@ -247,7 +247,6 @@ class BudgetShare:
         pooled, self._pool_bytes = self._pool_bytes, 0
         if pooled:
             self._budget.give_back(pooled)
-        self._own_bytes_free = self._budget.own_bytes_max
 
     def granted(self, ticket: Ticket) -> None:
         """Take note that another thread granted what this share waits for."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -219,8 +220,10 @@ class TestShares:
 
     async def test_one_that_leaves_before_it_is_told_gives_its_grant_back(self) -> None:
         loop = asyncio.get_running_loop()
+        told: list[str] = []
         budget = MemoryBudget(8 * MIB, 1)
-        first, leaver = budget.share(loop, nothing), budget.share(loop, nothing)
+        first = budget.share(loop, nothing)
+        leaver = budget.share(loop, lambda: told.append("leaver"))
         assert first.take(6 * MIB)
         assert not leaver.take(5 * MIB)
         first.give_back(6 * MIB)
@@ -229,6 +232,7 @@ class TestShares:
         assert budget.pool_held_bytes == 0
         await asyncio.sleep(0)
         assert budget.pool_held_bytes == 0
+        assert told == []
 
     async def test_a_share_waits_for_one_thing_at_a_time(self) -> None:
         loop = asyncio.get_running_loop()
@@ -242,7 +246,9 @@ class TestShares:
 
 @pytest.fixture
 def other_loops() -> Iterator[list[asyncio.AbstractEventLoop]]:
-    """Three event loops, each running in a thread of its own."""
+    """Three event loops, each in a thread of its own; threads change often."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
     loops = [asyncio.new_event_loop() for _ in range(3)]
     threads = [threading.Thread(target=loop.run_forever) for loop in loops]
     for thread in threads:
@@ -253,6 +259,7 @@ def other_loops() -> Iterator[list[asyncio.AbstractEventLoop]]:
             loop.call_soon_threadsafe(loop.stop)
         thread.join(PATIENCE_SECONDS)
         loop.close()
+    sys.setswitchinterval(before)
 
 
 class TestThreads:

@@ -120,13 +120,19 @@ class TestProgressWatch:
         assert re.match(reason, told)
 
     @pytest.mark.parametrize(("receive", "reply"), [(30, 60), (60, 30), (7, 100)])
-    def test_each_time_is_its_own(self, receive: float, reply: float) -> None:
+    @pytest.mark.parametrize("is_reply", [False, True])
+    def test_each_time_is_its_own(
+        self, receive: float, reply: float, is_reply: bool
+    ) -> None:
         watched = Watched(receive, reply)
-        watched.underway = Underway(None, Position(0, 0))
+        here, seconds = Position(0, 0), receive
+        watched.underway = Underway(here, None)
+        if is_reply:
+            watched.underway, seconds = Underway(None, here), reply
         watched.watch.arm()
-        watched.loop.advance(reply - 0.001)
+        watched.loop.advance(seconds - 0.001)
         assert watched.reasons == []
-        watched.loop.advance(min(receive, reply))
+        watched.loop.advance(seconds / 4 + 0.002)
         assert len(watched.reasons) == 1
 
     def test_it_is_told_once_and_nothing_is_checked_after(self) -> None:
