@@ -60,6 +60,7 @@ class HostedGroup:
         self._thread = thread
         self._state_threads = state_threads
         self._clock = clock
+        self._replicating: asyncio.Task[None] | None = None
         self._last_status: GroupStatus | None = None
         self._stalled_since_ns: int | None = None
 
@@ -103,12 +104,12 @@ class HostedGroup:
         return self.replicator.group.volumes
 
     async def replicate(self) -> None:
-        """Run the group's cycles until `stop`."""
-        await self._thread.run(self.replicator.run())
+        """Run the group's cycles until cancelled; `close` waits for their end."""
+        await self._thread.run(self._replicate())
 
-    def stop(self) -> None:
-        """Have `replicate` end; whoever runs it cancels it after this."""
-        self._thread.loop.call_soon_threadsafe(self.replicator.stop)
+    async def _replicate(self) -> None:
+        self._replicating = asyncio.current_task()
+        await self.replicator.run()
 
     async def ask(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Run an operator's request on the group's loop.
@@ -163,7 +164,10 @@ class HostedGroup:
         )
 
     async def close(self) -> None:
-        """Close the group cleanly, and its loop; a hanging one is left behind."""
+        """End its cycles, record a clean stop, end its loop.
+
+        Hosts are gone. A group that hangs is left behind: it was not clean.
+        """
         deadline = time.monotonic() + CLOSE_SECONDS_MAX
         try:
             async with asyncio.timeout(CLOSE_SECONDS_MAX):
@@ -176,6 +180,11 @@ class HostedGroup:
             await self._thread.close(max(deadline - time.monotonic(), 0.1))
 
     async def _close(self) -> None:
+        self.replicator.stop()
+        if self._replicating is not None:
+            # Cancelled from the main loop, it may still be on its way out here.
+            self._replicating.cancel()
+            await asyncio.wait({self._replicating})
         try:
             await self.replicator.group.close()
         finally:

@@ -115,14 +115,18 @@ async def test_a_group_that_hangs_says_so_and_keeps_nobody_waiting(
     assert not ran, "a request that was refused ran later"
 
 
-async def test_it_replicates_until_told_to_stop(group: HostedGroup) -> None:
+async def test_closing_ends_the_cycles_first(tmp_path: Path) -> None:
+    group = await open_group(tmp_path)
     replicating = asyncio.create_task(group.replicate())
     while group.replicator.link_state != "down":
         await asyncio.sleep(0)
-    group.stop()
     replicating.cancel()
     with pytest.raises(asyncio.CancelledError):
         await replicating
+    await group.close()
+    assert group._replicating is not None
+    assert group._replicating.done()
+    assert not group_threads()
 
 
 async def test_a_group_that_cannot_be_opened_leaves_no_thread(tmp_path: Path) -> None:
