@@ -2,6 +2,7 @@
 #   make test    the checks of style, types and layers, then all tests
 #   make demo    both sites on this machine, a disaster, the recovered copy checked
 #   make run     both sites on this machine from config/, until Ctrl-C
+#   make interop-kernel  Linux's own NBD client, in a virtual machine
 #   make bench   side by side with peers
 #   make lint    the checks alone
 #   make clean   remove what the other targets made (asks nothing; keeps sources)
@@ -64,6 +65,11 @@ lint: $(STAMP)
 
 test: lint
 	$(BIN)/pytest $(ARGS)
+
+# Before a release: it boots QEMU and takes minutes.
+.PHONY: interop-kernel
+interop-kernel: $(STAMP)
+	$(BIN)/pytest tests/interop/kernel_client.py $(ARGS)
 
 demo: $(STAMP)
 	@$(BIN)/python -m demo $(ARGS)
