@@ -10,14 +10,28 @@ from __future__ import annotations
 
 import asyncio
 import errno
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from common.errors import FarshoreError, StorageError
 from common.replication.tracks import RunData
+from common.storage.extents import (
+    HOLE_AND_ZERO,
+    Bits,
+    Extents,
+    bits_of,
+    hole_bits,
+    tell_bits,
+    tell_changed,
+    window,
+)
 from common.storage.flashcopy import Runs
 from common.storage.zeroes import is_zero
 from primary_site.preserving import Standing, read_target
 from primary_site.volume import PrimaryVolume
+
+T = TypeVar("T")
 
 
 class RelationEndedError(FarshoreError):
@@ -59,13 +73,57 @@ class CutReader:
                 await self._settled(first, count)
             found.append(CutRun(first, count, data, self._preserved(first, count)))
         self.check()
-        relation = self._standing.relation
-        relation.enter_reader()
-        ended: asyncio.Future[list[RunData]] = (
-            asyncio.get_running_loop().create_future()
+        return await self._looking(lambda: [self._overlay(run) for run in found])
+
+    async def allocation(self, offset: int, length: int) -> Extents:
+        """Return (length, flags) at the cut from `offset` on; may stop short.
+
+        A hole is said of a track only where its content at the cut was looked at: in
+        the target, if it was preserved before the look; in the device, if it is
+        clear still after it. What was overwritten meanwhile is data: always safe.
+        Raises as `read` does: an ended relation's answer is never given.
+        """
+        self.check()
+        flashcopy, geometry = self.volume.changes.flashcopy, self.volume.geometry
+        first, count = window(geometry, offset, length)
+        preserved = bits_of(flashcopy.bitmap, first, count)
+        for track in flashcopy.preserving(first, count):
+            preserved[track - first] = False
+        span = geometry.byte_range(first, count)
+        device, target = self.volume.device, self._standing.target
+
+        def look() -> tuple[Bits, Bits]:
+            now = hole_bits(device.extents(*span), geometry, first, count)
+            if not preserved.any():
+                return now, preserved
+            kept = hole_bits(target.extents(*span), geometry, first, count)
+            return now, kept & preserved
+
+        now, kept = await self._looking(look)
+        self.check()  # before the bitmap is trusted: it must be this cut's
+        clear = ~bits_of(flashcopy.bitmap, first, count)
+        return tell_bits(
+            (now & clear) | kept, geometry, first, offset, length, HOLE_AND_ZERO
         )
 
-        def done(result: list[RunData] | None, error: BaseException | None) -> None:
+    def changed(self, offset: int, length: int) -> Extents:
+        """Return what has changed from the cut before to this one; may stop short.
+
+        That is what the cut transferred. Carried tracks may be among it: of a cycle
+        that was abandoned, or suspected after a crash. More than has changed since
+        the cut before, never less. Raises `RelationEndedError`.
+        """
+        self.check()
+        changes = self.volume.changes
+        return tell_changed(changes.at_cut, self.volume.geometry, offset, length)
+
+    async def _looking(self, job: Callable[[], T]) -> T:
+        """Run a job that looks into the target, which is not reused meanwhile."""
+        relation = self._standing.relation
+        relation.enter_reader()
+        ended: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+
+        def done(result: T | None, error: BaseException | None) -> None:
             relation.leave_reader()
             if ended.cancelled():
                 return
@@ -74,7 +132,7 @@ class CutReader:
             else:
                 ended.set_exception(self._explain(error))
 
-        self.volume.threads.submit(lambda: [self._overlay(r) for r in found], done)
+        self.volume.threads.submit(job, done)
         return await ended
 
     async def _settled(self, first: int, count: int) -> None:

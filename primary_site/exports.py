@@ -2,78 +2,9 @@
 
 from __future__ import annotations
 
-import errno
-
-from common.errors import StorageError
-from common.ports import BASE_ALLOCATION, Complete, HostCommand, HostRequest, HostVolume
-from primary_site.background import Tasks
-from primary_site.cut_reader import CutReader, RelationEndedError
-from primary_site.preserving import Standing
+from common.ports import HostVolume
+from primary_site.cut_volume import CutVolume
 from primary_site.replicator import Replicator
-from primary_site.volume import PrimaryVolume
-
-READ_TRACKS_MAX_BYTES = 1 << 20
-
-
-class CutVolume:
-    """`GROUP/VOLUME@cut`: the volume as at its last cut, read-only.
-
-    Bound to the cut it was opened at: when the next cut or a withdrawal ends the
-    relation, reads end with EIO; a cut never waits for readers.
-    """
-
-    read_only = True
-    contexts: tuple[str, ...] = (BASE_ALLOCATION,)
-    fast_zero = False
-
-    def __init__(self, volume: PrimaryVolume, standing: Standing) -> None:
-        self.loop = volume.loop
-        self.size_bytes = volume.size_bytes
-        self.preferred_block_bytes = volume.preferred_block_bytes
-        number = standing.relation.cycle_number
-        self.description = f"farshore volume {volume.name} as at cut {number}"
-        self._volume = volume
-        self._reader = CutReader(volume, standing)
-        self._tasks = Tasks()
-
-    def submit(self, requests: list[HostRequest], complete: Complete) -> None:
-        for request in requests:
-            if request.command in {HostCommand.FLUSH, HostCommand.CACHE}:
-                complete([request])
-            elif request.command == HostCommand.READ and request.length:
-                self._tasks.start(self._read(request, complete))
-            elif request.command == HostCommand.BLOCK_STATUS:
-                # Data: always a safe answer.
-                request.data = [[(request.length, 0)] for _ in request.contexts]
-                complete([request])
-            else:
-                request.data = b""
-                is_read = request.command == HostCommand.READ
-                request.error = 0 if is_read else errno.EPERM
-                complete([request])
-
-    async def _read(self, request: HostRequest, complete: Complete) -> None:
-        try:
-            request.data = await self._read_bytes(request.offset, request.length)
-        except (RelationEndedError, StorageError):
-            request.error = errno.EIO
-        complete([request])
-
-    async def _read_bytes(self, offset: int, length: int) -> bytearray:
-        geometry = self._volume.geometry
-        first, count = geometry.tracks(offset, length)
-        out = bytearray()
-        step = max(READ_TRACKS_MAX_BYTES // geometry.track_bytes, 1)
-        for start in range(first, first + count, step):
-            part = min(step, first + count - start)
-            (run,) = await self._reader.read([(start, part)])
-            size = geometry.byte_range(start, part)[1]
-            out += bytes(size) if run.data is None else run.data
-        skip = offset - first * geometry.track_bytes
-        return out[skip : skip + length]
-
-    def release(self) -> None:
-        """The connection is gone; the relation never depended on it."""
 
 
 class PrimaryExports:

@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from common.ports import File
+from common.ports import Buffer, File
 from common.storage.bitmap import Bitmap
 from common.storage.geometry import Geometry
 
@@ -38,9 +38,12 @@ WINDOWS_MAX: Final = 16
 HOLE_RUN_BYTES_MIN: Final = 4096
 """A shorter hole within a READ costs more as a chunk of its own than as zeroes."""
 
+SPARSE_READ_BYTES_MIN: Final = 32 << 10
+"""A shorter READ of an image costs less whole than looked at for holes first."""
+
 Extents = list[tuple[int, int]]
 Bits = npt.NDArray[np.bool_]
-ReadRuns = list[tuple[int, bytes | bytearray | None]]
+ReadRuns = list[tuple[int, Buffer | None]]
 """Consecutive (length, bytes or None for zeroes)."""
 
 

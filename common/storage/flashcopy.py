@@ -165,6 +165,10 @@ class FlashCopyMap:
         """Tell whether any track at all is preserving."""
         return bool(self._claims)
 
+    def preserving(self, first: int, count: int) -> list[int]:
+        """Return the tracks of the range that are on their way to the target now."""
+        return [track for track in self._claims if first <= track < first + count]
+
     def is_preserving(self, first: int, count: int) -> bool:
         """Tell whether any track of the range is on its way to the target now."""
         claims = self._claims
