@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Final, Protocol
 
 from common.nbd.protocol import (
@@ -49,6 +50,16 @@ PAYLOAD_BYTES_ADVERTISED: Final = 32 << 20
 """What every client may send and ask; more is accepted, see `NbdLimits`."""
 ALLOCATION_CONTEXT_ID: Final = 1
 """The id under which `base:allocation` is told; LIST tells 0, as the rule is."""
+
+
+class TlsMode(Enum):
+    """Whether clients of an address must encrypt. There is nothing in between."""
+
+    OFF = "off"
+    """STARTTLS is answered with ERR_POLICY."""
+    REQUIRED = "required"
+    """Before TLS there is nothing but STARTTLS and ABORT."""
+
 
 SERVER_FLAGS: Final = HandshakeFlag.FIXED_NEWSTYLE | HandshakeFlag.NO_ZEROES
 
@@ -170,17 +181,23 @@ def transmission_flags(facts: ExportFacts, *, structured: bool) -> TransmissionF
 class Negotiation:
     """One connection's handshake. The greeting is in the output from the start."""
 
-    def __init__(self, exports: ExportFinder) -> None:
+    def __init__(self, exports: ExportFinder, tls: TlsMode = TlsMode.OFF) -> None:
         self.outcome: Outcome | None = None
+        self.wants_tls = False
+        """STARTTLS is agreed: send the output, start TLS, call `tls_started`.
+
+        Until then nothing may be received: what arrives was not encrypted.
+        """
+        self._tls = tls
+        self._encrypted = False
+        self._shutting_down = False
         self._exports = exports
         self._received = bytearray()
         self._output: list[bytes] = [
             GREETING.pack(GREETING_MAGIC, OPTION_MAGIC_BYTES, SERVER_FLAGS)
         ]
         self._client_flags: HandshakeFlag | None = None
-        self._structured = False
-        # The export for which base:allocation was selected, if any.
-        self._context_export: str | None = None
+        self._forget()
         self._options_left = OPTIONS_MAX
         self._listed = False
         self._answers: dict[int, Callable[[bytes], None]] = {
@@ -203,15 +220,38 @@ class Negotiation:
     def receive(self, data: bytes) -> None:
         """Take in bytes; must not be called once `outcome` is set."""
         assert self.outcome is None
+        if self.wants_tls:
+            self._refuse("bytes between STARTTLS and TLS")
+            return
         self._received += data
-        while self.outcome is None and self._step():
+        while self.outcome is None and not self.wants_tls and self._step():
             pass
+
+    def tls_started(self) -> None:
+        """Go on, encrypted, as if nothing had been asked before.
+
+        Whatever was agreed in plain text may be of somebody in between. Only the
+        count of options goes on.
+        """
+        assert self.wants_tls
+        self.wants_tls = False
+        self._encrypted = True
+        self._forget()
+
+    def shut_down(self) -> None:
+        """Refuse all further options: the server is about to close."""
+        self._shutting_down = True
 
     def take_output(self) -> bytes:
         """Return what is to be sent now, to be sent whole."""
         output = b"".join(self._output)
         self._output.clear()
         return output
+
+    def _forget(self) -> None:
+        self._structured = False
+        # The export for which base:allocation was selected, if any.
+        self._context_export: str | None = None
 
     def _step(self) -> bool:
         """Handle one whole message; tell whether there was one."""
@@ -257,6 +297,8 @@ class Negotiation:
             text = "only for fixed newstyle clients"
             self._reply_error(option, OptionReply.ERR_INVALID, text)
             return
+        if self._is_barred(option):
+            return
         answer = self._answers.get(option)
         if answer is None:
             self._reply_error(option, OptionReply.ERR_UNSUP, "unknown option")
@@ -265,6 +307,26 @@ class Negotiation:
             answer(data)
         except _BadOptionError as error:
             self._reply_error(option, OptionReply.ERR_INVALID, str(error))
+
+    def _is_barred(self, option: int) -> bool:
+        """Refuse what may not be asked at this time, whatever it is."""
+        if option == Option.ABORT:
+            return False
+        if self._shutting_down:
+            kind, text = OptionReply.ERR_SHUTDOWN, "the server is shutting down"
+        elif (
+            self._tls is TlsMode.REQUIRED
+            and not self._encrypted
+            and option != Option.STARTTLS
+        ):
+            kind, text = OptionReply.ERR_TLS_REQD, "start TLS first"
+        else:
+            return False
+        if option == Option.EXPORT_NAME:
+            self._refuse(f"EXPORT_NAME, but {text}")
+        else:
+            self._reply_error(option, kind, text)
+        return True
 
     # Endings
 
@@ -319,8 +381,18 @@ class Negotiation:
 
     def _starttls(self, data: bytes) -> None:
         _Fields(data).end()
-        text = "TLS is not enabled here"
-        self._reply_error(Option.STARTTLS, OptionReply.ERR_POLICY, text)
+        if self._tls is TlsMode.OFF:
+            text = "TLS is not enabled here"
+            self._reply_error(Option.STARTTLS, OptionReply.ERR_POLICY, text)
+            return
+        if self._encrypted:
+            raise _BadOptionError("TLS is already in use")
+        if self._received:
+            # They would be taken for encrypted ones (CVE-2021-3716).
+            self._refuse("bytes in plain text after STARTTLS")
+            return
+        self._reply(Option.STARTTLS, OptionReply.ACK)
+        self.wants_tls = True
 
     def _structured_reply(self, data: bytes) -> None:
         _Fields(data).end()
