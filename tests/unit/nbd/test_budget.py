@@ -262,6 +262,31 @@ def other_loops() -> Iterator[list[asyncio.AbstractEventLoop]]:
     sys.setswitchinterval(before)
 
 
+class LockedPool(Pool):
+    """Complains if it is used by one who does not hold the budget's lock."""
+
+    def __init__(self, bytes_max: int, budget: MemoryBudget) -> None:
+        super().__init__(bytes_max)
+        self.calls = 0
+        self._lock = budget._lock
+
+    def take(self, length_bytes: int) -> Ticket | None:
+        self._note()
+        return super().take(length_bytes)
+
+    def give_back(self, length_bytes: int) -> list[Ticket]:
+        self._note()
+        return super().give_back(length_bytes)
+
+    def withdraw(self, ticket: Ticket) -> list[Ticket]:
+        self._note()
+        return super().withdraw(ticket)
+
+    def _note(self) -> None:
+        assert self._lock.locked()
+        self.calls += 1
+
+
 class TestThreads:
     def test_one_that_waits_is_told_on_its_own_loop(
         self, other_loops: list[asyncio.AbstractEventLoop]
@@ -286,6 +311,25 @@ class TestThreads:
         assert not granted
         other_loops[0].call_soon_threadsafe(first.give_back, 6 * MIB)
         assert told.result(PATIENCE_SECONDS) == thread
+
+    async def test_the_pool_is_never_touched_without_the_lock(self) -> None:
+        # A race in here would show once in a million: ask for the lock itself.
+        budget = MemoryBudget(8 * MIB, 1)
+        pool = LockedPool(4 * MIB, budget)
+        budget._pool = pool
+        loop = asyncio.get_running_loop()
+        told: list[int] = []
+        first = budget.share(loop, nothing)
+        shares = [budget.share(loop, lambda: told.append(1)) for _ in range(3)]
+        assert first.take(4 * MIB)
+        for share in shares:
+            assert not share.take(3 * MIB)
+        shares[1].close()
+        first.give_back(4 * MIB)
+        await until(lambda: told == [1])
+        shares[2].close()
+        shares[0].close()
+        assert pool.calls == 8
 
     def test_what_was_granted_to_a_closed_loop_comes_back(self) -> None:
         budget = MemoryBudget(8 * MIB, 1)
