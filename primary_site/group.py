@@ -73,6 +73,8 @@ class ConsistencyGroup:
         self.cut: Cut | None = None
         """The cycle not yet complete, or None."""
         self.failed: StorageError | None = None
+        self.when_failed: Callable[[StorageError], None] = lambda _error: None
+        """Called once, with what the first volume failed of."""
         self._record = opened.record
         self._threads = state_threads
         self._clock = clock
@@ -129,10 +131,11 @@ class ConsistencyGroup:
 
     def _volume_failed(self, error: StorageError) -> None:
         """Fail-stop of one volume is that of its group: no cut of the rest counts."""
-        if self.failed is None:
-            self.failed = error
+        is_first, self.failed = self.failed is None, self.failed or error
         for volume in self.volumes:
             volume.fail(error)
+        if is_first:
+            self.when_failed(error)
 
     # -- the cut -----------------------------------------------------------------------
 

@@ -106,6 +106,7 @@ class Replicator:
         self._cut_at = 0.0
         self._stopping = False
         self._schedule = Schedule(group.config.schedule)
+        group.when_failed = self._group_failed
 
     # -- what operators ask ------------------------------------------------------------
 
@@ -276,9 +277,15 @@ class Replicator:
         await asyncio.Event().wait()  # the link stays, for the status of both sides
 
     def _storage_failed(self, error: StorageError) -> None:
-        self._log.error("group_failed", reason=str(error))
         if self.group.failed is None:
             self.group.failed = error
+            self._group_failed(error)
+
+    def _group_failed(self, error: StorageError) -> None:
+        """Tell the operator at once, link or no link, cut due or not."""
+        self._log.error("group_failed", reason=str(error))
+        self.alarms.set("failed", str(error))
+        self._wake.set()
 
     async def _reconcile(self, welcome: Welcome) -> None:
         """Agree with the remote on the newest recovery point, before anything else."""
@@ -352,6 +359,8 @@ class Replicator:
 
     async def _until_due(self) -> None:
         while not self._tickets:
+            if self.group.failed is not None:
+                raise self.group.failed
             wait = self._seconds_to_cut()
             if wait == 0:
                 return
@@ -363,7 +372,7 @@ class Replicator:
     def _seconds_to_cut(self) -> float:
         """Return when to look again: 0 if a cut is due now."""
         group = self.group
-        if group.state.suspended or group.failed is not None:
+        if group.state.suspended:
             return LOOK_AGAIN_SECONDS_MAX
         last = self.last_cycle
         wait = seconds_to_cut(

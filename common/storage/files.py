@@ -7,6 +7,7 @@ Regular files and block devices. `OSError` ends here: callers see `StorageError`
 from __future__ import annotations
 
 import array
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -14,7 +15,6 @@ import os
 import stat
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 from common.errors import DeviceBusyError, DeviceError, StorageError
 from common.ports import Buffer, FileIdentity
@@ -63,7 +63,7 @@ def fallocate(descriptor: int, mode: int, offset: int, length: int) -> bool:
     return False
 
 
-@contextmanager
+@contextlib.contextmanager
 def _translated(path: str) -> Iterator[None]:
     try:
         yield
@@ -235,9 +235,12 @@ class SystemFile:
         return FileIdentity(device, inode, self.size(), changed_ns)
 
     def close(self) -> None:
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            # What counts was synced before; a device that is gone says so once more,
+            # and the descriptor is closed all the same.
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
 
 
 class SystemFiles:
