@@ -127,7 +127,7 @@ class FaultyDisk:
         self._files = SystemFiles()
         self._stop_reader, self._stop_writer = os.pipe()
         self._operations = ThreadPoolExecutor(OPERATIONS_MAX, "faulty-disk")
-        self._thread = threading.Thread(target=self._receive, name="faulty-disk")
+        self._thread: threading.Thread | None = None
         self._handlers: dict[int, Callable[[int, bytes], bytes]] = {
             LOOKUP: self._look_up,
             GETATTR: self._get_attributes,
@@ -163,6 +163,7 @@ class FaultyDisk:
             )
         self._control.settimeout(_COMMAND_SECONDS)
         _, (self._device,), _, _ = socket.recv_fds(self._control, 1, 1)
+        self._thread = threading.Thread(target=self._receive, name="faulty-disk")
         self._thread.start()
         return self
 
@@ -172,6 +173,13 @@ class FaultyDisk:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self.pull_out()
+        assert error or not self._bugs, self._bugs
+
+    def pull_out(self) -> None:
+        """End the disk: whoever has it open gets nothing but errors from now on."""
+        if self._thread is None:
+            return
         with contextlib.suppress(subprocess.TimeoutExpired):
             subprocess.run(
                 ["fusermount3", "-u", "-z", str(self.path)],
@@ -180,13 +188,13 @@ class FaultyDisk:
             )
         os.write(self._stop_writer, b".")
         self._thread.join()
+        self._thread = None
         self._operations.shutdown()
         # The last end of the connection: the kernel ends what still waits.
         for descriptor in (self._device, self._stop_reader, self._stop_writer):
             os.close(descriptor)
         self._control.close()
         self._mounter.wait(_COMMAND_SECONDS)
-        assert error or not self._bugs, self._bugs
 
     # -- the kernel's requests ---------------------------------------------------------
 
