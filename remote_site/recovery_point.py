@@ -10,10 +10,23 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from collections.abc import Callable, Iterator
+from typing import Protocol
+
+import numpy as np
 
 from common.errors import FarshoreError, StorageError
 from common.ports import BASE_ALLOCATION, Complete, HostCommand, HostRequest, Threads
+from common.storage.extents import (
+    DIRTY,
+    DIRTY_BITMAP,
+    HOLE_AND_ZERO,
+    SPARSE_READ_BYTES_MIN,
+    Extents,
+    ReadRuns,
+    tell_bits,
+    window,
+    worth_telling,
+)
 from common.storage.journal import Journal
 from common.storage.journal_format import Entry
 from remote_site.secondary import SecondaryVolume
@@ -22,25 +35,20 @@ Run = tuple[int, int]
 Piece = tuple[int, int, Journal, Entry]
 """(first track, count, journal, entry): these tracks lie within that entry."""
 
-STATUS_TRACKS_MAX = 1 << 18
-"""Tracks that one BLOCK_STATUS looks at; the client asks on from there."""
-
-STATUS_EXTENTS_MAX = 4096
-"""Descriptors in one answer: bounds its size however fragmented the volume is."""
-
-BASE_HOLE_AND_ZERO = 3
-BASE_DATA = 0
-
 
 class PointImage:
     """Point `number` of a volume; synchronous, from any thread, may block.
 
-    The point's journals have to be kept (pinned) while this is used.
+    The point's journals have to be kept (pinned) while this is used; those of the
+    point `before` it too, for `changed`.
     """
 
-    def __init__(self, volume: SecondaryVolume, number: int) -> None:
+    def __init__(
+        self, volume: SecondaryVolume, number: int, before: int | None = None
+    ) -> None:
         self._volume = volume
         self._number = number
+        self.before = before
         self._unpacked: tuple[Journal, Entry, bytes | None] | None = None
 
     def _journals(self) -> list[Journal]:
@@ -112,7 +120,20 @@ class PointImage:
         at = start - entry[0] * self._volume.geometry.track_bytes
         return kept[2][at : at + size]
 
-    def status(self, offset: int, length: int) -> list[tuple[int, int]]:
+    def read_runs(self, offset: int, length: int) -> ReadRuns:
+        """Return the point's bytes in runs, those of holes unread.
+
+        A point never changes, so that looking first and reading then is safe.
+        """
+        told = self.status(offset, length)
+        holes = ((size, flags == HOLE_AND_ZERO) for size, flags in told)
+        runs: ReadRuns = []
+        for size, is_hole in worth_telling(holes, length):
+            runs.append((size, None if is_hole else self.read(offset, size)))
+            offset += size
+        return runs
+
+    def status(self, offset: int, length: int) -> Extents:
         """Return (length, flags) from `offset`; may stop short of `length`.
 
         A hole is said only where the device has one and no journal an entry;
@@ -120,8 +141,7 @@ class PointImage:
         been preserved and punched between the first look and the device's answer.
         """
         volume = self._volume
-        first, count = volume.geometry.tracks(offset, length)
-        count = min(count, STATUS_TRACKS_MAX)
+        first, count = window(volume.geometry, offset, length)
         _, runs = self._resolve([(first, count)])
         holes: list[Run] = []
         for run in runs:
@@ -129,38 +149,51 @@ class PointImage:
                 (f, c) for f, c, is_hole in volume.track_extents(*run) if is_hole
             )
         _, holes = self._resolve(sorted(holes))
-        end = min(sum(volume.geometry.byte_range(first, count)), offset + length)
-        found: list[tuple[int, int]] = []
-        for size, flags in _described(
-            (self._clip(hole, offset, end - offset) for hole in sorted(holes)),
-            offset,
-            end,
-        ):
-            if found and found[-1][1] == flags:
-                found[-1] = (found[-1][0] + size, flags)
-            elif len(found) < STATUS_EXTENTS_MAX:
-                found.append((size, flags))
-            else:
-                break
-        return found
+        return self._told(holes, (first, count), offset, length, HOLE_AND_ZERO)
+
+    def changed(self, offset: int, length: int) -> Extents:
+        """Return what differs from the point before, from `offset` on.
+
+        The journals from that point up to this one hold the old content of every
+        track that was overwritten between the two, and of no other. They are
+        complete since this point was committed. A track that was overwritten with
+        what it held already counts: more than differs, never less.
+        """
+        assert self.before is not None
+        first, count = window(self._volume.geometry, offset, length)
+        runs: list[Run] = [
+            entry[:2]
+            for journal in self._volume.journals
+            if self.before <= journal.header.point_number < self._number
+            for entry in journal.find(first, count)
+        ]
+        return self._told(runs, (first, count), offset, length, DIRTY)
+
+    def _told(
+        self, runs: list[Run], looked_at: Run, offset: int, length: int, flag: int
+    ) -> Extents:
+        first, count = looked_at
+        bits = np.zeros(count, np.bool_)
+        for start, tracks in runs:
+            bits[max(start - first, 0) : max(start + tracks - first, 0)] = True
+        return tell_bits(bits, self._volume.geometry, first, offset, length, flag)
 
 
-def _described(
-    holes: Iterator[tuple[int, int]], offset: int, end: int
-) -> Iterator[tuple[int, int]]:
-    for start, size in holes:
-        if start > offset:
-            yield start - offset, BASE_DATA
-        yield size, BASE_HOLE_AND_ZERO
-        offset = start + size
-    if offset < end:
-        yield end - offset, BASE_DATA
+class Pins(Protocol):
+    """The points that an opening keeps."""
+
+    def hold_before(self) -> bool:
+        """Keep the point before, too; False if it is not there any more."""
+        ...
+
+    def release(self) -> None:
+        """Let go of all."""
+        ...
 
 
 class PointVolume:
     """A recovery point as a read-only `HostVolume`; pinned until `release`."""
 
-    contexts: tuple[str, ...] = (BASE_ALLOCATION,)
     fast_zero = False
 
     def __init__(
@@ -169,20 +202,24 @@ class PointVolume:
         volume: SecondaryVolume,
         description: str,
         threads: Threads,
-        unpin: Callable[[], None],
+        pins: Pins,
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self.size_bytes = volume.geometry.size_bytes
         self.read_only = True
         self.description = description
         self.preferred_block_bytes = volume.geometry.track_bytes
+        self.contexts: tuple[str, ...] = (BASE_ALLOCATION,)
+        if image.before is not None:
+            self.contexts = (BASE_ALLOCATION, DIRTY_BITMAP)
+        self._knows_changes = False
         self._image = image
         self._threads = threads
-        self._unpin: Callable[[], None] | None = unpin
+        self._pins: Pins | None = pins
 
     def submit(self, requests: list[HostRequest], complete: Complete) -> None:
         """Start all requests: one hop to a thread for as many as come together."""
-        assert self._unpin is not None, "a request after the release"
+        assert self._pins is not None, "a request after the release"
         answered: list[HostRequest] = []
         blocking: list[HostRequest] = []
         for request in requests:
@@ -198,6 +235,9 @@ class PointVolume:
             complete(answered)
         if not blocking:
             return
+        # Only who asks for changes makes the point before cost room.
+        if any(DIRTY_BITMAP in request.contexts for request in blocking):
+            self._knows_changes = self._pins.hold_before()
 
         def done(_: None, error: BaseException | None) -> None:
             for request in blocking:
@@ -210,18 +250,33 @@ class PointVolume:
     def _serve(self, requests: list[HostRequest]) -> None:
         for request in requests:
             try:
-                if request.command == HostCommand.READ:
-                    request.data = self._image.read(request.offset, request.length)
-                else:
-                    told = self._image.status(request.offset, request.length)
-                    request.data = [told for _ in request.contexts]
+                request.data = self._answer(request)
             except StorageError as error:
                 request.error = error.errno
             except FarshoreError:
                 request.error = errno.EIO
 
+    def _answer(self, request: HostRequest) -> object:
+        image, offset, length = self._image, request.offset, request.length
+        if request.command == HostCommand.BLOCK_STATUS:
+            return [
+                image.status(offset, length)
+                if name == BASE_ALLOCATION
+                else self._changed(offset, length)
+                for name in request.contexts
+            ]
+        if request.sparse_ok and length >= SPARSE_READ_BYTES_MIN:
+            return image.read_runs(offset, length)
+        return image.read(offset, length)
+
+    def _changed(self, offset: int, length: int) -> Extents:
+        """All of it, once the point before has gone: never less than has changed."""
+        if not self._knows_changes:
+            return [(length, DIRTY)]
+        return self._image.changed(offset, length)
+
     def release(self) -> None:
         """Unpin the point; once."""
-        if self._unpin is not None:
-            unpin, self._unpin = self._unpin, None
-            unpin()
+        if self._pins is not None:
+            pins, self._pins = self._pins, None
+            pins.release()

@@ -26,6 +26,29 @@ __all__ = ["GroupStore", "Point", "StoreSettings"]
 T = TypeVar("T")
 
 
+class OpeningPins:
+    """What one opening keeps: its point, and once asked for the point before it."""
+
+    def __init__(self, disk: GroupDisk, number: int, before: int | None) -> None:
+        self._disk = disk
+        self._before = before
+        self._held = [number]
+
+    def hold_before(self) -> bool:
+        """Pin the point before as well; False if it has gone meanwhile."""
+        if self._before is None or self._before in self._held:
+            return self._before is not None
+        if self._disk.pin(self._before) is None:
+            return False
+        self._held.append(self._before)
+        return True
+
+    def release(self) -> None:
+        for number in self._held:
+            self._disk.unpin(number)
+        self._held = []
+
+
 class GroupStore:
     """Make one with `open`. Owned by the event loop.
 
@@ -183,12 +206,15 @@ class GroupStore:
                 pinned = self._disk.pin(number)
                 if pinned is None:
                     return None
+                earlier = [p.number for p in self._disk.points if p.number < pinned]
+                before = earlier[-1] if earlier else None
+                name = f"{self._disk.settings.group}/{volume_name}@{pinned}"
                 return PointVolume(
-                    PointImage(volume, pinned),
+                    PointImage(volume, pinned, before),
                     volume,
-                    f"{self._disk.settings.group}/{volume_name}@{pinned}",
+                    name if before is None else f"{name}, changes since @{before}",
                     self._threads,
-                    partial(self._disk.unpin, pinned),
+                    OpeningPins(self._disk, pinned, before),
                 )
         return None
 

@@ -113,10 +113,23 @@ def test_status_covers_the_range_and_calls_a_hole_only_what_is_one() -> None:
     assert image.status(0, DATA.size_bytes) == [(DATA.size_bytes, 0)]
 
 
+class OnePoint:
+    """Notes its releases; there is no point before."""
+
+    def __init__(self, released: list[int]) -> None:
+        self.released = released
+
+    def hold_before(self) -> bool:
+        return False
+
+    def release(self) -> None:
+        self.released.append(1)
+
+
 def open_volume(disk: GroupDisk, released: list[int]) -> PointVolume:
     volume = disk.volumes[0]
     return PointVolume(
-        PointImage(volume, 1), volume, "x", InlineThreads(), lambda: released.append(1)
+        PointImage(volume, 1), volume, "x", InlineThreads(), OnePoint(released)
     )
 
 
