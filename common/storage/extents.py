@@ -128,7 +128,7 @@ def hole_bits(
     bits = np.zeros(count, np.bool_)
     track_bytes = geometry.track_bytes
     at = first * track_bytes
-    for size, is_hole in extents:
+    for size, is_hole in joined(extents):
         end = at + size
         if is_hole:
             start = -(-at // track_bytes)
