@@ -154,7 +154,7 @@ async def test_what_is_trimmed_during_the_look_is_never_a_hole_of_the_cut(
         request = await site.start(HostCommand.TRIM, 8 * TRACK, 8 * TRACK)
         assert request.error == 0
 
-    site.volume.device = TrimmedBefore(device, None)  # type: ignore[assignment]
+    site.volume.device = TrimmedBefore(device, None)
     extents = await told(volume, BASE_ALLOCATION, 0, 64 * TRACK)
     assert extents == [(64 * TRACK, 0)]
 
@@ -252,7 +252,7 @@ async def test_a_relation_that_ends_during_the_look_gives_an_error(
     volume = opened(site)
     standing = site.volume.preserver.standing()
     assert standing is not None
-    site.volume.device = Interrupted(  # type: ignore[assignment]
+    site.volume.device = Interrupted(
         site.volume.device, lambda: standing.relation.invalidate("no room")
     )
     request = await ask(

@@ -177,7 +177,7 @@ async def test_a_device_that_can_not_be_asked_gives_its_error(site: Site) -> Non
         def extents(self, offset: int, length: int) -> Any:
             return inner.read(SIZE, 1)  # past the end
 
-    site.volume.device = Refusing()  # type: ignore[assignment]
+    site.volume.device = Refusing()
     request = await site.start(
         HostCommand.BLOCK_STATUS, 0, SIZE, contexts=(BASE_ALLOCATION,)
     )
@@ -253,7 +253,7 @@ async def test_a_fast_zero_is_refused_where_zeroes_would_be_written(
         def zeroes_fast(self, *, punch: bool) -> bool:
             return punch
 
-    site.volume.device = Slow(site.volume.device)  # type: ignore[assignment]
+    site.volume.device = Slow(site.volume.device)
     refused = await fast_zero(site, 0, TRACK, no_hole=True)
     assert refused.error == errno.ENOTSUP
     assert await site.read(0, TRACK) == b"x" * TRACK

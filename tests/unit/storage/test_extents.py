@@ -172,6 +172,7 @@ def test_runs_hold_the_bytes_and_leave_holes_out(kind: str, tmp_path: Path) -> N
     file.truncate(1 << 20)
     file.write(256 << 10, b"x" * (64 << 10))
     runs = read_runs(file, 128 << 10, 512 << 10)
+    assert isinstance(runs, list)
     assert [(size, None if data is None else bytes(data)) for size, data in runs] == [
         (128 << 10, None),
         (64 << 10, b"x" * (64 << 10)),
