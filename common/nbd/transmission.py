@@ -114,8 +114,10 @@ class Transmission(asyncio.BufferedProtocol):
         """End if the client is gone.
 
         A transport that is not reading, because of a limit, does not tell; the
-        socket does.
+        socket does, unless it is closed already.
         """
+        if self._ending:
+            return
         poll = select.poll()
         poll.register(self._transport.get_extra_info("socket"), select.POLLRDHUP)
         if poll.poll(0):
