@@ -118,6 +118,17 @@ async def test_holes_lie_where_the_volume_was_empty_at_the_cut(site: Site) -> No
     assert await told(volume, BASE_ALLOCATION, 0, SIZE) == expected
 
 
+async def test_zeroes_that_take_room_are_left_out_too_unless_they_are_few(
+    site: Site,
+) -> None:
+    await site.write(0, bytes(2 << 20))
+    await site.commit_cut()
+    volume = opened(site)
+    assert await told(volume, BASE_ALLOCATION, 0, 2 << 20) == [(2 << 20, 0)]
+    request = await ask(volume, HostCommand.READ, 0, (1 << 20) + 512, sparse_ok=True)
+    assert request.data == [(1 << 20, None), (512, bytes(512))]
+
+
 class Interrupted:
     """A file with something done in its thread right after it was looked at."""
 
@@ -193,6 +204,7 @@ async def test_what_changed_up_to_the_cut_is_told_until_the_next_one(
     # As transferred, united, and after the commit: the same answer.
     assert await told(second, DIRTY_BITMAP, 0, SIZE) == expected
     await site.group.settle_cut()
+    assert len(site.volume.changes.at_cut) == 1, "its parts cost memory for nothing"
     assert await told(second, DIRTY_BITMAP, 0, SIZE) == expected
     await site.finish_cut()
     assert await told(second, DIRTY_BITMAP, 0, SIZE) == expected

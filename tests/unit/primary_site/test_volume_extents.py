@@ -232,8 +232,10 @@ async def test_zeroing_is_fast_until_old_content_would_have_to_be_copied(
     assert request.error == 0
     assert await site.read(0, SIZE) == bytes(SIZE)
     await site.finish_cut()
-    site.group.withdraw()
     await site.write(0, content)
+    await site.commit_cut()
+    assert (await fast_zero(site, 0, SIZE)).error == errno.ENOTSUP
+    site.group.withdraw()  # marking goes on, and nothing is preserved
     assert (await fast_zero(site, 0, SIZE)).error == 0
     assert await site.read(0, SIZE) == bytes(SIZE)
 

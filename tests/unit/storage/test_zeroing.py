@@ -96,6 +96,29 @@ def test_nothing_is_promised_where_no_trial_can_be_made(tmp_path: Path) -> None:
     file.close()
 
 
+def test_nothing_is_promised_of_a_file_mounted_from_elsewhere(
+    memory_file: SystemFile, tmp_path: Path
+) -> None:
+    """What the folder's file system can do says nothing of the file's own."""
+    place = tmp_path / "file"
+    place.touch()
+    mounted = subprocess.run(
+        ["mount", "--bind", memory_file.path, str(place)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if mounted.returncode:
+        pytest.skip(f"no mount: {mounted.stderr.strip()}")
+    try:
+        file = SystemFiles().open(str(place))
+        assert not file.zeroes_fast(punch=True)
+        assert not file.zeroes_fast(punch=False)
+        file.close()
+    finally:
+        subprocess.run(["umount", str(place)], check=True)
+
+
 @pytest.fixture
 def loop_device(tmp_path: Path) -> Iterator[str]:
     if os.geteuid() != 0 or shutil.which("losetup") is None:
