@@ -1,6 +1,7 @@
 """Both sites with two consistency groups: "g", as in `Pair`, and "h" beside it.
 
-For what happens in one group while the other has trouble.
+For what happens in one group while the other has trouble. The primary serves NBD on
+a Unix socket and on TCP.
 """
 
 from __future__ import annotations
@@ -8,13 +9,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tests.support.sites import Pair, VolumeSpec, toml
+from tests.support.sites import Pair, VolumeSpec, free_port, toml
 
 
 class TwoGroups(Pair):
     """A `Pair` whose daemons have a second group "h", cut by an interval.
 
-    `nbd` are further lines of the primary's `[nbd]` table.
+    `nbd`: further lines of the primary's `[nbd]` table, and tables below it.
     """
 
     def __init__(
@@ -24,17 +25,20 @@ class TwoGroups(Pair):
         others: list[VolumeSpec],
         *,
         interval: str = "200ms",
-        nbd: dict[str, object] | None = None,
+        nbd: str = "",
         **options: Any,
     ) -> None:
         self.others = others
         self.interval = interval
-        self._nbd = nbd or {}
+        self.tcp_port = free_port()
+        self._nbd = nbd
         super().__init__(directory, volumes, **options)
 
     def primary_toml(self) -> str:
         text = super().primary_toml()
-        text = text.replace("[nbd]\n", "[nbd]\n" + toml(self._nbd), 1)
+        unix = toml({"listen": [self.primary.nbd_address]})
+        both = toml({"listen": [self.primary.nbd_address, self.tcp_address]})
+        text = text.replace(unix, both + self._nbd, 1)
         text += "[[group]]\n" + toml({"name": "h", "interval": self.interval})
         link = {
             "remotes": [f"127.0.0.1:{self.replication_port}"],
@@ -59,6 +63,11 @@ class TwoGroups(Pair):
             device = str(self.secondary(volume.name))
             text += "[[group.volume]]\n" + toml({"name": volume.name, "device": device})
         return text
+
+    @property
+    def tcp_address(self) -> str:
+        """Where the primary serves NBD besides its Unix socket."""
+        return f"tcp:127.0.0.1:{self.tcp_port}"
 
     def is_connected(self) -> bool:
         groups = self.primary.call("status")["groups"]
