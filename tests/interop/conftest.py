@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from tests.support.attached import running
 from tests.support.client_commands import MIB
+from tests.support.reference_servers import SIZE, reference_command
 from tests.support.sites import VolumeSpec
 from tests.support.tcp_pair import TcpPair
 
@@ -24,3 +28,20 @@ def sites(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TcpPair]:
     with TcpPair(tmp_path_factory.mktemp("sites"), volumes) as pair:
         asyncio.run(pair.start())
         yield pair
+
+
+@pytest.fixture(scope="module")
+def reference_sockets(
+    sites: TcpPair, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Path]]:
+    """The sockets of the primary and of both references, by name."""
+    file = tmp_path_factory.mktemp("reference") / "image"
+    file.write_bytes(bytes(SIZE))
+    beside = Path(sites.primary.nbd_socket).parent
+    with contextlib.ExitStack() as stack:
+        found = {"farshore": Path(sites.primary.nbd_socket)}
+        for name in ("qemu-nbd", "nbdkit"):
+            found[name] = beside / name
+            command = reference_command(name, file, found[name])
+            stack.enter_context(running(*command, appears=found[name]))
+        yield found
