@@ -3,7 +3,8 @@
 #   make demo    both sites on this machine, a disaster, the recovered copy checked
 #   make run     both sites on this machine from config/, until Ctrl-C
 #   make interop-kernel  Linux's own NBD client, in a virtual machine
-#   make bench   side by side with peers
+#   make bench   side by side with peers (ARGS="--quick" takes six minutes)
+#   make fuzz    each parser under libFuzzer for a minute; SECONDS=600 for longer
 #   make lint    the checks alone
 #   make clean   remove what the other targets made (asks nothing; keeps sources)
 # PYTHON=/path/to/python3 picks an interpreter, ARGS="-k name" goes to pytest,
@@ -13,13 +14,14 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint demo run bench clean
+.PHONY: help setup test lint demo run bench fuzz clean
 
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.farshore-installed
 PYTHON ?=
 ARGS ?=
+SECONDS ?= 60
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -79,6 +81,11 @@ run: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/run.py $(ARGS)
+
+fuzz: $(STAMP)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  --require-hashes -r tests/fuzz/requirements.lock
+	@$(BIN)/python -m tests.fuzz.run --seconds $(SECONDS) $(ARGS)
 
 clean:
 	rm -rf $(VENV) run dist build *.egg-info .pytest_cache .mypy_cache .ruff_cache \

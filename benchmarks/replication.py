@@ -1,0 +1,122 @@
+"""First copy, hold time, and age of the recovery point."""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+from benchmarks.farshore_sites import Pair, connected, idle
+from benchmarks.jobs import fio
+from benchmarks.processes import wait_until
+from benchmarks.servers import Place, fill, nbdkit_file
+
+FIRST_COPY_BYTES = 1 << 30
+TOUCHED_BYTES = 256 << 20
+"""The part of a volume that jobs touch; it fits into the page cache."""
+
+SMALL, LARGE = "1GiB", "16777215MiB"
+"""LARGE is as good as 16 TiB: ext4 holds no file of quite that size."""
+
+
+def first_copy(where: Path, size: int) -> dict[str, float]:
+    """First copy of a full volume, against nbdcopy between two nbdkits."""
+    folder = where / "copy"
+    places = [Place(folder / name, "unix", size) for name in ("from", "to")]
+    for place in places:
+        place.folder.mkdir(parents=True)
+    with (places[1].folder / "image").open("wb") as out:
+        out.truncate(size)
+    with nbdkit_file(places[0]) as source, nbdkit_file(places[1]) as to:
+        began = time.monotonic()
+        subprocess.run(["nbdcopy", "--flush", source.uri, to.uri], check=True)
+        nbdcopy_seconds = time.monotonic() - began
+    pair = Pair(folder, f"{size}B", 'interval = "1h"')
+    (places[0].folder / "image").rename(pair.image)
+    with connected(pair) as site:
+        wait_until(lambda: idle(site), "first copy", 600)
+        cycle = pair.cycles()[0]
+        resident = site.resident_bytes()
+    return {
+        "bytes": size,
+        "nbdcopy_bytes_per_second": size / nbdcopy_seconds,
+        "farshore_bytes_per_second": size / cycle["drain_seconds"],
+        "resident_bytes": resident,
+    }
+
+
+def hold_times(where: Path, size: str, seconds: float) -> dict[str, float]:
+    """Hold times under 4 KiB random writes at depth 32, a cut every 200 ms."""
+    folder = where / f"hold-{size}"
+    folder.mkdir()
+    pair = Pair(folder, size, 'interval = "200ms"')
+    with connected(pair) as site:
+        wait_until(lambda: idle(site), "first copy", 600)
+        before = len(pair.cycles())
+        result = fio(pair.uri, "randwrite", 4096, 32, TOUCHED_BYTES, *_for(seconds))
+        # A short run may end before its first cycle does.
+        wait_until(lambda: len(pair.cycles()) > before, "a cycle", 60)
+        holds = [c["hold_seconds"] for c in pair.cycles()[before:]]
+        resident = site.resident_bytes()
+        volumes = site.group()["volumes"]
+    assert isinstance(volumes, list)
+    return {
+        "cuts": len(holds),
+        "p50_ms": statistics.median(holds) * 1000,
+        "p99_ms": quantile(holds, 0.99) * 1000,
+        "max_ms": max(holds) * 1000,
+        "iops": result.operations_per_second,
+        "write_p99_us": result.p99_us,
+        "resident_bytes": resident,
+        "track_count": -(-volumes[0]["size_bytes"] // volumes[0]["track_bytes"]),
+    }
+
+
+def age(where: Path, seconds: float) -> dict[str, float]:
+    """Age of the recovery point at 20 MB/s of random writes with rpo = 1 s."""
+    folder = where / "age"
+    folder.mkdir()
+    pair = Pair(folder, f"{TOUCHED_BYTES}B", 'rpo = "1s"')
+    fill(pair.image, TOUCHED_BYTES)
+    ages: list[float] = []
+    with connected(pair) as site:
+        wait_until(lambda: idle(site), "first copy", 120)
+        stop = threading.Event()
+
+        def sample() -> None:
+            while not stop.wait(0.05):
+                seen = site.group()["recovery_point_age_seconds"]
+                assert isinstance(seen, float | int)
+                ages.append(float(seen))
+
+        sampler = threading.Thread(target=sample)
+        sampler.start()
+        try:
+            result = fio(
+                *(pair.uri, "randwrite", 4096, 32, TOUCHED_BYTES),
+                *_for(seconds),
+                "--rate=20m",
+            )
+        finally:
+            stop.set()
+            sampler.join()
+        resident = site.resident_bytes()
+    return {
+        "written_bytes_per_second": result.bytes_per_second,
+        "samples": len(ages),
+        "p50_seconds": statistics.median(ages),
+        "p99_seconds": quantile(ages, 0.99),
+        "max_seconds": max(ages),
+        "resident_bytes": resident,
+    }
+
+
+def _for(seconds: float) -> tuple[str, ...]:
+    return ("--norandommap", "--time_based", f"--runtime={seconds * 1000:.0f}ms")
+
+
+def quantile(values: list[float], share: float) -> float:
+    ordered = sorted(values)
+    return ordered[min(int(share * len(ordered)), len(ordered) - 1)]
