@@ -105,7 +105,7 @@ def _need_peers() -> None:
     if missing:
         packages = ", ".join(sorted(set(missing.values())))
         raise SystemExit(
-            f"benchmark: {', '.join(missing)} not found: install from Debian: {packages}"
+            f"benchmark: {', '.join(missing)} not found; Debian has: {packages}"
         )
 
 
