@@ -24,7 +24,10 @@ class NbdLimits:
     """From accept to transmission; qemu-nbd allows the same. Established
     connections may idle for ever."""
     connections_max: int = 100
-    """Open connections, as qemu's default; more are closed at once."""
+    """Connections past their handshake, as qemu's default; more are closed at once."""
+    handshakes_max: int = 200
+    """Connections in their handshake; beyond, the oldest makes room for the newest.
+    More than `backlog_connections`, which may all be accepted in one turn."""
     connections_per_export_max: int = 50
     """Open connections to one export, so that the clients of one, or a device that
     hangs under it, leave room for the others."""
@@ -57,6 +60,7 @@ class NbdLimits:
     def __post_init__(self) -> None:
         assert self.requests_in_flight_max > 0
         assert self.receive_buffers_max > 0
+        assert self.handshakes_max > 0
         assert self.connections_per_export_max > 0
         assert self.daemon_bytes_in_flight_max > 0
         assert self.progress_seconds > 0

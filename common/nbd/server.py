@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Sequence
+
+import structlog
 
 from common.nbd.addresses import (
     UnixAddress,
@@ -13,15 +16,27 @@ from common.nbd.addresses import (
     parse_address,
     remove_socket_file,
 )
+from common.nbd.connections import (
+    HandedOver,
+    HostConnections,
+    release_where_it_lives,
+)
 from common.nbd.handshake import ExportTable, Handshake
 from common.nbd.limits import NbdLimits
-from common.nbd.transmission import Transmission
 
 __all__ = ["ExportTable", "NbdLimits", "NbdServer"]
 
+_log = structlog.get_logger(__name__)
+
 
 class NbdServer:
-    """Serves the exports of `exports` on any number of addresses."""
+    """Serves the exports of `exports` on any number of addresses.
+
+    It lives on the daemon's main loop. A connection stays there until its
+    handshake is done, and is then served on the loop of the volume it chose; the
+    two loops tell each other by messages, so that a loop that hangs under a device
+    keeps nobody waiting but the clients of that device.
+    """
 
     def __init__(self, exports: ExportTable, limits: NbdLimits | None = None) -> None:
         self.addresses: list[str] = []
@@ -30,8 +45,10 @@ class NbdServer:
         self._limits = limits or NbdLimits()
         self._servers: list[asyncio.Server] = []
         self._socket_files: list[tuple[str, tuple[int, int]]] = []
-        self._handshakes: set[Handshake] = set()
-        self._transmissions: set[Transmission] = set()
+        # In the order in which they came.
+        self._handshakes: dict[Handshake, None] = {}
+        self._handed: set[HandedOver] = set()
+        self._hosts: dict[asyncio.AbstractEventLoop, HostConnections] = {}
         self._closing = False
         self._all_closed = asyncio.Event()
         self._all_closed.set()
@@ -39,7 +56,7 @@ class NbdServer:
     @property
     def connection_count(self) -> int:
         """Connections that are open or whose requests still run."""
-        return len(self._handshakes) + len(self._transmissions)
+        return len(self._handshakes) + len(self._handed)
 
     async def listen(self, addresses: Sequence[str]) -> None:
         """Accept clients on "unix:/path" and "tcp:host:port" (0: any free port).
@@ -47,7 +64,7 @@ class NbdServer:
         Raises `ConfigError` or `DeviceBusyError`; what was bound before stays
         until `close`.
         """
-        loop = asyncio.get_running_loop()
+        self._loop = loop = asyncio.get_running_loop()
         for text in addresses:
             address = parse_address(text)
             for bound in bind(address, self._limits.backlog_connections):
@@ -67,7 +84,8 @@ class NbdServer:
         client is told that we go: it then reconnects and sends them again, where
         an error would reach its applications. After the grace the sockets are
         closed all the same; volumes whose requests still run are released when
-        these end, which may be after this returns.
+        these end, which may be after this returns. A volume's loop that hangs or
+        has stopped costs the grace and no more: nothing of it is waited for.
         """
         self._closing = True
         for path, identity in self._socket_files:
@@ -77,60 +95,87 @@ class NbdServer:
             server.close()
         for handshake in list(self._handshakes):
             handshake.close()
-        for transmission in list(self._transmissions):
-            transmission.finish()
+        self._tell_hosts(HostConnections.finish)
         try:
             await asyncio.wait_for(self._all_closed.wait(), grace_seconds)
         except TimeoutError:
-            for transmission in list(self._transmissions):
-                transmission.abort()
+            self._tell_hosts(HostConnections.abort)
         for server in self._servers:
             await server.wait_closed()
         self._servers.clear()
         self.addresses.clear()
 
-    def _accept(self) -> asyncio.Protocol:
-        return Handshake(
-            self._exports,
-            self._limits,
-            self._admit,
-            self._handshake_ended,
-            self._closed,
-        )
+    # What handshakes call, as `HandshakeOwner`
 
-    def _admit(self, handshake: Handshake) -> None:
-        open_count = self.connection_count
-        self._handshakes.add(handshake)
+    def admit(self, handshake: Handshake) -> None:
+        self._handshakes[handshake] = None
         self._all_closed.clear()
         if self._closing:
             handshake.close()
-        elif open_count >= self._limits.connections_max:
-            handshake.refuse(f"{open_count} connections are open already")
+            return
+        full = self._full()
+        if full is not None:
+            handshake.refuse(full)
+        elif len(self._handshakes) > self._limits.handshakes_max:
+            # The oldest has had the most time. Refusing the newest instead would
+            # let clients that say nothing keep all others out.
+            next(iter(self._handshakes)).refuse("others came and it had not finished")
 
-    def _handshake_ended(
-        self, handshake: Handshake, transmission: Transmission | None
-    ) -> None:
-        self._handshakes.discard(handshake)
-        if transmission is not None:
-            transmission.start_after(self._running_out(transmission.export_name))
-            self._transmissions.add(transmission)
+    def ended(self, handshake: Handshake) -> None:
+        self._handshakes.pop(handshake, None)
         self._note_closed()
 
-    def _closed(self, transmission: Transmission) -> None:
-        self._transmissions.discard(transmission)
-        for other in self._transmissions:
-            other.predecessor_closed(transmission)
+    def room_for(self, export_name: str) -> str | None:
+        count = sum(h.agreed.export_name == export_name for h in self._handed)
+        if count >= self._limits.connections_per_export_max:
+            return f"{count} connections to {export_name!r} are open already"
+        return self._full()
+
+    def hand_over(self, handed: HandedOver) -> None:
+        self._handed.add(handed)
+        loop = handed.volume.loop
+        hosts = self._hosts.get(loop)
+        if hosts is None:
+            self._forget_closed_loops()
+            hosts = HostConnections(self._limits, self._ended_elsewhere)
+            self._hosts[loop] = hosts
+        try:
+            loop.call_soon_threadsafe(hosts.adopt, handed)
+        except RuntimeError:
+            _log.warning(
+                "nbd_connection_refused", peer=handed.peer, reason="its loop has ended"
+            )
+            handed.connection.close()
+            release_where_it_lives(handed.volume)
+            self._ended(handed)
+
+    def _full(self) -> str | None:
+        count = len(self._handed)
+        if count >= self._limits.connections_max:
+            return f"{count} connections are open already"
+        return None
+
+    def _accept(self) -> asyncio.Protocol:
+        return Handshake(self._exports, self._limits, self)
+
+    # Across loops
+
+    def _ended_elsewhere(self, handed: HandedOver) -> None:
+        """Take note of a connection's end; called on the loop of its volume."""
+        with contextlib.suppress(RuntimeError):  # ours is closed: nobody asks
+            self._loop.call_soon_threadsafe(self._ended, handed)
+
+    def _ended(self, handed: HandedOver) -> None:
+        self._handed.discard(handed)
         self._note_closed()
 
-    def _running_out(self, export_name: str) -> set[Transmission]:
-        """Return the ended connections to an export whose requests still run.
+    def _tell_hosts(self, what: Callable[[HostConnections], None]) -> None:
+        for loop, hosts in self._hosts.items():
+            with contextlib.suppress(RuntimeError):  # closed: nothing runs there
+                loop.call_soon_threadsafe(what, hosts)
 
-        We cannot know whose client it is that comes back, so it is all of them.
-        """
-        others = [t for t in self._transmissions if t.export_name == export_name]
-        for other in others:
-            other.notice_hangup()
-        return {other for other in others if other.is_running_out}
+    def _forget_closed_loops(self) -> None:
+        self._hosts = {k: v for k, v in self._hosts.items() if not k.is_closed()}
 
     def _note_closed(self) -> None:
         if self.connection_count == 0:

@@ -778,7 +778,9 @@ class TestAddresses:
         server = NbdServer(MemoryExports({"g/v": MemoryVolume(SIZE)}))
         await server.listen(["tcp:127.0.0.1:0"])
         client = await NbdClient.connect(server.addresses[0], "g/v")
-        (transmission,) = server._transmissions
+        await client.flush()  # by then it has moved to the volume's loop
+        (hosts,) = server._hosts.values()
+        (transmission,) = hosts._open
         accepted = transmission._transport.get_extra_info("socket")
         tcp = socket.IPPROTO_TCP
         assert accepted.getsockopt(tcp, socket.TCP_NODELAY)

@@ -1,0 +1,179 @@
+"""Connections to the volumes of one event loop, from their handshake's end on.
+
+A handshake runs on the daemon's main loop. The socket it ends with then moves to
+the loop of the volume: `HandedOver` is what crosses, `HostConnections` is what
+lives there. Nothing but the messages of `NbdServer` is shared between the two.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import cast
+
+import structlog
+
+from common.nbd.limits import NbdLimits
+from common.nbd.negotiation import Agreed
+from common.nbd.transmission import Transmission
+from common.ports import HostVolume
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HandedOver:
+    """A connection whose handshake is done. Whoever holds it closes and releases."""
+
+    connection: socket.socket
+    """A connected stream socket that no transport reads any more."""
+    volume: HostVolume
+    agreed: Agreed
+    trailing: bytes
+    """What came in the same read as the handshake's end."""
+    peer: str
+
+    def drop(self) -> None:
+        """Give both up, on the volume's loop, where nothing was begun with them."""
+        self.connection.close()
+        self.volume.release()
+
+
+def release_where_it_lives(volume: HostVolume) -> None:
+    """Release a volume from another loop than its own.
+
+    A loop that is closed runs nothing of the volume any more, so that it may be
+    released right here. One that hangs does it should it ever go on.
+    """
+    loop = volume.loop
+    if loop is asyncio.get_running_loop():
+        volume.release()
+        return
+    try:
+        loop.call_soon_threadsafe(volume.release)
+    except RuntimeError:
+        volume.release()
+
+
+class HostConnections:
+    """The connections to the volumes of one loop; called on that loop only.
+
+    A client that reconnects sends its unanswered writes again and goes on from
+    there. So that no write of its old connection lands on top of newer ones, a
+    connection takes no request while requests of an ended connection to the same
+    export run. We cannot know whose client it is that comes back, so this is about
+    all connections to the export; they share its loop, so all of them are here.
+    """
+
+    def __init__(self, limits: NbdLimits, ended: Callable[[HandedOver], None]) -> None:
+        """`ended` is called once for each connection, after its volume's release."""
+        self._limits = limits
+        self._ended = ended
+        # The tasks are kept here, because a loop holds on to them weakly.
+        self._arriving: set[asyncio.Task[None]] = set()
+        self._open: dict[Transmission, HandedOver] = {}
+        self._closing = False
+
+    def adopt(self, handed: HandedOver) -> None:
+        """Take over a connection that another loop lets go of."""
+        if self._closing:
+            handed.drop()
+            self._ended(handed)
+            return
+        task = asyncio.get_running_loop().create_task(self._arrive(handed))
+        self._arriving.add(task)
+        task.add_done_callback(self._arriving.discard)
+
+    def finish(self) -> None:
+        """Take no more requests and no more connections; answer what is in flight."""
+        self._closing = True
+        for transmission in list(self._open):
+            transmission.finish()
+
+    def abort(self) -> None:
+        """Close all sockets now; what is in flight still runs to its end."""
+        self._closing = True
+        for transmission in list(self._open):
+            transmission.abort()
+
+    async def _arrive(self, handed: HandedOver) -> None:
+        """Put a transport around the socket and a `Transmission` behind it."""
+        try:
+            (
+                transport,
+                arrival,
+            ) = await asyncio.get_running_loop().connect_accepted_socket(
+                _Arrival, handed.connection
+            )
+        except BaseException as error:  # also when the loop ends meanwhile
+            handed.drop()
+            self._ended(handed)
+            if not isinstance(error, OSError):
+                raise
+            _log.warning("nbd_connection_lost", peer=handed.peer, reason=str(error))
+            return
+        self._begin(transport, arrival, handed)
+
+    def _begin(
+        self, transport: asyncio.Transport, arrival: _Arrival, handed: HandedOver
+    ) -> None:
+        transmission = Transmission(
+            transport,
+            handed.volume,
+            handed.agreed,
+            self._limits,
+            self._closed,
+            peer=handed.peer,
+        )
+        # A transport asks a protocol how it wants to be fed when reading starts.
+        transport.pause_reading()
+        transport.set_protocol(transmission)
+        transmission.start_after(self._running_out(transmission.export_name))
+        self._open[transmission] = handed
+        if self._closing:
+            transmission.finish()
+            return
+        transmission.start(handed.trailing + arrival.received)
+        if arrival.has_ended:
+            transmission.finish()
+
+    def _closed(self, transmission: Transmission) -> None:
+        handed = self._open.pop(transmission)
+        for other in self._open:
+            other.predecessor_closed(transmission)
+        self._ended(handed)
+
+    def _running_out(self, export_name: str) -> set[Transmission]:
+        """Return the ended connections to an export whose requests still run."""
+        others = [t for t in self._open if t.export_name == export_name]
+        for other in others:
+            other.notice_hangup()
+        return {other for other in others if other.is_running_out}
+
+
+class _Arrival(asyncio.Protocol):
+    """Stands in until the transmission does; keeps what is read meanwhile.
+
+    That is one read at most: asyncio's transports stay paused from the start,
+    uvloop's begin to read whatever `connection_made` has told them.
+    """
+
+    def __init__(self) -> None:
+        self.received = b""
+        self.has_ended = False
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        self._transport.pause_reading()
+
+    def data_received(self, data: bytes) -> None:
+        assert self._transport is not None
+        self.received += data
+        self._transport.pause_reading()
+
+    def eof_received(self) -> bool:
+        self.has_ended = True
+        return True  # as a transmission would: stay open for replies
