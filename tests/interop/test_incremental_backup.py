@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.client_commands import MIB, attempt, run
+from tests.support.client_commands import MIB, SYSTEM_PYTHON, attempt, run
 from tests.support.sites import REPOSITORY
 from tests.support.tcp_pair import TcpPair
 
@@ -17,8 +17,6 @@ pytestmark = pytest.mark.needs_package("nbdinfo", "qemu-io", "nbdsh")
 
 PAGE = REPOSITORY / "docs" / "operating" / "backup.md"
 CHANGED = "qemu:dirty-bitmap:farshore"
-SYSTEM_PYTHON = "/usr/bin/python3"
-"""Debian's: it has libnbd's module, which this one's environment has not."""
 
 
 def changed(uri: str) -> list[tuple[int, int]]:
