@@ -154,5 +154,4 @@ def test_an_unknown_export_is_refused_and_the_server_stays(
     refused = attempt("nbdinfo", uri)
     assert refused.returncode != 0
     assert "for export: g/none" in refused.stderr
-    assert attempt("nbdinfo", "--can", "connect", uri).returncode != YES
     assert _told(committed.primary.uri("g/v"))["export-size"] == 16 * MIB
