@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final, Protocol
 
+from common.nbd.option_fields import BadOptionError, OptionFields, cut, decoded
 from common.nbd.protocol import (
     BASE_ALLOCATION,
     CLIENT_FLAGS,
@@ -36,6 +37,7 @@ from common.nbd.protocol import (
     Option,
     OptionReply,
     TransmissionFlag,
+    WireForm,
 )
 
 OPTION_DATA_BYTES_MAX: Final = 64 << 10
@@ -48,8 +50,8 @@ BLOCK_BYTES_MIN: Final = 1
 """Any offset and length is served."""
 PAYLOAD_BYTES_ADVERTISED: Final = 32 << 20
 """What every client may send and ask; more is accepted, see `NbdLimits`."""
-ALLOCATION_CONTEXT_ID: Final = 1
-"""The id under which `base:allocation` is told; LIST tells 0, as the rule is."""
+LISTED_CONTEXT_ID: Final = 0
+"""What LIST_META_CONTEXT tells instead of an id, as the rule is."""
 
 
 class TlsMode(Enum):
@@ -72,12 +74,16 @@ class ExportFacts:
     read_only: bool
     description: str
     preferred_block_bytes: int
+    contexts: tuple[str, ...] = (BASE_ALLOCATION,)
+    """The metadata contexts that can be asked about, each named once."""
+    fast_zero: bool = False
 
     def __post_init__(self) -> None:
         assert 0 <= self.size_bytes < 1 << 63, self.size_bytes
         preferred = self.preferred_block_bytes
         assert preferred & (preferred - 1) == 0, preferred
         assert 512 <= preferred <= PAYLOAD_BYTES_ADVERTISED, preferred
+        assert len(set(self.contexts)) == len(self.contexts), self.contexts
 
 
 class ExportFinder(Protocol):
@@ -88,7 +94,10 @@ class ExportFinder(Protocol):
         ...
 
     def facts(self, name: str) -> ExportFacts | None:
-        """Return what to tell of an export, or None if there is none."""
+        """Return what to tell of an export, or None if there is none.
+
+        Nor is there one for a caller who may not see it: both are told the same.
+        """
         ...
 
 
@@ -97,8 +106,9 @@ class Agreed:
     """Transmission starts: what was settled before."""
 
     export_name: str
-    structured: bool
-    allocation_context_id: int | None
+    form: WireForm
+    contexts: tuple[tuple[int, str], ...] = ()
+    """(id, name) of the selected metadata contexts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,51 +126,9 @@ class Ended:
 Outcome = Agreed | Ended
 
 
-class _BadOptionError(Exception):
-    """The data of an option does not add up; the text goes to the client."""
-
-
-class _Fields:
-    """Takes an option's data apart; every shortfall is `_BadOptionError`."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self._position = 0
-
-    def raw(self, length: int) -> bytes:
-        stop = self._position + length
-        if stop > len(self._data):
-            raise _BadOptionError("the lengths in this option do not add up")
-        taken = self._data[self._position : stop]
-        self._position = stop
-        return taken
-
-    def uint16(self) -> int:
-        return int(UINT16.unpack(self.raw(2))[0])
-
-    def uint32(self) -> int:
-        return int(UINT32.unpack(self.raw(4))[0])
-
-    def text(self) -> str:
-        """Take a counted UTF-8 string of at most 4096 bytes."""
-        length = self.uint32()
-        if length > NAME_BYTES_MAX:
-            raise _BadOptionError(f"strings end at {NAME_BYTES_MAX} bytes")
-        return _decoded(self.raw(length))
-
-    def end(self) -> None:
-        if self._position != len(self._data):
-            raise _BadOptionError("this option carries more data than it tells of")
-
-
-def _decoded(data: bytes) -> str:
-    try:
-        return data.decode()
-    except UnicodeDecodeError:
-        raise _BadOptionError("strings are UTF-8") from None
-
-
-def transmission_flags(facts: ExportFacts, *, structured: bool) -> TransmissionFlag:
+def transmission_flags(
+    facts: ExportFacts, form: WireForm, *, has_contexts: bool
+) -> TransmissionFlag:
     """Return what an export can do, as told by INFO, GO and EXPORT_NAME."""
     flags = (
         TransmissionFlag.HAS_FLAGS
@@ -173,8 +141,12 @@ def transmission_flags(facts: ExportFacts, *, structured: bool) -> TransmissionF
         flags |= TransmissionFlag.READ_ONLY
     else:
         flags |= TransmissionFlag.SEND_TRIM | TransmissionFlag.SEND_WRITE_ZEROES
-    if structured:
+        if facts.fast_zero:
+            flags |= TransmissionFlag.SEND_FAST_ZERO
+    if form >= WireForm.STRUCTURED:
         flags |= TransmissionFlag.SEND_DF
+    if form == WireForm.EXTENDED and has_contexts:
+        flags |= TransmissionFlag.BLOCK_STATUS_PAYLOAD
     return flags
 
 
@@ -210,6 +182,7 @@ class Negotiation:
             Option.STRUCTURED_REPLY: self._structured_reply,
             Option.LIST_META_CONTEXT: self._list_meta_context,
             Option.SET_META_CONTEXT: self._set_meta_context,
+            Option.EXTENDED_HEADERS: self._extended_headers,
         }
 
     @property
@@ -249,9 +222,10 @@ class Negotiation:
         return output
 
     def _forget(self) -> None:
-        self._structured = False
-        # The export for which base:allocation was selected, if any.
-        self._context_export: str | None = None
+        self._form = WireForm.SIMPLE
+        # The export for which contexts were selected, and (id, name) of each.
+        self._context_export = ""
+        self._contexts: tuple[tuple[int, str], ...] = ()
 
     def _step(self) -> bool:
         """Handle one whole message; tell whether there was one."""
@@ -305,7 +279,7 @@ class Negotiation:
             return
         try:
             answer(data)
-        except _BadOptionError as error:
+        except BadOptionError as error:
             self._reply_error(option, OptionReply.ERR_INVALID, str(error))
 
     def _is_barred(self, option: int) -> bool:
@@ -338,26 +312,34 @@ class Negotiation:
         self.outcome = Ended("the client aborted the handshake", refused=False)
 
     def _agree(self, name: str) -> None:
-        selected = self._context_export == name
-        self.outcome = Agreed(
-            name, self._structured, ALLOCATION_CONTEXT_ID if selected else None
-        )
+        self.outcome = Agreed(name, self._form, self._contexts_of(name))
+
+    def _contexts_of(self, name: str) -> tuple[tuple[int, str], ...]:
+        """Return what was selected, which holds for the export named then only."""
+        return self._contexts if name == self._context_export else ()
+
+    def _flags(self, name: str, facts: ExportFacts) -> TransmissionFlag:
+        has_contexts = bool(self._contexts_of(name))
+        return transmission_flags(facts, self._form, has_contexts=has_contexts)
 
     def _export_name(self, data: bytes) -> None:
         # This option has no error reply: hanging up is all that can be said.
+        if self._form == WireForm.EXTENDED:
+            self._refuse("EXPORT_NAME after EXTENDED_HEADERS")
+            return
         if len(data) > NAME_BYTES_MAX:
             self._refuse("an export name that is too long")
             return
         try:
-            name = _decoded(data)
-        except _BadOptionError:
+            name = decoded(data)
+        except BadOptionError:
             self._refuse("an export name that is not UTF-8")
             return
         facts = self._exports.facts(name)
         if facts is None:
             self._refuse("no such export")
             return
-        flags = transmission_flags(facts, structured=self._structured)
+        flags = self._flags(name, facts)
         self._output.append(EXPORT_NAME_REPLY.pack(facts.size_bytes, flags))
         assert self._client_flags is not None
         if HandshakeFlag.NO_ZEROES not in self._client_flags:
@@ -367,11 +349,11 @@ class Negotiation:
     # Options that stay in negotiation
 
     def _list(self, data: bytes) -> None:
-        _Fields(data).end()
+        OptionFields(data).end()
         names = self._exports.names()
         for name, description in names:
             raw = name.encode()
-            payload = UINT32.pack(len(raw)) + raw + _cut(description, NAME_BYTES_MAX)
+            payload = UINT32.pack(len(raw)) + raw + cut(description, NAME_BYTES_MAX)
             self._reply(Option.LIST, OptionReply.SERVER, payload)
         self._reply(Option.LIST, OptionReply.ACK)
         if not self._listed:
@@ -380,13 +362,13 @@ class Negotiation:
             self._options_left += OPTIONS_MAX * len(names)
 
     def _starttls(self, data: bytes) -> None:
-        _Fields(data).end()
+        OptionFields(data).end()
         if self._tls is TlsMode.OFF:
             text = "TLS is not enabled here"
             self._reply_error(Option.STARTTLS, OptionReply.ERR_POLICY, text)
             return
         if self._encrypted:
-            raise _BadOptionError("TLS is already in use")
+            raise BadOptionError("TLS is already in use")
         if self._received:
             # They would be taken for encrypted ones (CVE-2021-3716).
             self._refuse("bytes in plain text after STARTTLS")
@@ -395,11 +377,25 @@ class Negotiation:
         self.wants_tls = True
 
     def _structured_reply(self, data: bytes) -> None:
-        _Fields(data).end()
-        if self._structured:
-            raise _BadOptionError("structured replies are already agreed")
-        self._structured = True
+        OptionFields(data).end()
+        if self._form == WireForm.EXTENDED:
+            self._reply_error(
+                Option.STRUCTURED_REPLY,
+                OptionReply.ERR_EXT_HEADER_REQD,
+                "extended headers are already agreed",
+            )
+            return
+        if self._form == WireForm.STRUCTURED:
+            raise BadOptionError("structured replies are already agreed")
+        self._form = WireForm.STRUCTURED
         self._reply(Option.STRUCTURED_REPLY, OptionReply.ACK)
+
+    def _extended_headers(self, data: bytes) -> None:
+        OptionFields(data).end()
+        if self._form == WireForm.EXTENDED:
+            raise BadOptionError("extended headers are already agreed")
+        self._form = WireForm.EXTENDED
+        self._reply(Option.EXTENDED_HEADERS, OptionReply.ACK)
 
     def _info(self, data: bytes) -> None:
         self._tell(Option.INFO, data)
@@ -411,7 +407,7 @@ class Negotiation:
 
     def _tell(self, option: Option, data: bytes) -> str | None:
         """Answer INFO or GO; return the export's name if there is such an export."""
-        fields = _Fields(data)
+        fields = OptionFields(data)
         name = fields.text()
         wanted = {fields.uint16() for _ in range(fields.uint16())}
         fields.end()
@@ -419,12 +415,12 @@ class Negotiation:
         if facts is None:
             self._reply_error(option, OptionReply.ERR_UNKNOWN, "no such export")
             return None
-        flags = transmission_flags(facts, structured=self._structured)
+        flags = self._flags(name, facts)
         infos = [INFO_EXPORT.pack(Info.EXPORT, facts.size_bytes, flags)]
         if Info.NAME in wanted:
             infos.append(UINT16.pack(Info.NAME) + name.encode())
         if Info.DESCRIPTION in wanted and facts.description:
-            text = _cut(facts.description, NAME_BYTES_MAX)
+            text = cut(facts.description, NAME_BYTES_MAX)
             infos.append(UINT16.pack(Info.DESCRIPTION) + text)
         if Info.BLOCK_SIZE in wanted:
             sizes = (BLOCK_BYTES_MIN, facts.preferred_block_bytes)
@@ -436,55 +432,68 @@ class Negotiation:
         return name
 
     def _list_meta_context(self, data: bytes) -> None:
-        name, queries = self._contexts_asked(data)
         option = Option.LIST_META_CONTEXT
-        if self._exports.facts(name) is None:
+        name, queries = self._contexts_asked(data)
+        facts = self._exports.facts(name)
+        if facts is None:
             self._reply_error(option, OptionReply.ERR_UNKNOWN, "no such export")
             return
-        if not queries or {"base:", BASE_ALLOCATION} & set(queries):
-            self._reply_context(option, 0)
+        for context in facts.contexts:
+            if not queries or any(_lists(query, context) for query in queries):
+                self._reply_context(option, LISTED_CONTEXT_ID, context)
         self._reply(option, OptionReply.ACK)
 
     def _set_meta_context(self, data: bytes) -> None:
         # The earlier selection is gone even when this one fails.
-        self._context_export = None
+        self._contexts = ()
         option = Option.SET_META_CONTEXT
         name, queries = self._contexts_asked(data)
-        if self._exports.facts(name) is None:
+        facts = self._exports.facts(name)
+        if facts is None:
             self._reply_error(option, OptionReply.ERR_UNKNOWN, "no such export")
             return
-        if BASE_ALLOCATION in queries:
-            self._context_export = name
-            self._reply_context(option, ALLOCATION_CONTEXT_ID)
+        self._context_export = name
+        self._contexts = tuple(
+            (context_id, context)
+            for context_id, context in enumerate(facts.contexts, 1)
+            if context in queries
+        )
+        for context_id, context in self._contexts:
+            self._reply_context(option, context_id, context)
         self._reply(option, OptionReply.ACK)
 
-    def _contexts_asked(self, data: bytes) -> tuple[str, list[str]]:
-        if not self._structured:
-            raise _BadOptionError("ask for structured replies first")
-        fields = _Fields(data)
+    def _contexts_asked(self, data: bytes) -> tuple[str, set[str]]:
+        if self._form == WireForm.SIMPLE:
+            raise BadOptionError("ask for structured replies first")
+        fields = OptionFields(data)
         name = fields.text()
         count = fields.uint32()
         if count > QUERIES_MAX:
-            raise _BadOptionError(f"at most {QUERIES_MAX} queries")
-        queries = [fields.text() for _ in range(count)]
+            raise BadOptionError(f"at most {QUERIES_MAX} queries")
+        queries = {fields.text() for _ in range(count)}
         fields.end()
         return name, queries
 
     # Replies
 
-    def _reply_context(self, option: Option, context_id: int) -> None:
-        payload = UINT32.pack(context_id) + BASE_ALLOCATION.encode()
+    def _reply_context(self, option: Option, context_id: int, name: str) -> None:
+        payload = UINT32.pack(context_id) + name.encode()
         self._reply(option, OptionReply.META_CONTEXT, payload)
 
     def _reply_error(self, option: int, kind: OptionReply, text: str) -> None:
-        self._reply(option, kind, _cut(text, ERROR_TEXT_BYTES_MAX))
+        self._reply(option, kind, cut(text, ERROR_TEXT_BYTES_MAX))
 
     def _reply(self, option: int, kind: OptionReply, payload: bytes = b"") -> None:
         header = OPTION_REPLY.pack(OPTION_REPLY_MAGIC, option, kind, len(payload))
         self._output += (header, payload)
 
 
-def _cut(text: str, length_bytes: int) -> bytes:
-    """Return UTF-8 that is not too long and does not end within a character."""
-    raw = text.encode()[:length_bytes]
-    return raw.decode(errors="ignore").encode()
+def _lists(query: str, context: str) -> bool:
+    """Tell whether a query of LIST_META_CONTEXT means a context.
+
+    One that ends with a colon means all that starts so: `base:`, `qemu:`, and as
+    qemu-nbd has it `qemu:dirty-bitmap:`.
+    """
+    if query.endswith(":"):
+        return context.startswith(query)
+    return query == context

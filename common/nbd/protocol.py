@@ -15,8 +15,10 @@ OPTION_MAGIC_BYTES: Final = b"IHAVEOPT"
 OPTION_MAGIC: Final = 0x49484156454F5054
 OPTION_REPLY_MAGIC: Final = 0x0003E889045565A9
 REQUEST_MAGIC: Final = 0x25609513
+EXTENDED_REQUEST_MAGIC: Final = 0x21E41C71
 SIMPLE_REPLY_MAGIC: Final = 0x67446698
 CHUNK_MAGIC: Final = 0x668E33EF
+EXTENDED_CHUNK_MAGIC: Final = 0x6E8A278C
 
 GREETING: Final = struct.Struct(">8s8sH")
 """NBDMAGIC, IHAVEOPT, handshake flags."""
@@ -37,18 +39,34 @@ UINT32: Final = struct.Struct(">I")
 
 REQUEST: Final = struct.Struct(">IHHQQI")
 """Magic, command flags, command, cookie, offset, length."""
+EXTENDED_REQUEST: Final = struct.Struct(">IHHQQQ")
+"""The same with a length of 64 bits."""
 SIMPLE_REPLY: Final = struct.Struct(">IIQ")
 """Magic, error, cookie."""
 CHUNK: Final = struct.Struct(">IHHQI")
 """Magic, reply flags, chunk type, cookie, length of the payload that follows."""
 OFFSET_DATA: Final = struct.Struct(">IHHQIQ")
 """A chunk header with the offset that starts the payload of OFFSET_DATA."""
+EXTENDED_CHUNK: Final = struct.Struct(">IHHQQQ")
+"""Magic, reply flags, chunk type, cookie, the request's offset, payload length."""
+EXTENDED_OFFSET_DATA: Final = struct.Struct(">IHHQQQQ")
+"""An extended chunk header with the offset that starts OFFSET_DATA's payload."""
+OFFSET: Final = struct.Struct(">Q")
 OFFSET_HOLE: Final = struct.Struct(">QI")
 """Offset, length of the hole."""
 CHUNK_ERROR: Final = struct.Struct(">IH")
 """Error, length of the message that follows."""
 EXTENT: Final = struct.Struct(">II")
 """Length, flags."""
+STATUS_HEADER: Final = struct.Struct(">I")
+"""What starts the payload of BLOCK_STATUS: context id; extents follow."""
+EXTENDED_EXTENT: Final = struct.Struct(">QQ")
+"""Length, flags."""
+EXTENDED_STATUS_HEADER: Final = struct.Struct(">II")
+"""What starts the payload of BLOCK_STATUS_EXT: context id, count of extents."""
+STATUS_EFFECT: Final = struct.Struct(">Q")
+"""What starts the payload of a BLOCK_STATUS request: the length asked about; the
+ids of contexts, each a `UINT32`, follow."""
 
 NAME_BYTES_MAX: Final = 4096
 """Names, descriptions, queries and error texts are no longer than this."""
@@ -66,6 +84,18 @@ class HandshakeFlag(IntFlag):
 
     FIXED_NEWSTYLE = 1 << 0
     NO_ZEROES = 1 << 1
+
+
+class WireForm(IntEnum):
+    """How requests and replies look, as the handshake settled it.
+
+    SIMPLE and STRUCTURED have compact requests; EXTENDED has extended ones and
+    extended chunks. Each form has all that the ones below it have.
+    """
+
+    SIMPLE = 0
+    STRUCTURED = 1
+    EXTENDED = 2
 
 
 class Option(IntEnum):
@@ -156,18 +186,19 @@ class CommandFlag(IntFlag):
 
 
 class ChunkFlag(IntFlag):
-    """Flags of one chunk of a structured reply."""
+    """Flags of one chunk of a structured or extended reply."""
 
     DONE = 1 << 0
 
 
 class ChunkType(IntEnum):
-    """What a chunk of a structured reply carries."""
+    """What a chunk of a structured or extended reply carries."""
 
     NONE = 0
     OFFSET_DATA = 1
     OFFSET_HOLE = 2
     BLOCK_STATUS = 5
+    BLOCK_STATUS_EXT = 6
     ERROR = 0x8001
     ERROR_OFFSET = 0x8002
 

@@ -61,3 +61,8 @@ class ReceiveBuffers:
         buffer = ReceiveBuffer(self._completed)
         self._all.append(buffer)
         return buffer
+
+    def forget(self, buffer: ReceiveBuffer) -> None:
+        """Give a buffer out no more; it goes when nothing looks into it."""
+        if buffer in self._all:
+            self._all.remove(buffer)

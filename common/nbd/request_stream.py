@@ -18,10 +18,19 @@ from common.nbd.limits import (
     NbdLimits,
 )
 from common.nbd.negotiation import Ended
-from common.nbd.protocol import REQUEST, REQUEST_MAGIC, Command, CommandFlag
-from common.nbd.receive_buffers import ReceiveBuffers, uninitialised
-from common.nbd.requests import Rules
-from common.ports import BASE_ALLOCATION, Complete, HostRequest
+from common.nbd.protocol import (
+    EXTENDED_REQUEST,
+    EXTENDED_REQUEST_MAGIC,
+    REQUEST,
+    REQUEST_MAGIC,
+    Command,
+    CommandFlag,
+    NbdError,
+    WireForm,
+)
+from common.nbd.receive_buffers import ReceiveBuffer, ReceiveBuffers, uninitialised
+from common.nbd.requests import Fault, Rules
+from common.ports import Complete, HostRequest
 
 # Plain ints: comparing with an enum's member is several times slower.
 _READ: Final = int(Command.READ)
@@ -31,13 +40,32 @@ _FLUSH: Final = int(Command.FLUSH)
 _BLOCK_STATUS: Final = int(Command.BLOCK_STATUS)
 _FUA: Final = int(CommandFlag.FUA)
 _NO_HOLE: Final = int(CommandFlag.NO_HOLE)
+_DF: Final = int(CommandFlag.DF)
 _REQ_ONE: Final = int(CommandFlag.REQ_ONE)
-_HEADER_BYTES: Final = REQUEST.size
-_UNPACK: Final = REQUEST.unpack_from
+_FAST_ZERO: Final = int(CommandFlag.FAST_ZERO)
+_PAYLOAD_LEN: Final = int(CommandFlag.PAYLOAD_LEN)
+_NO_CONTEXTS: Final = ()
+
+
+class _BareRequest(HostRequest):
+    """A request whose attributes the parser sets one by one.
+
+    A class without a Python `__init__` is made in a third of the time.
+    """
+
+    __slots__ = ()
+
+    __init__ = object.__init__
 
 
 class RequestStream:
-    """The requests of one connection, in the order in which they came."""
+    """The requests of one connection, in the order in which they came.
+
+    `reserve` is asked for memory before payload is to be held: for a batch, as many
+    bytes as its READs and WRITEs have, and for a WRITE that is read into memory of
+    its own. If it says no, `is_stopped` is set, and `take` must not be called again
+    before the bytes have been granted. Whoever completes requests gives them back.
+    """
 
     def __init__(
         self,
@@ -45,6 +73,7 @@ class RequestStream:
         limits: NbdLimits,
         answer: Callable[[bytes], None],
         completed: Complete,
+        reserve: Callable[[int], bool] = lambda _length_bytes: True,
     ) -> None:
         self.ended: Ended | None = None
         """Why nothing more is taken: DISC, or a client that broke the rules."""
@@ -56,23 +85,45 @@ class RequestStream:
         """Payload of the READs and WRITEs that the last `take` returned."""
         self.batch_complete: Complete = completed
         """What the volume must call for the requests of the last `take`."""
+        self.taken_count = 0
+        """Requests taken in since the start, also refused ones."""
+        self.received_bytes = 0
+        """Bytes received since the start."""
+        is_extended = rules.form == WireForm.EXTENDED
+        header = EXTENDED_REQUEST if is_extended else REQUEST
+        self._magic = EXTENDED_REQUEST_MAGIC if is_extended else REQUEST_MAGIC
+        self._header_bytes = header.size
+        self._unpack = header.unpack_from
         self._rules = rules
         self._limits = limits
         self._answer = answer
         self._completed = completed
+        self._reserve = reserve
         self._buffers = ReceiveBuffers(limits.receive_buffers_max, completed)
         first = self._buffers.take()
         assert first is not None
         self._buffer = first
+        self._batch_buffer = first
         # Received and not yet taken: [start, end) of the buffer.
         self._start = 0
         self._end = 0
-        # A WRITE whose payload is read into a buffer of its own.
+        # A batch that waits for memory, and why nothing is taken after it.
+        self._held: list[HostRequest] = []
+        self._ended_after_held: Ended | None = None
+        # A WRITE whose payload is read into memory of its own, once there is some.
+        self._awaiting_memory = False
         self._filling: HostRequest | None = None
         self._filled = 0
-        # A refused WRITE whose payload is read away, and the answer it then gets.
+        # A refused request whose payload is read away, and the answer it then gets.
         self._drain_left = 0
         self._drain_answer = b""
+
+    @property
+    def is_within_request(self) -> bool:
+        """Tell whether a part of a request has arrived and the rest is missing."""
+        return (
+            self._end > self._start or self._drain_left > 0 or self._filling is not None
+        )
 
     def writable(self) -> memoryview:
         """Return memory for the next read; never empty unless `is_stopped`."""
@@ -84,6 +135,7 @@ class RequestStream:
 
     def received(self, length: int) -> None:
         """Count `length` bytes that now lie at the start of `writable`."""
+        self.received_bytes += length
         if self._filling is not None:
             self._filled += length
         else:
@@ -97,9 +149,14 @@ class RequestStream:
         """
         self.is_stopped = in_flight >= self._limits.requests_in_flight_max
         self.has_more = self.is_stopped
-        self.batch_bytes = 0
         if self.is_stopped or self.ended is not None:
             return []
+        if self._held:
+            return self._take_held()
+        self.batch_bytes = 0
+        if self._awaiting_memory:
+            self._awaiting_memory = False
+            self._fill_own(self._unfinished_write())
         if self._filling is not None:
             return self._take_filled(self._filling)
         batch: list[HostRequest] = []
@@ -107,6 +164,9 @@ class RequestStream:
             batch = self._parse(in_flight, in_flight_bytes)
             self._buffer.users += len(batch)
             self.batch_complete = self._buffer.complete
+            self._batch_buffer = self._buffer
+            if self.batch_bytes and not self._reserve(self.batch_bytes):
+                return self._hold(batch)
             if self._drain_left == 0:
                 break
             if batch:
@@ -117,10 +177,35 @@ class RequestStream:
         self.has_more = self.is_stopped
         return batch
 
+    def abandon_buffer(self) -> None:
+        """Never write again to the memory that the last batch's payloads lie in.
+
+        For a volume of which nobody knows whether it still reads them: they stay
+        for as long as it holds them.
+        """
+        self._buffers.forget(self._batch_buffer)
+        if self._batch_buffer is self._buffer:
+            self._move_to(self._buffers.take())
+
+    def _hold(self, batch: list[HostRequest]) -> list[HostRequest]:
+        """Keep a batch until there is memory for it; nothing is parsed before."""
+        self._held = batch
+        self._ended_after_held, self.ended = self.ended, None
+        self.is_stopped = self.has_more = True
+        return []
+
+    def _take_held(self) -> list[HostRequest]:
+        batch, self._held = self._held, []
+        self.ended = self._ended_after_held
+        # What the parser left undone, such as room for more, is done next.
+        self.has_more = True
+        return batch
+
     def _take_filled(self, request: HostRequest) -> list[HostRequest]:
         if self._filled < request.length:
             return []
         self._filling = None
+        self.taken_count += 1
         self.batch_bytes = request.length
         self.batch_complete = self._completed
         self._make_room()
@@ -137,98 +222,182 @@ class RequestStream:
                 self._answer(self._drain_answer)
         return self._drain_left == 0
 
-    def _parse(  # noqa: C901 - one loop without calls: it runs for every request
+    def _parse(  # noqa: C901 - no calls: it runs for every request
         self, in_flight: int, in_flight_bytes: int
     ) -> list[HostRequest]:
-        memory = self._buffer.memory
-        start, end = self._start, self._end
+        memory, unpack, magic_wanted = self._buffer.memory, self._unpack, self._magic
+        header_bytes, bare = self._header_bytes, _BareRequest
         forbidden_flags, ceilings = self._rules.forbidden_flags, self._rules.ceilings
         size_bytes = self._rules.size_bytes
+        may_fragment = self._rules.form >= WireForm.STRUCTURED
+        start, end = self._start, self._end
+        last = end - header_bytes
         room = self._limits.requests_in_flight_max - in_flight
         room_bytes = self._limits.bytes_in_flight_max - in_flight_bytes
         room_bytes_before = room_bytes
         batch: list[HostRequest] = []
-        while room and end - start >= _HEADER_BYTES:
-            magic, flags, command, cookie, offset, length = _UNPACK(memory, start)
-            if magic != REQUEST_MAGIC:
+        while start <= last and room:
+            magic, flags, command, cookie, offset, length = unpack(memory, start)
+            if magic != magic_wanted:
                 self.ended = Ended("a request without its magic number", refused=True)
                 break
-            payload = start + _HEADER_BYTES
+            payload = start + header_bytes
             if (
-                command >= Rules.COMMAND_COUNT
+                command > _BLOCK_STATUS
                 or flags & forbidden_flags[command]
                 or not 0 < length <= ceilings[command]
                 or offset + length > size_bytes
             ):
-                start = payload
-                if self._is_runnable(flags, command, cookie, offset, length):
-                    batch.append(HostRequest(command, 0, 0, cookie=cookie))
+                self._start = start
+                unusual = self._unusual(flags, command, cookie, offset, length)
+                if unusual is not None:
+                    batch.append(unusual)
                     room -= 1
-                elif self.ended is not None or self._drain_left:
+                if self._start == start or self.ended is not None or self._drain_left:
+                    start = self._start
                     break
+                start = self._start
                 continue
-            data = None
-            stop = payload
+            request = bare()
             if command <= _WRITE:
                 # A lone request may be larger than all that may be in flight.
                 if length > room_bytes and (in_flight or batch):
                     room = 0
                     break
                 if command == _WRITE:
-                    stop += length
+                    stop = payload + length
                     if stop > end:
                         break
-                    data = memory[payload:stop]
+                    request.data = memory[payload:stop]
+                    request.sparse_ok = False
+                    start = stop
+                else:
+                    request.data = None
+                    request.sparse_ok = may_fragment and not flags & _DF
+                    start = payload
                 room_bytes -= length
-            start = stop
-            room -= 1
-            request = HostRequest(
-                command,
-                offset,
-                length,
-                data,
-                fua=flags & _FUA != 0,
-                no_hole=flags & _NO_HOLE != 0,
-                cookie=cookie,
-            )
-            if command == _BLOCK_STATUS:
-                request.cookie = (cookie, flags & _REQ_ONE != 0)
-                request.contexts = (BASE_ALLOCATION,)
+                request.contexts = _NO_CONTEXTS
+                request.cookie = cookie
+            else:
+                request.data = None
+                request.sparse_ok = False
+                start = payload
+                if command == _BLOCK_STATUS:
+                    self._ask_status(request, cookie, flags, self._rules.context_ids)
+                else:
+                    request.contexts = _NO_CONTEXTS
+                    request.cookie = cookie
+            request.command = command
+            request.offset = offset
+            request.length = length
+            if flags:
+                request.fua = flags & _FUA != 0
+                request.no_hole = flags & _NO_HOLE != 0
+                request.fast = flags & _FAST_ZERO != 0
+            else:
+                request.fua = request.no_hole = request.fast = False
+            request.error = 0
             batch.append(request)
+            room -= 1
         self._start = start
         self.is_stopped = room == 0
+        self.taken_count += len(batch)
         self.batch_bytes = room_bytes_before - room_bytes
         return batch
 
-    def _is_runnable(
+    def _ask_status(
+        self, request: HostRequest, cookie: int, flags: int, ids: tuple[int, ...]
+    ) -> None:
+        names = self._rules.context_names
+        request.contexts = tuple(names[context_id] for context_id in ids)
+        request.cookie = (cookie, flags & _REQ_ONE != 0, ids)
+
+    # What is outside the plain rules
+
+    def _unusual(
         self, flags: int, command: int, cookie: int, offset: int, length: int
-    ) -> bool:
-        """Deal with a request outside the plain rules; True for a FLUSH to run."""
+    ) -> HostRequest | None:
+        """Deal with the request at `start`; return it if it is to be run after all.
+
+        `start` is moved past its header, and past its payload if that is looked at;
+        it stays if the payload has not arrived.
+        """
         if command == _DISC:
             self.ended = Ended("the client disconnected", refused=False)
-            return False
-        if command == _WRITE and length > self._limits.payload_bytes_drained_max:
-            self.ended = Ended(f"a WRITE of {length} bytes", refused=True)
-            return False
-        structured = self._rules.structured
-        fault = self._rules.fault(command, flags, offset, length)
-        if fault is None:
-            if command == _FLUSH:
-                return True
+            return None
+        payload_bytes = self._rules.payload_bytes(command, flags, length)
+        if self._is_absurd(command, payload_bytes):
+            return None
+        if payload_bytes and self._rules.takes_status_payload(command, length):
+            return self._chosen_status(flags, cookie, offset, payload_bytes)
+        self.taken_count += 1
+        self._start += self._header_bytes
+        if payload_bytes and command != _WRITE:
+            fault: Fault | None = Fault(NbdError.EINVAL, "a payload of no use")
+        else:
+            fault = self._rules.fault(command, flags, offset, length)
+        if fault is not None:
+            self._refuse(fault, cookie, offset, payload_bytes)
+        elif command == _FLUSH:
+            # Its range means nothing, but an extended reply repeats the offset.
+            fua = flags & _FUA != 0
+            return HostRequest(command, 0, 0, cookie=(cookie, offset), fua=fua)
+        else:
             assert length == 0, (command, flags, offset, length)
-            empty_read = structured and command == _READ
-            self._answer(
-                replies.empty_read(cookie) if empty_read else replies.success(cookie)
-            )
+            is_read = command == _READ
+            reply = replies.empty_read if is_read else replies.success
+            self._answer(reply(self._rules.form, cookie, offset))
+        return None
+
+    def _is_absurd(self, command: int, payload_bytes: int) -> bool:
+        """End if there is more payload than is worth reading away."""
+        is_write = command == _WRITE
+        limits = self._limits
+        if payload_bytes <= (
+            limits.payload_bytes_drained_max if is_write else limits.payload_bytes_max
+        ):
             return False
-        answer = replies.failure(cookie, fault.error, fault.text, structured=structured)
-        if command == _WRITE and length:
-            # Its payload is on the way whatever we think of it.
-            self._drain_left = length
+        what = "WRITE" if is_write else "payload"
+        self.ended = Ended(f"a {what} of {payload_bytes} bytes", refused=True)
+        return True
+
+    def _refuse(
+        self, fault: Fault, cookie: int, offset: int, payload_bytes: int
+    ) -> None:
+        answer = replies.failure(
+            self._rules.form, cookie, offset, fault.error, fault.text
+        )
+        if payload_bytes:
+            # The payload is on the way whatever we think of it.
+            self._drain_left = payload_bytes
             self._drain_answer = answer
         else:
             self._answer(answer)
-        return False
+
+    def _chosen_status(
+        self, flags: int, cookie: int, offset: int, payload_bytes: int
+    ) -> HostRequest | None:
+        """Read a BLOCK_STATUS whose payload chooses contexts, once it is whole."""
+        payload = self._start + self._header_bytes
+        stop = payload + payload_bytes
+        if stop > self._end:
+            return None
+        self.taken_count += 1
+        self._start = stop
+        asked = self._rules.status_asked(bytes(self._buffer.memory[payload:stop]))
+        if asked is None:
+            fault: Fault | None = Fault(NbdError.EINVAL, "contexts not selected")
+        else:
+            plain_flags = flags & ~_PAYLOAD_LEN
+            fault = self._rules.fault(_BLOCK_STATUS, plain_flags, offset, asked[0])
+        if fault is not None or asked is None:
+            assert fault is not None
+            self._refuse(fault, cookie, offset, 0)
+            return None
+        length, ids = asked
+        request = HostRequest(_BLOCK_STATUS, offset, length, fua=flags & _FUA != 0)
+        self._ask_status(request, cookie, flags, ids)
+        return request
 
     # Room for what comes next
 
@@ -238,12 +407,12 @@ class RequestStream:
         if self._start == self._end and buffer.users == 0:
             self._start = self._end = 0
             return
-        write = self._unfinished_write()
-        if write is None:
+        if self._end - self._start < self._header_bytes:
             if RECEIVE_BUFFER_BYTES - self._end < RECEIVE_TAIL_BYTES_MIN:
                 self._move_on()
             return
-        needed = _HEADER_BYTES + write.length
+        write = self._unfinished_write()
+        needed = self._header_bytes + write.length
         if self._start + needed <= RECEIVE_BUFFER_BYTES:
             return
         if needed <= RECEIVE_BUFFER_BYTES:
@@ -254,20 +423,23 @@ class RequestStream:
             self.is_stopped = False
             self._fill(write)
 
-    def _unfinished_write(self) -> HostRequest | None:
-        """Return the WRITE at `start` whose header, but not payload, is whole."""
-        if self._end - self._start < _HEADER_BYTES:
-            return None
-        _, flags, command, cookie, offset, length = _UNPACK(
+    def _unfinished_write(self) -> HostRequest:
+        """Return the request at `start`, whose header, but not payload, is whole.
+
+        It is a WRITE, or a BLOCK_STATUS whose short payload chooses contexts.
+        """
+        _, flags, command, cookie, offset, length = self._unpack(
             self._buffer.memory, self._start
         )
-        assert command == _WRITE, command
+        assert self._rules.payload_bytes(command, flags, length), (command, flags)
         fua = flags & _FUA != 0
         return HostRequest(command, offset, length, fua=fua, cookie=cookie)
 
     def _move_on(self) -> None:
         """Carry what is unfinished to the start of a buffer that nobody uses."""
-        target = self._buffer if self._buffer.users == 0 else self._buffers.take()
+        self._move_to(self._buffer if self._buffer.users == 0 else self._buffers.take())
+
+    def _move_to(self, target: ReceiveBuffer | None) -> None:
         if target is None:
             self.is_stopped = True
             return
@@ -277,8 +449,17 @@ class RequestStream:
         self._start, self._end = 0, rest
 
     def _fill(self, write: HostRequest) -> None:
-        """Go on reading a WRITE into memory of exactly its size."""
-        payload = self._buffer.memory[self._start + _HEADER_BYTES : self._end]
+        """Go on reading a WRITE into memory of exactly its size, if there is any."""
+        assert write.command == _WRITE, write.command
+        if self._reserve(write.length):
+            self._fill_own(write)
+        else:
+            self._awaiting_memory = True
+            self.is_stopped = True
+
+    def _fill_own(self, write: HostRequest) -> None:
+        payload_start = self._start + self._header_bytes
+        payload = self._buffer.memory[payload_start : self._end]
         write.data = uninitialised(write.length)
         write.data[: len(payload)] = payload
         self._filling = write

@@ -19,40 +19,29 @@ takes no request while requests of an ended connection to the same export run.
 from __future__ import annotations
 
 import asyncio
-import os
+import errno
 import select
 from collections.abc import Callable
 from typing import Final
 
 import structlog
 
-from common.nbd import replies
+from common.nbd.answers import Answers
+from common.nbd.budget import MemoryBudget
 from common.nbd.limits import NbdLimits
 from common.nbd.negotiation import Agreed
-from common.nbd.protocol import (
-    CHUNK_MAGIC,
-    OFFSET_DATA,
-    SIMPLE_REPLY,
-    SIMPLE_REPLY_MAGIC,
-    ChunkFlag,
-    ChunkType,
-    Command,
-)
+from common.nbd.progress import Position, ProgressWatch, Underway
 from common.nbd.request_stream import RequestStream
 from common.nbd.requests import Rules
-from common.ports import Buffer, HostRequest, HostVolume
+from common.ports import HostRequest, HostVolume
 
 _log = structlog.get_logger(__name__)
 
-# Plain ints: comparing with an enum's member is several times slower.
-_READ: Final = int(Command.READ)
-_WRITE: Final = int(Command.WRITE)
-_BLOCK_STATUS: Final = int(Command.BLOCK_STATUS)
-_DONE: Final = int(ChunkFlag.DONE)
-_OFFSET_DATA: Final = int(ChunkType.OFFSET_DATA)
-_OFFSET_BYTES: Final = 8
-_PACK_DATA: Final = OFFSET_DATA.pack
-_PACK_SIMPLE: Final = SIMPLE_REPLY.pack
+_UNSENT_MARK_BYTES: Final = 1
+"""A transport says that its buffer is empty again if it has said that it was not:
+above this mark."""
+_ANSWERED: Final = object()
+"""The cookie of a request that was answered although the volume never did."""
 
 
 class Transmission(asyncio.BufferedProtocol):
@@ -71,28 +60,50 @@ class Transmission(asyncio.BufferedProtocol):
         closed: Callable[[Transmission], None],
         *,
         peer: str,
+        budget: MemoryBudget | None = None,
     ) -> None:
         self._transport = transport
         self._volume = volume
         self._closed = closed
         self._agreed = agreed
-        self._structured = agreed.structured
         self._peer = peer
-        self._write_buffer_bytes_max = limits.write_buffer_bytes_max
+        self._limits = limits
         self._loop = asyncio.get_running_loop()
         rules = Rules(
             size_bytes=volume.size_bytes,
             read_only=volume.read_only,
-            structured=agreed.structured,
-            has_context=agreed.allocation_context_id is not None,
+            form=agreed.form,
+            contexts=agreed.contexts,
+            fast_zero=volume.fast_zero and not volume.read_only,
             payload_bytes_max=limits.payload_bytes_max,
         )
-        self._replies: list[Buffer] = []
-        self._stream = RequestStream(rules, limits, self._answer, self._completed)
+        if budget is None:
+            budget = MemoryBudget(limits.daemon_bytes_in_flight_max, 1)
+        self._share = budget.share(self._loop, self._memory_granted)
+        self._answers = Answers(agreed.form, volume.size_bytes)
+        self._stream = RequestStream(
+            rules, limits, self._answers.add, self._completed, self._share.take
+        )
+        self._progress = ProgressWatch(
+            self._loop,
+            limits.progress_seconds,
+            limits.reply_seconds,
+            self._underway,
+            self._stuck,
+        )
         self._in_flight = 0
         self._in_flight_bytes = 0
         self._reading = False
-        self._write_paused = False
+        # What completed while the volume's `submit` runs, should that raise.
+        self._submitting = False
+        self._completed_meanwhile: list[list[HostRequest]] = []
+        self._has_abandoned = False
+        # Of READs whose replies the transport has not sent yet.
+        self._unsent_payload_bytes = 0
+        self._is_unsent = False
+        # How often, and how much was handed over while, replies waited to be sent.
+        self._unsent_count = 0
+        self._queued_bytes = 0
         # Ended connections whose requests have to run to their end first.
         self._predecessors: set[Transmission] = set()
         self._in_turn = False
@@ -134,7 +145,7 @@ class Transmission(asyncio.BufferedProtocol):
 
     def start(self, received: bytes) -> None:
         """Begin to read, after `received`, which came with the handshake's end."""
-        self._transport.set_write_buffer_limits(self._write_buffer_bytes_max)
+        self._transport.set_write_buffer_limits(_UNSENT_MARK_BYTES)
         memory = self._stream.writable()
         assert len(received) < len(memory)
         memory[: len(received)] = received
@@ -167,22 +178,37 @@ class Transmission(asyncio.BufferedProtocol):
         return True
 
     def pause_writing(self) -> None:
-        self._write_paused = True
+        """Note that the last `writelines` could not be sent whole."""
+        self._is_unsent = True
+        self._unsent_count += 1
+        self._queued_bytes = self._transport.get_write_buffer_size()
+        self._progress.arm()
 
     def resume_writing(self) -> None:
-        self._write_paused = False
+        """Note that all has been sent."""
+        self._is_unsent = False
+        self._free_sent()
         self._schedule_turn()
 
     def connection_lost(self, _error: Exception | None) -> None:
         self._ending = True
         self._lost = True
-        self._replies.clear()
+        self._progress.stop()
+        self._unsent_payload_bytes += self._answers.payload_bytes
+        self._answers.take()
+        self._free_sent()
         self._release_if_idle()
 
     # One turn: parse, submit, answer, choose whether to read on
 
     def _schedule_turn(self) -> None:
         if not (self._turn_due or self._in_turn or self._lost):
+            self._turn_due = True
+            self._loop.call_soon(self._run_due_turn)
+
+    def _memory_granted(self) -> None:
+        # Also within a turn: what the turn did not get, it does not ask for again.
+        if not (self._turn_due or self._lost):
             self._turn_due = True
             self._loop.call_soon(self._run_due_turn)
 
@@ -196,33 +222,64 @@ class Transmission(asyncio.BufferedProtocol):
         more = True
         while more:
             more = self._submit_next()
-            if self._replies:
-                answers, self._replies = self._replies, []
-                if not self._transport.is_closing():
-                    # May call pause_writing: the next round then takes nothing.
-                    self._transport.writelines(answers)
+            if self._answers.pending:
+                self._send()
         self._in_turn = False
         if self._ending:
             self._set_reading(wanted=False)
             if self._in_flight == 0:
                 self._transport.close()
         else:
-            self._set_reading(
-                wanted=not (
-                    self._stream.is_stopped or self._write_paused or self._predecessors
-                )
+            self._set_reading(wanted=not (self._stream.is_stopped or self._must_wait()))
+            if self._stream.is_within_request:
+                self._progress.arm()
+
+    def _send(self) -> None:
+        answers = self._answers
+        self._unsent_payload_bytes += answers.payload_bytes
+        pending = answers.take()
+        if self._transport.is_closing():
+            return
+        if self._is_unsent:
+            self._queued_bytes += sum(map(len, pending))
+        # Calls `pause_writing` if not all of it could be sent at once.
+        self._transport.writelines(pending)
+        if not self._is_unsent:
+            self._free_sent()
+
+    def _free_sent(self) -> None:
+        if self._unsent_payload_bytes:
+            self._share.give_back(self._unsent_payload_bytes)
+            self._unsent_payload_bytes = 0
+
+    def _must_wait(self) -> bool:
+        """Tell whether no request may be taken now, whatever its kind."""
+        return bool(self._predecessors) or (
+            self._share.is_waiting
+            or (
+                self._is_unsent
+                and self._transport.get_write_buffer_size()
+                > self._limits.write_buffer_bytes_max
             )
+        )
 
     def _submit_next(self) -> bool:
         """Take one batch and hand it over; tell whether there can be another."""
-        if self._ending or self._write_paused or self._predecessors:
+        if self._ending or self._must_wait():
             return False
         stream = self._stream
         batch = stream.take(self._in_flight, self._in_flight_bytes)
         if batch:
             self._in_flight += len(batch)
             self._in_flight_bytes += stream.batch_bytes
-            self._volume.submit(batch, stream.batch_complete)
+            self._submitting = True
+            try:
+                self._volume.submit(batch, stream.batch_complete)
+            except Exception:  # noqa: BLE001 - the host must be answered anyhow
+                self._submitting = False
+                self._answer_for_volume(batch)
+            self._submitting = False
+            self._completed_meanwhile.clear()
         if stream.ended is not None:
             self._ending = True
             if stream.ended.refused:
@@ -234,6 +291,25 @@ class Transmission(asyncio.BufferedProtocol):
                 )
         return bool(batch) and stream.has_more
 
+    def _answer_for_volume(self, batch: list[HostRequest]) -> None:
+        """Fail what a volume that raised has not completed; it must not raise.
+
+        It may complete some of it all the same, later, and until then look at the
+        payloads: both are seen to.
+        """
+        _log.exception(
+            "nbd_submit_raised", peer=self._peer, export=self._agreed.export_name
+        )
+        done = {id(r) for requests in self._completed_meanwhile for r in requests}
+        abandoned = [request for request in batch if id(request) not in done]
+        for request in abandoned:
+            request.error = errno.EIO
+        self._stream.abandon_buffer()
+        self._completed(abandoned)
+        for request in abandoned:
+            request.cookie = _ANSWERED
+        self._has_abandoned = True
+
     def _set_reading(self, *, wanted: bool) -> None:
         if wanted != self._reading and not self._transport.is_closing():
             self._reading = wanted
@@ -242,66 +318,52 @@ class Transmission(asyncio.BufferedProtocol):
             else:
                 self._transport.pause_reading()
 
-    # Answers
-
-    def _answer(self, reply: bytes) -> None:
-        self._replies.append(reply)
-
     def _completed(self, requests: list[HostRequest]) -> None:
+        if self._submitting:
+            self._completed_meanwhile.append(requests)
+        if self._has_abandoned:
+            requests = [r for r in requests if r.cookie is not _ANSWERED]
         self._in_flight -= len(requests)
         assert self._in_flight >= 0
-        append = self._replies.append
-        for request in requests:
-            command = request.command
-            if command <= _WRITE:
-                self._in_flight_bytes -= request.length
-            if request.error:
-                append(self._failure(request))
-            elif command == _READ:
-                data, length = request.data, request.length
-                assert len(data) == length
-                if self._structured:
-                    append(
-                        _PACK_DATA(
-                            CHUNK_MAGIC,
-                            _DONE,
-                            _OFFSET_DATA,
-                            request.cookie,
-                            length + _OFFSET_BYTES,
-                            request.offset,
-                        )
-                    )
-                else:
-                    append(_PACK_SIMPLE(SIMPLE_REPLY_MAGIC, 0, request.cookie))
-                append(data)
-            elif command == _BLOCK_STATUS:
-                append(self._extents(request))
-            else:
-                append(_PACK_SIMPLE(SIMPLE_REPLY_MAGIC, 0, request.cookie))
+        answers = self._answers
+        held_before = answers.payload_bytes
+        completed_bytes = answers.add_completed(requests)
+        self._in_flight_bytes -= completed_bytes
+        freed_bytes = completed_bytes - (answers.payload_bytes - held_before)
         if self._lost:
-            self._replies.clear()
+            answers.take()
+            freed_bytes = completed_bytes
+        if freed_bytes:
+            self._share.give_back(freed_bytes)
+        if self._lost:
             self._release_if_idle()
         else:
             self._schedule_turn()
 
-    def _failure(self, request: HostRequest) -> bytes:
-        cookie = request.cookie
-        if request.command == _BLOCK_STATUS:
-            cookie, _ = cookie
-        error = replies.nbd_error(request.error)
-        text = os.strerror(request.error)
-        return replies.failure(cookie, error, text, structured=self._structured)
+    # What the peer has to go on with
 
-    def _extents(self, request: HostRequest) -> bytes:
-        cookie, only_one = request.cookie
-        context_id = self._agreed.allocation_context_id
-        assert context_id is not None
-        return replies.block_status(
-            cookie, context_id, request.data[0], request.length, only_one=only_one
+    def _underway(self) -> Underway:
+        stream = self._stream
+        receiving = replying = None
+        if self._reading and stream.is_within_request:
+            receiving = Position(stream.taken_count, stream.received_bytes)
+        if self._is_unsent:
+            unsent_bytes = self._transport.get_write_buffer_size()
+            replying = Position(self._unsent_count, self._queued_bytes - unsent_bytes)
+        return Underway(receiving, replying)
+
+    def _stuck(self, reason: str) -> None:
+        _log.warning(
+            "nbd_connection_stuck",
+            peer=self._peer,
+            export=self._agreed.export_name,
+            reason=reason,
         )
+        self.abort()
 
     def _release_if_idle(self) -> None:
         if self._in_flight == 0 and not self._released:
             self._released = True
+            self._share.close()
             self._volume.release()
             self._closed(self)

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from common.nbd.limits import RECEIVE_BUFFER_BYTES, NbdLimits
 from common.nbd.negotiation import Agreed
+from common.nbd.protocol import WireForm
 from common.nbd.transmission import Transmission
 from tests.support.memory_volume import MemoryVolume
 
@@ -197,7 +198,7 @@ async def drive(
     transmission = Transmission(
         transport,  # type: ignore[arg-type]
         volume,
-        Agreed("g/v", True, 1),
+        Agreed("g/v", WireForm.STRUCTURED, ((1, "base:allocation"),)),
         limits,
         closed.append,
         peer="test",

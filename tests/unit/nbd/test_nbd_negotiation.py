@@ -16,7 +16,7 @@ from common.nbd.negotiation import (
     ExportFacts,
     Negotiation,
 )
-from common.nbd.protocol import Info, Option, OptionReply
+from common.nbd.protocol import Info, Option, OptionReply, WireForm
 
 GREETING = b"NBDMAGICIHAVEOPT\x00\x03"
 FLAGS = struct.pack(">I", 3)
@@ -209,7 +209,7 @@ class TestGoAndInfo:
         negotiation.receive(option(Option.GO, asking("g/v", 3, 1)))
         again = negotiation.take_output()
         assert [a[1:] for a in answers(output)] == [a[1:] for a in answers(again)]
-        assert negotiation.outcome == Agreed("g/v", False, None)
+        assert negotiation.outcome == Agreed("g/v", WireForm.SIMPLE)
 
     def test_an_unknown_export_leaves_the_client_in_the_handshake(self) -> None:
         negotiation, output = shake(option(Option.GO, asking("none")))
@@ -271,7 +271,7 @@ class TestStructuredReplies:
 
     def test_the_outcome_tells(self) -> None:
         negotiation, _ = shake(STRUCTURED + option(Option.GO, asking("g/v")))
-        assert negotiation.outcome == Agreed("g/v", True, None)
+        assert negotiation.outcome == Agreed("g/v", WireForm.STRUCTURED)
 
 
 class TestMetaContexts:
@@ -294,7 +294,7 @@ class TestMetaContexts:
         data = contexts("g/v", *queries)
         go = option(Option.GO, asking("g/v"))
         negotiation, _ = shake(STRUCTURED + option(Option.SET_META_CONTEXT, data) + go)
-        assert negotiation.outcome == Agreed("g/v", True, None)
+        assert negotiation.outcome == Agreed("g/v", WireForm.STRUCTURED)
 
     def select(self, *then: bytes) -> Negotiation:
         data = contexts("g/v", "base:allocation")
@@ -303,11 +303,13 @@ class TestMetaContexts:
 
     def test_a_selection_holds_for_its_export(self) -> None:
         negotiation = self.select(option(Option.GO, asking("g/v")))
-        assert negotiation.outcome == Agreed("g/v", True, 1)
+        assert negotiation.outcome == Agreed(
+            "g/v", WireForm.STRUCTURED, ((1, "base:allocation"),)
+        )
 
     def test_a_selection_holds_for_no_other_export(self) -> None:
         negotiation = self.select(option(Option.EXPORT_NAME, b"g/v@cut"))
-        assert negotiation.outcome == Agreed("g/v@cut", True, None)
+        assert negotiation.outcome == Agreed("g/v@cut", WireForm.STRUCTURED)
 
     @pytest.mark.parametrize(
         "data",
@@ -323,7 +325,7 @@ class TestMetaContexts:
     ) -> None:
         again = option(Option.SET_META_CONTEXT, data)
         negotiation = self.select(again, option(Option.GO, asking("g/v")))
-        assert negotiation.outcome == Agreed("g/v", True, None)
+        assert negotiation.outcome == Agreed("g/v", WireForm.STRUCTURED)
 
     @pytest.mark.parametrize("number", [9, 10])
     @pytest.mark.parametrize(
@@ -351,7 +353,6 @@ class TestOtherOptions:
         [
             (Option.PEEK_EXPORT, OptionReply.ERR_UNSUP),
             (Option.STARTTLS, OptionReply.ERR_POLICY),
-            (Option.EXTENDED_HEADERS, OptionReply.ERR_UNSUP),
             (0, OptionReply.ERR_UNSUP),
             (0xFFFFFFFF, OptionReply.ERR_UNSUP),
         ],
