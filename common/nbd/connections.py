@@ -15,6 +15,7 @@ from typing import cast
 
 import structlog
 
+from common.nbd.budget import MemoryBudget
 from common.nbd.limits import NbdLimits
 from common.nbd.negotiation import Agreed
 from common.nbd.transmission import Transmission
@@ -67,9 +68,18 @@ class HostConnections:
     all connections to the export; they share its loop, so all of them are here.
     """
 
-    def __init__(self, limits: NbdLimits, ended: Callable[[HandedOver], None]) -> None:
-        """`ended` is called once for each connection, after its volume's release."""
+    def __init__(
+        self,
+        limits: NbdLimits,
+        budget: MemoryBudget,
+        ended: Callable[[HandedOver], None],
+    ) -> None:
+        """`ended` is called once for each connection, after its volume's release.
+
+        `budget` is shared with the connections of all other loops.
+        """
         self._limits = limits
+        self._budget = budget
         self._ended = ended
         # The tasks are kept here, because a loop holds on to them weakly.
         self._arriving: set[asyncio.Task[None]] = set()
@@ -126,6 +136,7 @@ class HostConnections:
             self._limits,
             self._closed,
             peer=handed.peer,
+            budget=self._budget,
         )
         # A transport asks a protocol how it wants to be fed when reading starts.
         transport.pause_reading()

@@ -16,6 +16,7 @@ from common.nbd.addresses import (
     parse_address,
     remove_socket_file,
 )
+from common.nbd.budget import MemoryBudget
 from common.nbd.connections import (
     HandedOver,
     HostConnections,
@@ -43,6 +44,10 @@ class NbdServer:
         """Where it listens, with the ports that were really bound."""
         self._exports = exports
         self._limits = limits or NbdLimits()
+        self.budget = MemoryBudget(
+            self._limits.daemon_bytes_in_flight_max, self._limits.connections_max
+        )
+        """What all connections hold together, on whichever loops they live."""
         self._servers: list[asyncio.Server] = []
         self._socket_files: list[tuple[str, tuple[int, int]]] = []
         # In the order in which they came.
@@ -137,7 +142,7 @@ class NbdServer:
         hosts = self._hosts.get(loop)
         if hosts is None:
             self._forget_closed_loops()
-            hosts = HostConnections(self._limits, self._ended_elsewhere)
+            hosts = HostConnections(self._limits, self.budget, self._ended_elsewhere)
             self._hosts[loop] = hosts
         try:
             loop.call_soon_threadsafe(hosts.adopt, handed)
