@@ -161,6 +161,9 @@ HANDSHAKES = [
         [0, 3],
         OLD_NBDKIT,
     ),
+    Row("flags", flags_after(), READ_WRITE),
+    Row("flags, structured", flags_after(STRUCTURED), READ_WRITE_STRUCTURED),
+    Row("flags with contexts", flags_after(STRUCTURED, BASE), READ_WRITE_STRUCTURED),
     Row(
         "all contexts",
         contexts(wire.LIST_META),
