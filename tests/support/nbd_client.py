@@ -23,6 +23,12 @@ from common.nbd.protocol import (
     CHUNK_ERROR,
     CHUNK_MAGIC,
     CLIENT_FLAGS,
+    EXTENDED_CHUNK,
+    EXTENDED_CHUNK_MAGIC,
+    EXTENDED_EXTENT,
+    EXTENDED_REQUEST,
+    EXTENDED_REQUEST_MAGIC,
+    EXTENDED_STATUS_HEADER,
     EXTENT,
     GREETING,
     GREETING_MAGIC,
@@ -36,6 +42,7 @@ from common.nbd.protocol import (
     REQUEST_MAGIC,
     SIMPLE_REPLY,
     SIMPLE_REPLY_MAGIC,
+    STATUS_EFFECT,
     UINT16,
     UINT32,
     ChunkFlag,
@@ -47,6 +54,7 @@ from common.nbd.protocol import (
     Option,
     OptionReply,
     TransmissionFlag,
+    WireForm,
 )
 
 T = TypeVar("T")
@@ -90,8 +98,11 @@ class _Request:
     future: asyncio.Future[Any]
     data: bytearray | None = None
     covered: int = 0
-    extents: Extents | None = None
+    content_chunks: int = 0
+    extents: dict[int, Extents] = field(default_factory=dict)
     error: NbdReplyError | None = None
+    dont_fragment: bool = False
+    context_ids: tuple[int, ...] | None = None
 
 
 @dataclass(slots=True)
@@ -109,7 +120,9 @@ class NbdClient(asyncio.Protocol):
 
     def __init__(self) -> None:
         self.info = ExportInfo()
-        self.is_structured = False
+        self.form = WireForm.SIMPLE
+        self.hole_bytes = 0
+        """How much of what was read came as holes."""
         self._transport: asyncio.Transport | None = None
         self._received = bytearray()
         self._wanted: tuple[int, asyncio.Future[bytes]] | None = None
@@ -126,16 +139,20 @@ class NbdClient(asyncio.Protocol):
         export: str,
         *,
         structured: bool = True,
+        extended: bool = False,
+        contexts: tuple[str, ...] = (BASE_ALLOCATION,),
         by_export_name: bool = False,
         client_flags: int = HandshakeFlag.FIXED_NEWSTYLE | HandshakeFlag.NO_ZEROES,
     ) -> NbdClient:
-        """Shake hands and start transmission; structured selects base:allocation."""
+        """Shake hands and start transmission; all but simple replies with contexts."""
         client = await cls.connect_unnegotiated(address, client_flags=client_flags)
         try:
-            if structured:
-                await client.option(Option.STRUCTURED_REPLY)
-                client.is_structured = True
-                await client.select_contexts(export, [BASE_ALLOCATION])
+            if extended:
+                await client.agree(WireForm.EXTENDED)
+            elif structured:
+                await client.agree(WireForm.STRUCTURED)
+            if client.form > WireForm.SIMPLE and contexts:
+                await client.select_contexts(export, list(contexts))
             if by_export_name:
                 await client.export_name(export, client_flags)
             else:
@@ -143,7 +160,7 @@ class NbdClient(asyncio.Protocol):
         except BaseException:
             client.abort()
             raise
-        client._transmitting = True
+        client.transmit()
         return client
 
     @classmethod
@@ -196,6 +213,19 @@ class NbdClient(asyncio.Protocol):
                 check(length == 0, "an ACK with data")
                 return found
             found.append((kind, payload))
+
+    async def agree(self, form: WireForm) -> None:
+        """Ask for structured replies or extended headers."""
+        await self.option(
+            Option.EXTENDED_HEADERS
+            if form == WireForm.EXTENDED
+            else Option.STRUCTURED_REPLY
+        )
+        self.form = form
+
+    def transmit(self) -> None:
+        """Take what comes from here on as replies to requests."""
+        self._transmitting = True
 
     async def list_exports(self) -> list[tuple[str, str]]:
         found = []
@@ -303,6 +333,36 @@ class NbdClient(asyncio.Protocol):
         flags: int = 0,
     ) -> asyncio.Future[Any]:
         """Send any request, also a wrong one; the future gets its answer."""
+        if self.form == WireForm.EXTENDED and command == Command.WRITE:
+            flags |= CommandFlag.PAYLOAD_LEN
+        return self._request(command, offset, length, data, flags)
+
+    def chosen_status(
+        self, offset: int, length: int, context_ids: tuple[int, ...], flags: int = 0
+    ) -> asyncio.Future[dict[str, Extents]]:
+        """Ask about some of the selected contexts, by a payload."""
+        payload = STATUS_EFFECT.pack(length) + b"".join(map(UINT32.pack, context_ids))
+        flags |= CommandFlag.PAYLOAD_LEN
+        return self._request(
+            Command.BLOCK_STATUS, offset, length, payload, flags, context_ids
+        )
+
+    def all_status(
+        self, offset: int, length: int, flags: int = 0
+    ) -> asyncio.Future[dict[str, Extents]]:
+        """Ask about all selected contexts; returns the extents of each by name."""
+        ids = tuple(self.info.contexts.values())
+        return self._request(Command.BLOCK_STATUS, offset, length, b"", flags, ids)
+
+    def _request(
+        self,
+        command: int,
+        offset: int,
+        length: int,
+        data: bytes | memoryview,
+        flags: int,
+        context_ids: tuple[int, ...] | None = None,
+    ) -> asyncio.Future[Any]:
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         if self._error is not None:
             future.set_exception(self._error)
@@ -311,8 +371,11 @@ class NbdClient(asyncio.Protocol):
         self._next_cookie += 1
         only_one = bool(flags & CommandFlag.REQ_ONE)
         request = _Request(command, offset, length, only_one, future)
+        request.dont_fragment = bool(flags & CommandFlag.DF)
+        request.context_ids = context_ids
         self._requests[cookie] = request
-        header = REQUEST.pack(REQUEST_MAGIC, flags, command, cookie, offset, length)
+        told = len(data) if flags & CommandFlag.PAYLOAD_LEN and data else length
+        header = self._header(flags, command, cookie, offset, told)
         assert self._transport is not None
         if len(data):
             self._transport.writelines([header, data])
@@ -320,11 +383,19 @@ class NbdClient(asyncio.Protocol):
             self._transport.write(header)
         return future
 
+    def _header(
+        self, flags: int, command: int, cookie: int, offset: int, length: int
+    ) -> bytes:
+        fields = (flags, command, cookie, offset, length)
+        if self.form == WireForm.EXTENDED:
+            return EXTENDED_REQUEST.pack(EXTENDED_REQUEST_MAGIC, *fields)
+        return REQUEST.pack(REQUEST_MAGIC, *fields)
+
     async def disconnect(self) -> None:
         """Say goodbye after all requests were answered; wait for the close."""
         pending = [request.future for request in self._requests.values()]
         await asyncio.gather(*pending, return_exceptions=True)
-        self.send(REQUEST.pack(REQUEST_MAGIC, 0, Command.DISC, 0, 0, 0))
+        self.send(self._header(0, Command.DISC, 0, 0, 0))
         await self.closed
 
     def abort(self) -> None:
@@ -390,18 +461,22 @@ class NbdClient(asyncio.Protocol):
         (magic,) = UINT32.unpack_from(received, start)
         if magic == SIMPLE_REPLY_MAGIC:
             return self._take_simple(received, start, available)
-        check(magic == CHUNK_MAGIC, f"reply magic {magic:#x}")
-        check(self.is_structured, "a structured reply was not agreed")
-        if available < CHUNK.size:
+        is_extended = self.form == WireForm.EXTENDED
+        layout = EXTENDED_CHUNK if is_extended else CHUNK
+        expected = EXTENDED_CHUNK_MAGIC if is_extended else CHUNK_MAGIC
+        check(magic == expected, f"reply magic {magic:#x}")
+        check(self.form > WireForm.SIMPLE, "a structured reply was not agreed")
+        if available < layout.size:
             return None
-        _, flags, kind, cookie, length = CHUNK.unpack_from(received, start)
-        stop: int = start + CHUNK.size + length
+        _, flags, kind, cookie, *offset, length = layout.unpack_from(received, start)
+        stop: int = start + layout.size + length
         if len(received) < stop:
             return None
         check(cookie in self._requests, f"cookie {cookie} was not asked for")
         request = self._requests[cookie]
+        check(offset in ([], [request.offset]), "a chunk repeats another offset")
         self._take_chunk(
-            request, kind, memoryview(received)[start + CHUNK.size : stop].tobytes()
+            request, kind, memoryview(received)[start + layout.size : stop].tobytes()
         )
         if flags & ChunkFlag.DONE:
             self._settle(cookie, request)
@@ -412,6 +487,7 @@ class NbdClient(asyncio.Protocol):
     def _take_simple(
         self, received: bytearray, start: int, available: int
     ) -> int | None:
+        check(self.form < WireForm.EXTENDED, "a simple reply in extended form")
         if available < SIMPLE_REPLY.size:
             return None
         _, error, cookie = SIMPLE_REPLY.unpack_from(received, start)
@@ -419,7 +495,7 @@ class NbdClient(asyncio.Protocol):
         request = self._requests[cookie]
         stop = start + SIMPLE_REPLY.size
         if request.command == Command.READ:
-            check(not self.is_structured, "a simple reply to a READ")
+            check(self.form == WireForm.SIMPLE, "a simple reply to a READ")
             if not error:
                 stop += request.length
                 if len(received) < stop:
@@ -443,11 +519,16 @@ class NbdClient(asyncio.Protocol):
             case ChunkType.OFFSET_HOLE:
                 check(len(payload) == OFFSET_HOLE.size, "OFFSET_HOLE")
                 offset, length = OFFSET_HOLE.unpack(payload)
+                check(length and not request.dont_fragment, "a hole")
+                self.hole_bytes += length
                 self._take_data(request, offset, bytes(length))
-            case ChunkType.BLOCK_STATUS:
+            case ChunkType.BLOCK_STATUS | ChunkType.BLOCK_STATUS_EXT:
                 check(request.command == Command.BLOCK_STATUS, "status unasked")
-                check(request.extents is None, "two chunks of one context")
-                request.extents = self._extents(request, payload)
+                is_extended = kind == ChunkType.BLOCK_STATUS_EXT
+                check(is_extended == (self.form == WireForm.EXTENDED), "status type")
+                context_id, extents = self._extents(request, payload)
+                check(context_id not in request.extents, "two chunks of one context")
+                request.extents[context_id] = extents
             case ChunkType.ERROR:
                 error, length = CHUNK_ERROR.unpack_from(payload)
                 text = payload[CHUNK_ERROR.size :]
@@ -464,12 +545,19 @@ class NbdClient(asyncio.Protocol):
             request.data = bytearray(request.length)
         request.data[start : start + len(data)] = data
         request.covered += len(data)
+        request.content_chunks += 1
+        check(request.content_chunks == 1 or not request.dont_fragment, "DF")
 
-    def _extents(self, request: _Request, payload: bytes) -> Extents:
-        (context_id,) = UINT32.unpack_from(payload)
+    def _extents(self, request: _Request, payload: bytes) -> tuple[int, Extents]:
+        is_extended = self.form == WireForm.EXTENDED
+        layout = EXTENDED_EXTENT if is_extended else EXTENT
+        head = EXTENDED_STATUS_HEADER if is_extended else UINT32
+        context_id, *count = head.unpack_from(payload)
         check(context_id in self.info.contexts.values(), "unknown context")
-        check((len(payload) - 4) % EXTENT.size == 0, "extents")
-        extents = [(size, flags) for size, flags in EXTENT.iter_unpack(payload[4:])]
+        check((len(payload) - head.size) % layout.size == 0, "extents")
+        rest = payload[head.size :]
+        extents = [(size, flags) for size, flags in layout.iter_unpack(rest)]
+        check(count in ([], [len(extents)]), "count of extents")
         check(extents, "no extent")
         check(all(length > 0 for length, _ in extents), "an empty extent")
         if request.only_one:
@@ -478,7 +566,7 @@ class NbdClient(asyncio.Protocol):
         told = sum(length for length, _ in extents)
         check(told - extents[-1][0] < request.length, "extents past the range")
         check(request.offset + told <= self.info.size_bytes, "past the end")
-        return extents
+        return int(context_id), extents
 
     def _settle(self, cookie: int, request: _Request) -> None:
         del self._requests[cookie]
@@ -491,10 +579,21 @@ class NbdClient(asyncio.Protocol):
             check(request.covered == request.length, "a READ is not covered")
             future.set_result(bytes(request.data or b""))
         elif request.command == Command.BLOCK_STATUS:
-            check(request.extents is not None, "no extents")
-            future.set_result(request.extents)
+            future.set_result(self._status(request))
         else:
             future.set_result(None)
+
+    def _status(self, request: _Request) -> Extents | dict[str, Extents]:
+        """Return extents by context, or those of the first if not asked by id."""
+        found = request.extents
+        wanted = request.context_ids
+        check(len(found) > 0, "no extents")
+        if wanted is None:
+            check(len(found) == len(self.info.contexts), "one chunk for each context")
+            return found[min(found)]
+        check(set(found) == set(wanted), "one chunk for each context")
+        names = {number: name for name, number in self.info.contexts.items()}
+        return {names[number]: extents for number, extents in found.items()}
 
 
 def counted(text: str) -> bytes:

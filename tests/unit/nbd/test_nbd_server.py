@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from common.errors import ConfigError, DeviceBusyError
-from common.nbd.protocol import Command, CommandFlag, Info, NbdError, Option
+from common.nbd.protocol import Command, CommandFlag, Info, NbdError, Option, WireForm
 from common.nbd.server import NbdLimits, NbdServer
 from tests.support.memory_volume import MemoryExports, MemoryVolume
 from tests.support.nbd_client import (
@@ -274,10 +274,9 @@ class TestRefusedRequests:
         async with serving(tmp_path) as served:
             client = await NbdClient.connect_unnegotiated(served.address)
             if structured:
-                await client.option(Option.STRUCTURED_REPLY)
-                client.is_structured = True
+                await client.agree(WireForm.STRUCTURED)
             await client.go("g/v", [Info.NAME])
-            client._transmitting = True
+            client.transmit()
             status = client.block_status(0, 10)
             assert await number_of(status) == NbdError.EINVAL
             await client.disconnect()
