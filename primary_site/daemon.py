@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import click
@@ -19,17 +20,17 @@ from common.service.config import load_primary
 from common.service.config_primary import PrimaryConfig
 from common.service.control import ControlServer
 from common.service.notify import notify_ready
-from common.service.runner import run
+from common.service.runner import make_loop, run
 from common.service.site_record import SiteState, open_state_directory
 from common.service.status import CutStatus, SiteStatus
 from common.service.version import farshore_version
 from common.storage.files import SystemFiles
 from common.storage.threads import WorkerThreads
 from primary_site.exports import PrimaryExports
-from primary_site.group import ConsistencyGroup
-from primary_site.opening import check_group, open_group
+from primary_site.hosted_group import HostedGroup
+from primary_site.opening import check_group
 from primary_site.replicator import Replicator
-from primary_site.report import group_status, points
+from primary_site.report import points
 
 NAME = "farshore-primary"
 
@@ -54,7 +55,7 @@ class PrimaryDaemon:
         self._clock = SystemClock()
         self._files = SystemFiles()
         self._threads = WorkerThreads("state", 2)
-        self._replicators: dict[str, Replicator] = {}
+        self._groups: dict[str, HostedGroup] = {}
 
     async def serve(self, stop: asyncio.Event) -> None:
         """Open everything, serve until `stop`, close in order."""
@@ -76,51 +77,46 @@ class PrimaryDaemon:
         )
         try:
             for config in self._config.groups:
-                opened = await self._threads.run(
-                    open_group,
-                    self._files,
-                    site.state_directory,
+                self._groups[config.name] = await HostedGroup.open(
                     config,
                     self._config_path,
-                )
-                group = ConsistencyGroup(
-                    config,
-                    opened,
+                    site.state_directory,
+                    site.name,
                     self._files,
                     make_threads,
-                    self._threads,
+                    self._connect,
                     self._clock,
-                )
-                self._replicators[config.name] = Replicator(
-                    group, site.name, self._connect, self._clock
+                    make_loop,
                 )
             await self._serve_hosts(stop)
         finally:
-            for replicator in self._replicators.values():
-                await replicator.group.close()
+            closed = await asyncio.gather(
+                *(group.close() for group in self._groups.values()),
+                return_exceptions=True,
+            )
             self._threads.close()
             state.lock.close()
+            for error in closed:
+                if error is not None:
+                    raise error
 
     async def _serve_hosts(self, stop: asyncio.Event) -> None:
         """Serve; on the way out hosts go first, so that nothing writes any more."""
-        nbd = NbdServer(
-            PrimaryExports(self._replicators), self._config.nbd.limits.nbd_limits()
-        )
+        exports = PrimaryExports({n: g.volumes for n, g in self._groups.items()})
+        nbd = NbdServer(exports, self._config.nbd.limits.nbd_limits())
         control = ControlServer(self._config.site.control_socket, self._control)
         replicating = [
-            asyncio.create_task(r.run(), name=f"replicate {name}")
-            for name, r in self._replicators.items()
+            asyncio.create_task(group.replicate(), name=f"replicate {name}")
+            for name, group in self._groups.items()
         ]
         try:
             await nbd.listen([str(a) for a in self._config.nbd.listen])
             await control.listen()
-            notify_ready(f"serving {len(self._replicators)} groups")
+            notify_ready(f"serving {len(self._groups)} groups")
             log.info("daemon_started", site=self._config.site.name, nbd=nbd.addresses)
             await wait_for_stop(stop, replicating)
         finally:
             await nbd.close()
-            for replicator in self._replicators.values():
-                replicator.stop()
             for task in replicating:
                 task.cancel()
             await asyncio.gather(*replicating, return_exceptions=True)
@@ -140,42 +136,61 @@ class PrimaryDaemon:
                 role="primary",
                 version=farshore_version(),
                 groups=tuple(
-                    group_status(r, self._clock) for r in self._replicators.values()
+                    await asyncio.gather(*(g.status() for g in self._groups.values()))
                 ),
             ).to_json()
-        replicator = self._group(arguments["group"])
-        match command:
-            case "cut":
-                return await self._cut(replicator, **arguments)
-            case "suspend":
-                return await replicator.suspend()
-            case "resume":
-                return await replicator.resume()
-            case "points":
-                return [point.to_json() for point in points(replicator)]
-        raise RefusedError(f"{command}: not a command of a sending site")
+        group = self._group(arguments["group"])
+        operation = OPERATIONS.get(command)
+        if operation is None:
+            raise RefusedError(f"{command}: not a command of a sending site")
+        return await group.ask(lambda: operation(group.replicator, **arguments))
 
-    def _group(self, name: str) -> Replicator:
-        replicator = self._replicators.get(name)
-        if replicator is None:
-            known = ", ".join(self._replicators)
+    def _group(self, name: str) -> HostedGroup:
+        group = self._groups.get(name)
+        if group is None:
+            known = ", ".join(self._groups)
             raise RefusedError(f"no group {name!r} here; this site has: {known}")
-        return replicator
+        return group
 
-    async def _cut(
-        self, replicator: Replicator, *, group: str, wait: bool, label: str | None
-    ) -> dict[str, Any]:
-        assert group == replicator.group.name
-        ticket = await replicator.request_cut(label)
-        cut = await ticket.taken
-        if wait:
-            await ticket.safe
-        return CutStatus(
-            number=cut.number,
-            cut_ns=cut.cut_ns,
-            hold_seconds=cut.hold_seconds,
-            committed=ticket.safe.done(),
-        ).to_json()
+
+async def _cut(
+    replicator: Replicator, *, group: str, wait: bool, label: str | None
+) -> dict[str, Any]:
+    assert group == replicator.group.name
+    ticket = await replicator.request_cut(label)
+    cut = await ticket.taken
+    if wait:
+        await ticket.safe
+    return CutStatus(
+        number=cut.number,
+        cut_ns=cut.cut_ns,
+        hold_seconds=cut.hold_seconds,
+        committed=ticket.safe.done(),
+    ).to_json()
+
+
+async def _suspend(replicator: Replicator, *, group: str) -> None:
+    assert group == replicator.group.name
+    await replicator.suspend()
+
+
+async def _resume(replicator: Replicator, *, group: str) -> None:
+    assert group == replicator.group.name
+    await replicator.resume()
+
+
+async def _points(replicator: Replicator, *, group: str) -> list[dict[str, Any]]:
+    assert group == replicator.group.name
+    return [point.to_json() for point in points(replicator)]
+
+
+OPERATIONS: dict[str, Callable[..., Coroutine[Any, Any, Any]]] = {
+    "cut": _cut,
+    "suspend": _suspend,
+    "resume": _resume,
+    "points": _points,
+}
+"""What operators ask of one group; run on its loop."""
 
 
 async def wait_for_stop(stop: asyncio.Event, tasks: list[asyncio.Task[None]]) -> None:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from common.ports import HostVolume
 from primary_site.cut_volume import CutVolume
-from primary_site.replicator import Replicator
+from primary_site.volume import PrimaryVolume
 
 
 class PrimaryExports:
     """The `ExportTable` of a primary daemon."""
 
-    def __init__(self, replicators: dict[str, Replicator]) -> None:
+    def __init__(self, volumes: Mapping[str, Sequence[PrimaryVolume]]) -> None:
+        """`volumes` of each group, by its name."""
         self._volumes = {
             f"{group}/{volume.name}": volume
-            for group, replicator in replicators.items()
-            for volume in replicator.group.volumes
+            for group, of_group in volumes.items()
+            for volume in of_group
         }
 
     def names(self) -> list[tuple[str, str]]:

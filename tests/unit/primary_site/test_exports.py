@@ -5,23 +5,15 @@ from __future__ import annotations
 import asyncio
 import errno
 import random
-from typing import Any, cast
+from typing import Any
 
 from common.ports import HostCommand, HostRequest, HostVolume
 from primary_site.exports import PrimaryExports
-from primary_site.replicator import Replicator
 from tests.support.primary_host_site import SIZE, TRACK, Site
 
 
-class OneGroup:
-    """All that the exports ask of a replicator."""
-
-    def __init__(self, site: Site) -> None:
-        self.group = site.group
-
-
 def exports_of(site: Site) -> PrimaryExports:
-    return PrimaryExports({"orders": cast("Replicator", OneGroup(site))})
+    return PrimaryExports({"orders": site.group.volumes})
 
 
 async def ask(volume: HostVolume, command: int, offset: int, length: int) -> Any:
