@@ -6,7 +6,7 @@ cut anywhere many times. What comes out must be the same each time.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -14,23 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.nbd.limits import RECEIVE_BUFFER_BYTES, NbdLimits
-from common.ports import HostRequest
 from tests.support import nbd_wire as wire
-from tests.support.nbd_parsers import SIZE, negotiation, request_stream
+from tests.support.nbd_parsers import SIZE, Taken, negotiation, pieces
+from tests.support.nbd_streams import commands, endings, handshakes, polite
 from tests.support.nbd_wire import SERVED, Form
 
 FORMS = pytest.mark.parametrize("form", SERVED, ids=lambda form: form.value)
 
 anywhere = settings(max_examples=60, deadline=None)
-
-
-def pieces(stream: bytes, cuts: Iterable[int]) -> Iterator[bytes]:
-    """Cut a stream at the given offsets."""
-    start = 0
-    for cut in sorted(cuts):
-        yield stream[start:cut]
-        start = cut
-    yield stream[start:]
 
 
 # The handshake
@@ -50,53 +41,7 @@ def shaken(stream: bytes, cuts: Iterable[int]) -> tuple[bytes, Any, bytes]:
     return output, parser.outcome, before + trailing
 
 
-def polite(form: Form) -> bytes:
-    """Return a handshake that uses every option."""
-    return b"".join(
-        [
-            wire.CLIENT_FLAGS,
-            wire.option(wire.LIST),
-            form.options,
-            wire.option(77, b"IHAVEOPT"),
-            wire.option(wire.STARTTLS),
-            wire.option(wire.INFO, wire.infos("g/v", 0, 1, 2, 3, 99)),
-            wire.option(wire.INFO, wire.infos("none")),
-            wire.option(wire.LIST_META, wire.queries("g/v")),
-            wire.option(wire.SET_META, wire.queries("g/v", "base:allocation", "x:")),
-            wire.option(wire.SET_META, wire.queries("g/v", "base:allocation")),
-            wire.option(wire.GO, wire.infos("g/v", 3)),
-            wire.request(form, wire.READ, 0, 4),
-        ]
-    )
-
-
-HANDSHAKES = [
-    *(pytest.param(polite(form), id=f"polite {form.value}") for form in SERVED),
-    pytest.param(
-        b"\0\0\0\1" + wire.option(wire.EXPORT_NAME, b"g/v") + b"after", id="the old way"
-    ),
-    pytest.param(wire.CLIENT_FLAGS + wire.option(wire.ABORT) + b"after", id="abort"),
-    pytest.param(wire.CLIENT_FLAGS + wire.option(wire.EXPORT_NAME, b"x"), id="unknown"),
-    pytest.param(b"\0\0\0\4" + wire.option(wire.LIST), id="client flags"),
-    pytest.param(wire.CLIENT_FLAGS + b"IHAVEOPU" + bytes(20), id="magic"),
-    pytest.param(
-        wire.CLIENT_FLAGS + wire.option(wire.LIST, length=(64 << 10) + 1) + bytes(9),
-        id="too long",
-    ),
-    pytest.param(
-        wire.CLIENT_FLAGS
-        + wire.option(wire.GO, wire.text("g/v", length=2**32 - 1))
-        + wire.option(wire.GO, wire.text("n" * 30))
-        + wire.option(wire.SET_META, b"\xff")
-        + wire.option(wire.GO, wire.infos(b"\xff"))
-        + wire.option(wire.GO, wire.infos("g/v")),
-        id="lengths that lie",
-    ),
-    pytest.param(wire.CLIENT_FLAGS + wire.option(77) * 40, id="without end"),
-]
-
-
-@pytest.mark.parametrize("stream", HANDSHAKES)
+@pytest.mark.parametrize("stream", handshakes())
 def test_a_handshake_cut_at_every_byte(stream: bytes) -> None:
     whole = shaken(stream, [])
     for cut in range(1, len(stream)):
@@ -125,70 +70,6 @@ def test_garbage_for_a_handshake_cut_anywhere(
 # The requests
 
 
-class Taken:
-    """Feeds a `RequestStream`; keeps what it hands out, and how it ended.
-
-    Requests are completed at once, or only when the stream waits for that. Until
-    then nobody may touch their payloads.
-    """
-
-    def __init__(
-        self, form: Form, *, at_once: bool = True, limits: NbdLimits | None = None
-    ) -> None:
-        self.answers: list[bytes] = []
-        self.requests: list[tuple[object, ...]] = []
-        self._at_once = at_once
-        self._running: list[tuple[HostRequest, bytes, Any]] = []
-        self._stream = request_stream(
-            form, limits or NbdLimits(), self.answers.append, self._completed
-        )
-
-    @property
-    def outcome(self) -> tuple[object, ...]:
-        return self.requests, b"".join(self.answers), self._stream.ended
-
-    def feed(self, piece: bytes) -> None:
-        while piece and self._stream.ended is None:
-            memory = self._stream.writable()
-            count = min(len(memory), len(piece))
-            assert count
-            memory[:count] = piece[:count]
-            piece = piece[count:]
-            self._stream.received(count)
-            self._take()
-
-    def complete_all(self) -> None:
-        running, self._running = self._running, []
-        for request, payload, complete in running:
-            assert bytes(request.data or b"") == payload
-            complete([request])
-
-    def _take(self) -> None:
-        stream = self._stream
-        while True:
-            in_flight = len(self._running)
-            batch = stream.take(in_flight, sum(len(p) for _, p, _ in self._running))
-            for request in batch:
-                payload = bytes(request.data or b"")
-                self._running.append((request, payload, stream.batch_complete))
-                self.requests.append(
-                    (
-                        *(request.command, request.offset, request.length, payload),
-                        *(request.fua, request.no_hole, request.fast),
-                        *(request.sparse_ok, request.contexts, request.cookie),
-                    )
-                )
-            if self._at_once or (stream.is_stopped and self._running):
-                self.complete_all()
-                if stream.is_stopped or stream.has_more:
-                    continue
-            if not (batch and stream.has_more):
-                return
-
-    def _completed(self, _requests: list[HostRequest]) -> None:
-        pass
-
-
 def taken(
     form: Form,
     stream: bytes,
@@ -204,82 +85,6 @@ def taken(
     return parser.outcome
 
 
-def commands(form: Form) -> list[bytes]:
-    """Return requests of every kind, good and bad."""
-    said = [
-        wire.write(form, 10, b"\x25\x60\x95\x13\x21\xe4\x1c\x71", cookie=1),
-        wire.request(form, wire.READ, 0, 100, cookie=2**64 - 1),
-        wire.write(form, SIZE, b"past the end", cookie=3),
-        wire.request(form, wire.FLUSH, 0, 0, flags=wire.FUA, cookie=4),
-        wire.write(form, 0, b"a flag", flags=wire.NO_HOLE, cookie=5),
-        wire.request(form, wire.STATUS, 0, SIZE, flags=wire.REQ_ONE, cookie=6),
-        wire.request(form, wire.ZEROES, 5, 6, flags=wire.NO_HOLE, cookie=7),
-        wire.write(form, 0, b"", cookie=8),
-        wire.request(form, wire.READ, 5, 0, cookie=9),
-        wire.request(form, 99, 0, 0, cookie=10),
-        wire.request(form, wire.READ, 2**64 - 1, 2, cookie=11),
-        wire.write(form, 0, b"x" * 60, flags=wire.FUA, cookie=12),
-        wire.request(form, wire.TRIM, 0, 5, cookie=13),
-        wire.request(form, wire.CACHE, 0, 5, cookie=14),
-    ]
-    if form.is_extended:
-        said += [
-            wire.request(
-                form,
-                wire.STATUS,
-                0,
-                len(payload),
-                flags=wire.PAYLOAD_LEN,
-                cookie=20 + n,
-                payload=payload,
-            )
-            for n, payload in enumerate(STATUS_PAYLOADS)
-        ]
-        said += [
-            wire.request(
-                form,
-                command,
-                0,
-                9,
-                flags=wire.PAYLOAD_LEN,
-                cookie=40 + command,
-                payload=b"unwanted!",
-            )
-            for command in (wire.READ, wire.FLUSH, wire.TRIM, wire.ZEROES, 99)
-        ]
-    return said
-
-
-STATUS_PAYLOADS = [
-    wire.status_payload(100, 1),
-    wire.status_payload(100),
-    wire.status_payload(100, 1, 1),
-    wire.status_payload(100, 77),
-    wire.status_payload(2**64 - 1, 1),
-    wire.status_payload(0, 1),
-    b"short",
-    b"nine bytes, then three"[:11],
-]
-
-
-def endings(form: Form) -> list[bytes]:
-    other = Form.SIMPLE if form.is_extended else Form.EXTENDED
-    return [
-        b"",
-        wire.request(form, wire.DISC, 7, 9, flags=0xFFFF) + b"what follows",
-        b"garbage" * 10,
-        wire.request(other, wire.READ, 0, 9) * 2,
-        wire.request(
-            form,
-            wire.WRITE,
-            0,
-            form.length_max,
-            flags=wire.PAYLOAD_LEN if form.is_extended else 0,
-        )
-        + b"what follows",
-    ]
-
-
 LIMITS = [
     NbdLimits(),
     NbdLimits(requests_in_flight_max=1, receive_buffers_max=1),
@@ -289,10 +94,13 @@ LIMITS = [
 
 
 @FORMS
-@pytest.mark.parametrize("at_once", [True, False])
-@pytest.mark.parametrize("limits", LIMITS, ids=["default", "one", "bytes", "drained"])
+@pytest.mark.parametrize(
+    ("limits", "at_once"),
+    [(LIMITS[0], True), (LIMITS[1], False), (LIMITS[2], False), (LIMITS[3], True)],
+    ids=["default", "one", "bytes", "drained"],
+)
 def test_requests_cut_at_every_byte(
-    form: Form, at_once: bool, limits: NbdLimits
+    form: Form, limits: NbdLimits, at_once: bool
 ) -> None:
     for ending in endings(form):
         stream = b"".join(commands(form)) + ending

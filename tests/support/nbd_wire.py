@@ -21,6 +21,7 @@ STRUCTURED_REPLY, LIST_META, SET_META, EXTENDED_HEADERS = 8, 9, 10, 11
 ACK = 1
 ERR_UNSUP, ERR_POLICY, ERR_INVALID = 0x80000001, 0x80000002, 0x80000003
 ERR_UNKNOWN = 0x80000006
+ERR_EXT_HEADER_REQD = 0x8000000A
 
 READ, WRITE, DISC, FLUSH, TRIM, CACHE, ZEROES, STATUS = range(8)
 FUA, NO_HOLE, DF, REQ_ONE, FAST_ZERO, PAYLOAD_LEN = (1 << bit for bit in range(6))
@@ -58,7 +59,7 @@ class Form(Enum):
         return 2**64 - 1 if self.is_extended else 2**32 - 1
 
 
-SERVED = [Form.SIMPLE, Form.STRUCTURED]
+SERVED = list(Form)
 """The forms that the server agrees on."""
 
 

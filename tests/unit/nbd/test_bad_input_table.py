@@ -93,8 +93,11 @@ class Peer:
         payload: bytes | None = None,
     ) -> int:
         """Send a request; a WRITE has zeroes as its payload if none is given."""
+        has_payload = command == wire.WRITE or (
+            self.form.is_extended and flags & wire.PAYLOAD_LEN
+        )
         if payload is None:
-            payload = bytes(length) if command == wire.WRITE else b""
+            payload = bytes(length) if has_payload else b""
         if command == wire.WRITE and self.form.is_extended:
             flags |= wire.PAYLOAD_LEN
         cookie = 0x1122334455667700 + len(self._asked)
@@ -335,7 +338,9 @@ class TestHandshake:
             await peer.start("g/v")
             await peer.is_in_step()
 
-    @pytest.mark.parametrize("number", [wire.LIST, wire.STRUCTURED_REPLY])
+    @pytest.mark.parametrize(
+        "number", [wire.LIST, wire.STRUCTURED_REPLY, wire.EXTENDED_HEADERS]
+    )
     async def test_data_where_an_option_has_none(
         self, tmp_path: Path, number: int
     ) -> None:
@@ -344,12 +349,31 @@ class TestHandshake:
             await peer.start("g/v")
             await peer.is_in_step()
 
-    async def test_structured_replies_twice(self, tmp_path: Path) -> None:
-        form = Form.STRUCTURED
+    @pytest.mark.parametrize(
+        ("form", "number", "kind"),
+        [
+            (Form.STRUCTURED, wire.STRUCTURED_REPLY, wire.ERR_INVALID),
+            (Form.EXTENDED, wire.EXTENDED_HEADERS, wire.ERR_INVALID),
+            (Form.EXTENDED, wire.STRUCTURED_REPLY, wire.ERR_EXT_HEADER_REQD),
+        ],
+    )
+    async def test_a_form_of_replies_twice_or_a_lesser_one(
+        self, tmp_path: Path, form: Form, number: int, kind: int
+    ) -> None:
         async with serving(tmp_path) as served, connected(served, form) as peer:
-            assert await peer.option(wire.STRUCTURED_REPLY) == wire.ERR_INVALID
-            await peer.start("g/v")
+            assert await peer.option(number) == kind
+            await peer.start("g/v", "base:allocation")
+            assert list(peer.context_ids) == ["base:allocation"]
             await peer.is_in_step()
+
+    async def test_the_old_way_after_extended_headers(
+        self, tmp_path: Path, log_lines: list[Any]
+    ) -> None:
+        form = Form.EXTENDED
+        async with serving(tmp_path) as served, connected(served, form) as peer:
+            peer.send(wire.option(wire.EXPORT_NAME, b"g/v"))
+            assert await peer.hung_up() == b""
+        assert len(refusals(log_lines)) == 1
 
     @pytest.mark.parametrize("form", [Form.SIMPLE, Form.STRUCTURED])
     @pytest.mark.parametrize("name", [b"none", b"g/v\0", b"g/", b"\xff", b"n" * 4097])
@@ -462,7 +486,7 @@ class TestTransmission:
             for command in COMMANDS + statuses:
                 for bit in range(16):
                     flag = 1 << bit
-                    if flag & (allowed_flags(form, command) | wire.PAYLOAD_LEN):
+                    if flag & allowed_flags(form, command):
                         continue
                     error = await peer.error(command, 0, 8, flags=flag)
                     assert error == wire.EINVAL, (command, flag)
@@ -687,6 +711,120 @@ class TestTransmission:
             await until(lambda: served.server.connection_count == 0)
             assert submitted(served.volume) == []
         assert log_lines == []
+
+
+class TestPayloads:
+    """What only extended headers allow to be said, and to be said wrongly."""
+
+    @pytest.mark.parametrize(
+        "command", [wire.READ, wire.FLUSH, wire.TRIM, wire.CACHE, wire.ZEROES, 8, 999]
+    )
+    @pytest.mark.parametrize("length", [1, 64, 4096, CAP])
+    async def test_a_payload_that_a_command_does_not_have_is_read_away(
+        self, tmp_path: Path, command: int, length: int
+    ) -> None:
+        form = Form.EXTENDED
+        smuggled = wire.write(form, 0, b"!") * (1 + length // 33)
+        async with transmitting(tmp_path, form, limits=SMALL) as (peer, volume):
+            error = await peer.error(
+                command,
+                0,
+                length,
+                flags=wire.PAYLOAD_LEN,
+                payload=smuggled[:length],
+            )
+            assert error == wire.EINVAL
+            assert submitted(volume) == []
+            await peer.is_in_step()
+
+    @pytest.mark.parametrize("command", [wire.READ, wire.FLUSH, wire.STATUS, 999])
+    @pytest.mark.parametrize("length", [CAP + 1, 2**32, LAST])
+    async def test_a_payload_above_the_limit_is_not_waited_for(
+        self, tmp_path: Path, log_lines: list[Any], command: int, length: int
+    ) -> None:
+        contexts = ("base:allocation",)
+        async with transmitting(tmp_path, Form.EXTENDED, *contexts, limits=SMALL) as (
+            peer,
+            volume,
+        ):
+            peer.ask(command, 0, length, flags=wire.PAYLOAD_LEN, payload=b"")
+            assert await peer.hung_up() == b""
+            assert submitted(volume) == []
+        assert len(refusals(log_lines)) == 1
+
+    async def test_a_write_that_does_not_tell_of_its_payload(
+        self, tmp_path: Path
+    ) -> None:
+        form = Form.EXTENDED
+        async with transmitting(tmp_path, form) as (peer, volume):
+            peer.send(wire.request(form, wire.WRITE, 0, 4, payload=b"data"))
+            await until(lambda: volume.content[:4] == b"data")
+
+    @pytest.mark.parametrize(
+        "payload",
+        [
+            pytest.param(b"x", id="one byte"),
+            pytest.param(wire.status_payload(8), id="no id"),
+            pytest.param(wire.status_payload(8)[:7], id="half a length"),
+            pytest.param(wire.status_payload(8, 1)[:11], id="most of an id"),
+            pytest.param(wire.status_payload(8, 1) + b"x", id="a byte more"),
+            pytest.param(wire.status_payload(8, 1, 1), id="an id twice"),
+            pytest.param(wire.status_payload(8, 0), id="id 0"),
+            pytest.param(wire.status_payload(8, 77), id="an id not selected"),
+            pytest.param(wire.status_payload(8, 1, 77), id="one of two not selected"),
+            pytest.param(wire.status_payload(0, 1), id="the status of nothing"),
+            pytest.param(wire.status_payload(SIZE + 1, 1), id="past the end"),
+            pytest.param(wire.status_payload(LAST, 1), id="an end that wraps"),
+            pytest.param(wire.status_payload(8, *range(1000)), id="a thousand ids"),
+        ],
+    )
+    async def test_contexts_that_cannot_be_asked_about(
+        self, tmp_path: Path, payload: bytes
+    ) -> None:
+        form, contexts = Form.EXTENDED, ("base:allocation",)
+        async with transmitting(tmp_path, form, *contexts) as (peer, volume):
+            assert list(peer.context_ids.values()) == [1]
+            for offset in (0, 1, LAST):
+                error = await peer.error(
+                    wire.STATUS,
+                    offset,
+                    len(payload),
+                    flags=wire.PAYLOAD_LEN,
+                    payload=payload,
+                )
+                assert error == wire.EINVAL
+            assert submitted(volume) == []
+            await peer.is_in_step()
+
+    async def test_contexts_chosen_where_none_is_selected(self, tmp_path: Path) -> None:
+        payload = wire.status_payload(8, 1)
+        async with transmitting(tmp_path, Form.EXTENDED) as (peer, volume):
+            error = await peer.error(
+                wire.STATUS,
+                0,
+                len(payload),
+                flags=wire.PAYLOAD_LEN,
+                payload=payload,
+            )
+            assert error == wire.EINVAL
+            assert submitted(volume) == []
+            await peer.is_in_step()
+
+    async def test_a_context_chosen_well_is_told_of(self, tmp_path: Path) -> None:
+        form, contexts = Form.EXTENDED, ("base:allocation",)
+        payload = wire.status_payload(8192, 1)
+        async with transmitting(tmp_path, form, *contexts) as (peer, _):
+            for flags in (0, wire.REQ_ONE, wire.FUA):
+                cookie = peer.ask(
+                    wire.STATUS,
+                    4096,
+                    len(payload),
+                    flags=flags | wire.PAYLOAD_LEN,
+                    payload=payload,
+                )
+                reply = await peer.reply(cookie)
+                assert (reply.error, reply.extents) == (0, {1: [(8192, 3)]})
+            await peer.is_in_step()
 
 
 CONTEXTS: dict[Form, tuple[str, ...]] = {

@@ -1,0 +1,90 @@
+"""Where fuzzing starts: whole conversations of every kind, and each of their parts."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+from common.replication.frame import encode_frame
+from common.replication.messages import encode_meta
+from tests.fuzz.targets import FORMS, LIMITS
+from tests.support import nbd_streams as streams
+from tests.support import nbd_wire as wire
+from tests.support.replication_messages import EXAMPLES
+
+MUTATIONS_PER_SEED = 40
+
+
+def negotiation() -> Iterator[bytes]:
+    for head in (b"\0", b"\7", b"\x80", b"\x87"):
+        for stream in streams.handshakes():
+            yield head + stream
+        for form in FORMS:
+            yield (
+                head
+                + wire.CLIENT_FLAGS
+                + wire.option(wire.STARTTLS)
+                + streams.polite(form)[4:]
+            )
+
+
+def requests() -> Iterator[bytes]:
+    for number in range(len(FORMS) * len(LIMITS)):
+        form = FORMS[number % len(FORMS)]
+        for at_once in (0, 0x80 - 0x80 % len(FORMS)):
+            for seed in (0, 5):
+                head = bytes([(number + at_once) % 256, seed])
+                form = FORMS[head[0] % len(FORMS)]
+                said = streams.commands(form)
+                for ending in streams.endings(form):
+                    yield head + b"".join(said) + ending
+                yield from (head + one + said[0] for one in said)
+
+
+def frames() -> Iterator[bytes]:
+    whole = b""
+    for message in EXAMPLES.values():
+        kind, meta = encode_meta(message)
+        payload = bytes(getattr(message, "payload", b""))
+        frame = b"".join(encode_frame(kind, meta, payload))
+        whole += frame
+        yield b"\0" + frame
+    yield b"\0" + whole
+    yield b"\5" + whole
+
+
+def messages() -> Iterator[bytes]:
+    for message in EXAMPLES.values():
+        kind, meta = encode_meta(message)
+        payload = bytes(getattr(message, "payload", b""))[:255]
+        yield bytes([kind, len(payload)]) + meta + payload
+
+
+SEEDS = {
+    "negotiation": negotiation,
+    "requests": requests,
+    "frames": frames,
+    "messages": messages,
+}
+
+
+def mutated(seed: bytes, chance: random.Random) -> bytes:
+    """Change a few bytes, or take out, double or swap a piece."""
+    changed = bytearray(seed)
+    for _ in range(chance.randint(1, 4)):
+        if not changed:
+            break
+        at = chance.randrange(len(changed))
+        stop = min(len(changed), at + chance.choice([1, 2, 4, 8, 16]))
+        match chance.randrange(5):
+            case 0:
+                changed[at] = chance.choice([0, 1, 0x7F, 0x80, 0xFF])
+            case 1:
+                changed[at] ^= 1 << chance.randrange(8)
+            case 2:
+                del changed[at:stop]
+            case 3:
+                changed[at:at] = changed[at:stop]
+            case 4:
+                changed[at:stop] = b"\xff" * (stop - at)
+    return bytes(changed)
