@@ -15,6 +15,7 @@ from common.nbd.negotiation import (
     Ended,
     ExportFacts,
     Negotiation,
+    TlsMode,
 )
 from common.nbd.protocol import Info, Option, OptionReply, WireForm
 
@@ -401,3 +402,162 @@ class TestOptionCount:
     def test_listing_allows_more_for_each_export_once(self) -> None:
         answered = self.count_answered(lambda _: option(Option.LIST), names=3)
         assert answered == OPTIONS_MAX * 4
+
+
+EXTENDED = option(Option.EXTENDED_HEADERS)
+
+
+class TestExtendedHeaders:
+    @pytest.mark.parametrize("before", [b"", STRUCTURED])
+    def test_they_beat_structured_replies(self, before: bytes) -> None:
+        go = option(Option.GO, asking("g/v"))
+        negotiation, _ = shake(before + EXTENDED + go)
+        assert negotiation.outcome == Agreed("g/v", WireForm.EXTENDED)
+
+    def test_they_are_agreed_once_and_nothing_less_after(self) -> None:
+        data = option(Option.EXTENDED_HEADERS, b"x")
+        assert kinds(data + EXTENDED + EXTENDED + STRUCTURED) == [
+            OptionReply.ERR_INVALID,
+            OptionReply.ACK,
+            OptionReply.ERR_INVALID,
+            OptionReply.ERR_EXT_HEADER_REQD,
+        ]
+
+    def test_the_old_way_to_name_an_export_is_over(self) -> None:
+        negotiation, _ = shake(EXTENDED + option(Option.EXPORT_NAME, b"g/v"))
+        assert isinstance(negotiation.outcome, Ended)
+        assert negotiation.outcome.refused
+
+    def test_contexts_can_be_selected_and_chosen_by_payload(self) -> None:
+        selected = option(Option.SET_META_CONTEXT, contexts("g/v", "base:allocation"))
+        go = option(Option.GO, asking("g/v"))
+        other = option(Option.INFO, asking("g/v@cut"))
+        negotiation, output = shake(EXTENDED + selected + other + go)
+        told = [d for _, kind, d in answers(output) if kind == OptionReply.INFO]
+        flags = [struct.unpack(">HQH", data)[2] for data in told]
+        assert flags == [0x058F, 0x15ED]
+        assert negotiation.outcome == Agreed(
+            "g/v", WireForm.EXTENDED, ((1, "base:allocation"),)
+        )
+
+
+BITMAPS = ("base:allocation", "qemu:dirty-bitmap:a", "qemu:dirty-bitmap:ab", "x-f:a")
+
+
+class RichExports(Exports):
+    """Exports with several contexts and fast zeroes."""
+
+    def facts(self, name: str) -> ExportFacts | None:
+        read_only = name.endswith("@cut")
+        return ExportFacts(SIZE, read_only, "", 4096, BITMAPS, fast_zero=True)
+
+
+class TestSeveralContexts:
+    def told(self, number: int, *queries: str) -> list[tuple[int, str]]:
+        asked = option(number, contexts("g/v", *queries))
+        _, output = shake(STRUCTURED + asked, RichExports())
+        *found, last = answers(output)[1:]
+        assert last == (number, OptionReply.ACK, b"")
+        return [(int.from_bytes(d[:4], "big"), d[4:].decode()) for _, _, d in found]
+
+    @pytest.mark.parametrize(
+        ("queries", "listed"),
+        [
+            ((), BITMAPS),
+            (("base:",), BITMAPS[:1]),
+            (("qemu:",), BITMAPS[1:3]),
+            (("qemu:dirty-bitmap:",), BITMAPS[1:3]),
+            (("qemu:dirty-bitmap:a",), BITMAPS[1:2]),
+            (("qemu:dirty-bitmap",), ()),
+            (("qemu:dirty-bitmap:b",), ()),
+            (("x-f:", "base:", "base:allocation"), (BITMAPS[0], BITMAPS[3])),
+            (("", ":"), ()),
+        ],
+    )
+    def test_queries_list_names_and_what_begins_so(
+        self, queries: tuple[str, ...], listed: tuple[str, ...]
+    ) -> None:
+        assert self.told(9, *queries) == [(0, name) for name in listed]
+
+    def test_each_selected_one_has_an_id_of_its_own(self) -> None:
+        queries = (BITMAPS[3], BITMAPS[0], BITMAPS[0], "qemu:", "none:such")
+        assert self.told(10, *queries) == [(1, BITMAPS[0]), (4, BITMAPS[3])]
+
+    @pytest.mark.parametrize(("name", "flags"), [("g/v", 0x0DED), ("@cut", 0x058F)])
+    def test_fast_zeroes_are_told_to_who_may_write(self, name: str, flags: int) -> None:
+        go = option(Option.GO, asking(name))
+        _, output = shake(STRUCTURED + go, RichExports())
+        assert answers(output)[1][2] == struct.pack(">HQH", 0, SIZE, flags)
+
+
+STARTTLS = option(Option.STARTTLS)
+
+
+class TestTls:
+    def required(self, *received: bytes) -> tuple[Negotiation, list[int]]:
+        negotiation = Negotiation(Exports(), TlsMode.REQUIRED)
+        negotiation.receive(FLAGS)
+        for data in received:
+            negotiation.receive(data)
+        output = negotiation.take_output()[len(GREETING) :]
+        return negotiation, [kind for _, kind, _ in answers(output)]
+
+    def test_before_it_nothing_else_is_answered(self) -> None:
+        options = [n for n in range(1, 13) if n not in {1, 2, 5}]
+        negotiation, found = self.required(*(option(n, b"x") for n in options))
+        assert found == [OptionReply.ERR_TLS_REQD] * len(options)
+        negotiation.receive(option(Option.ABORT))
+        assert negotiation.outcome is not None
+        assert not negotiation.wants_tls
+
+    def test_before_it_the_old_way_ends_the_connection(self) -> None:
+        negotiation, found = self.required(option(Option.EXPORT_NAME, b"g/v"))
+        assert isinstance(negotiation.outcome, Ended)
+        assert found == []
+
+    def test_within_it_everything_goes_on_from_the_start(self) -> None:
+        negotiation, found = self.required(STARTTLS)
+        assert found == [OptionReply.ACK]
+        assert negotiation.wants_tls
+        negotiation.tls_started()
+        assert not negotiation.wants_tls
+        again = STARTTLS + option(Option.STARTTLS, b"x")
+        negotiation.receive(again + option(Option.GO, asking("g/v")))
+        found = [kind for _, kind, _ in answers(negotiation.take_output())]
+        assert found[:2] == [OptionReply.ERR_INVALID] * 2
+        assert negotiation.outcome == Agreed("g/v", WireForm.SIMPLE)
+
+    def test_the_count_of_options_goes_on(self) -> None:
+        negotiation, _ = self.required(*[option(99)] * (OPTIONS_MAX - 1), STARTTLS)
+        negotiation.tls_started()
+        negotiation.receive(option(99))
+        assert isinstance(negotiation.outcome, Ended)
+
+    def test_plain_text_behind_it_ends_the_connection(self) -> None:
+        negotiation, found = self.required(STARTTLS + b"I")
+        assert isinstance(negotiation.outcome, Ended)
+        assert found == []
+        assert not negotiation.wants_tls
+
+    def test_plain_text_after_the_ack_ends_the_connection(self) -> None:
+        negotiation, _ = self.required(STARTTLS, option(Option.LIST))
+        assert isinstance(negotiation.outcome, Ended)
+        assert negotiation.take_output() == b""
+
+
+class TestShutdown:
+    def test_options_are_refused_but_for_a_goodbye(self) -> None:
+        negotiation, _ = shake(STRUCTURED)
+        negotiation.shut_down()
+        negotiation.receive(option(Option.GO, asking("g/v")) + option(99) + STARTTLS)
+        found = [kind for _, kind, _ in answers(negotiation.take_output())]
+        assert found == [OptionReply.ERR_SHUTDOWN] * 3
+        negotiation.receive(option(Option.ABORT))
+        assert negotiation.take_output() == reply(Option.ABORT, OptionReply.ACK)
+
+    def test_the_old_way_has_no_words_for_it(self) -> None:
+        negotiation, _ = shake(b"")
+        negotiation.shut_down()
+        negotiation.receive(option(Option.EXPORT_NAME, b"g/v"))
+        assert isinstance(negotiation.outcome, Ended)
+        assert negotiation.take_output() == b""
