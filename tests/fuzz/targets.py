@@ -16,13 +16,20 @@ from common.nbd.negotiation import Agreed, Negotiation, TlsMode
 from common.replication.frame import PAYLOAD_BYTES_MAX, FrameParser, encode_frame
 from common.replication.messages import decode, encode_meta
 from tests.support import nbd_wire as wire
-from tests.support.nbd_parsers import SIZE, WIRE_FORMS, OneExport, Taken
+from tests.support.nbd_parsers import (
+    CONTEXTS,
+    SIZE,
+    WIRE_FORMS,
+    OneExport,
+    Taken,
+)
 from tests.support.nbd_reference import Bounds, answer, understood
 from tests.support.nbd_wire import Form
 
 Target = Callable[[bytes], None]
 
 FORMS = list(Form)
+CONTEXT_IDS = {name: number for number, name in CONTEXTS}
 LIMITS = [
     NbdLimits(),
     NbdLimits(requests_in_flight_max=2, receive_buffers_max=1),
@@ -122,7 +129,7 @@ def requests(data: bytes) -> None:
         SIZE,
         limits.payload_bytes_max,
         limits.payload_bytes_drained_max,
-        () if form is Form.SIMPLE else (1,),
+        () if form is Form.SIMPLE else tuple(CONTEXT_IDS.values()),
     )
     expected = understood(form, data[2:], bounds)
     assert [_plain(request) for request in taken.requests] == expected.requests
@@ -138,8 +145,8 @@ def _plain(request: tuple[object, ...]) -> tuple[object, ...]:
         request
     )
     assert not fast, "not offered"
-    assert asked in {(), ("base:allocation",)}
-    ids = (1,) if asked else ()
+    assert isinstance(asked, tuple)
+    ids = tuple(CONTEXT_IDS[name] for name in asked)
     if isinstance(cookie, tuple):
         # The server keeps other things along with it.
         cookie = cookie[0]

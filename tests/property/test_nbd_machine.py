@@ -438,6 +438,8 @@ class NbdMachine(RuleBasedStateMachine):
         assert self.volume.opened_count == len(self.by_number)
         assert self.exports.all_released()
         assert self.server.connection_count == 0
+        assert self.server.budget.pool_held_bytes == 0
+        assert self.server.budget.waiting_count == 0
         self.holds_what_the_model_holds()
         assert self.volume.durable_changes == self.fuas
 

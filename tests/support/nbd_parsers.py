@@ -18,6 +18,8 @@ from tests.support import nbd_wire as wire
 from tests.support.nbd_wire import Form
 
 SIZE = 4 << 20
+CONTEXTS = ((1, "base:allocation"), (2, "x-farshore-test:other"))
+"""The ids and names of those that were agreed on."""
 WIRE_FORMS = {
     Form.SIMPLE: WireForm.SIMPLE,
     Form.STRUCTURED: WireForm.STRUCTURED,
@@ -49,8 +51,8 @@ def request_stream(
     answer: Callable[[bytes], None],
     completed: Complete,
 ) -> RequestStream:
-    """Return the parser of a connection that agreed on `form` and on a context."""
-    contexts = () if form is Form.SIMPLE else ((1, "base:allocation"),)
+    """Return the parser of a connection that agreed on `form` and on contexts."""
+    contexts = () if form is Form.SIMPLE else CONTEXTS
     rules = Rules(
         size_bytes=SIZE,
         read_only=False,

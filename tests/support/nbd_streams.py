@@ -103,6 +103,8 @@ STATUS_PAYLOADS = [
     wire.status_payload(100, 1),
     wire.status_payload(100),
     wire.status_payload(100, 1, 1),
+    wire.status_payload(100, 2, 1),
+    wire.status_payload(100, 2),
     wire.status_payload(100, 77),
     wire.status_payload(2**64 - 1, 1),
     wire.status_payload(0, 1),

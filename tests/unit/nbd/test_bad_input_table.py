@@ -826,6 +826,40 @@ class TestPayloads:
                 assert (reply.error, reply.extents) == (0, {1: [(8192, 3)]})
             await peer.is_in_step()
 
+    async def test_of_two_contexts_each_may_be_chosen_once(
+        self, tmp_path: Path
+    ) -> None:
+        contexts = ("base:allocation", "x-farshore-test:other")
+        volume = MemoryVolume(SIZE)
+        volume.contexts = contexts
+        async with transmitting(tmp_path, Form.EXTENDED, *contexts, volume=volume) as (
+            peer,
+            _,
+        ):
+            one, other = peer.context_ids.values()
+            for ids in [(one, one), (other, other), (one, other, one), (one, 77)]:
+                payload = wire.status_payload(8, *ids)
+                error = await peer.error(
+                    wire.STATUS,
+                    0,
+                    len(payload),
+                    flags=wire.PAYLOAD_LEN,
+                    payload=payload,
+                )
+                assert error == wire.EINVAL, ids
+            assert submitted(volume) == []
+            for ids in [(one,), (other,), (one, other), (other, one)]:
+                payload = wire.status_payload(8, *ids)
+                cookie = peer.ask(
+                    wire.STATUS,
+                    0,
+                    len(payload),
+                    flags=wire.PAYLOAD_LEN,
+                    payload=payload,
+                )
+                assert set((await peer.reply(cookie)).extents) == set(ids)
+            await peer.is_in_step()
+
 
 CONTEXTS: dict[Form, tuple[str, ...]] = {
     Form.SIMPLE: (),

@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -20,7 +21,9 @@ from hypothesis.stateful import (
 )
 
 from common.nbd.budget import OWN_BYTES_MAX, BudgetShare, MemoryBudget, Pool, Ticket
-from tests.support.nbd_server import PATIENCE_SECONDS, until
+from common.nbd.server import NbdLimits
+from tests.support.memory_volume import MemoryVolume
+from tests.support.nbd_server import PATIENCE_SECONDS, serving, until
 
 KIB = 1 << 10
 MIB = 1 << 20
@@ -385,3 +388,110 @@ class TestThreads:
         assert max(worst) <= MIB - 12 * budget.own_bytes_max
         assert max(worst) > MIB // 2
         assert budget.pool_held_bytes == budget.waiting_count == 0
+
+
+class TestConnections:
+    """A real server, whose budget is smaller than what its clients ask for."""
+
+    SIZE = 2 * MIB
+    LIMITS = NbdLimits(daemon_bytes_in_flight_max=MIB, connections_max=4)
+
+    async def test_one_that_asks_for_much_waits_and_one_for_little_does_not(
+        self, tmp_path: Path
+    ) -> None:
+        volume = MemoryVolume(self.SIZE, held=True)
+        volume.content[:] = b"x" * self.SIZE
+        async with serving(tmp_path, {"g/v": volume}, self.LIMITS) as served:
+            budget = served.server.budget
+            hog, other = await served.client(), await served.client()
+            first = hog.read(0, 700 * KIB)
+            await until(lambda: len(volume.waiting) == 1)
+            second = other.read(0, 600 * KIB)
+            await until(lambda: budget.waiting_count == 1)
+            small = await served.client()
+            third = small.read(5, 4 * KIB)
+            await until(lambda: len(volume.waiting) == 2)
+            volume.step(last=True)
+            assert await third == b"x" * (4 * KIB)
+            assert [request.length for request, _ in volume.waiting] == [700 * KIB]
+            volume.step()
+            assert len(await first) == 700 * KIB
+            await until(lambda: len(volume.waiting) == 1)
+            volume.step()
+            assert len(await second) == 600 * KIB
+            await until(lambda: budget.pool_held_bytes == 0)
+            for client in (hog, other, small):
+                await client.disconnect()
+
+    async def test_a_long_write_waits_before_its_payload_is_given_memory(
+        self, tmp_path: Path
+    ) -> None:
+        volume = MemoryVolume(4 * MIB, held=True)
+        async with serving(tmp_path, {"g/v": volume}, self.LIMITS) as served:
+            budget = served.server.budget
+            hog, other = await served.client(), await served.client()
+            first = hog.read(0, 700 * KIB)
+            await until(lambda: len(volume.waiting) == 1)
+            write = other.write(0, b"y" * (2 * MIB))
+            await until(lambda: budget.waiting_count == 1)
+            held_before = budget.pool_held_bytes
+            assert held_before == 700 * KIB
+            volume.step()
+            await first
+            # Longer than all there is: alone, once nothing else is out.
+            await until(lambda: len(volume.waiting) == 1)
+            assert budget.pool_held_bytes == 2 * MIB
+            volume.step()
+            await write
+            assert volume.content[: 2 * MIB] == b"y" * (2 * MIB)
+            await until(lambda: budget.pool_held_bytes == 0)
+            await hog.disconnect()
+            await other.disconnect()
+
+    @pytest.mark.parametrize("is_waiting", [False, True])
+    async def test_one_that_dies_gives_all_back(
+        self, tmp_path: Path, is_waiting: bool
+    ) -> None:
+        volume, other = (MemoryVolume(self.SIZE, held=True) for _ in range(2))
+        volumes = {"g/v": volume, "g/w": other}
+        async with serving(tmp_path, volumes, self.LIMITS) as served:
+            budget = served.server.budget
+            hog, dying = await served.client(), await served.client("g/w")
+            first = hog.read(0, (700 if is_waiting else 4) * KIB)
+            await until(lambda: len(volume.waiting) == 1)
+            dying.read(0, 600 * KIB)
+            await until(
+                lambda: budget.waiting_count + len(other.waiting) == 1,
+            )
+            assert budget.waiting_count == is_waiting
+            dying.abort()
+            await dying.closed
+            volume.step()
+            await first
+            # A socket that is left unread does not tell that its client is gone.
+            while not other.released_count:
+                other.step(len(other.waiting))
+                await asyncio.sleep(0)
+            await until(lambda: budget.pool_held_bytes == 0)
+            assert budget.waiting_count == 0
+            await hog.disconnect()
+
+    async def test_replies_that_nobody_reads_stay_counted_until_they_are(
+        self, tmp_path: Path
+    ) -> None:
+        async with serving(
+            tmp_path, {"g/v": MemoryVolume(self.SIZE)}, self.LIMITS
+        ) as served:
+            budget = served.server.budget
+            reader = await served.client()
+            assert reader._transport is not None
+            reader._transport.pause_reading()
+            first = reader.read(0, 600 * KIB)
+            await until(lambda: budget.pool_held_bytes == 600 * KIB)
+            second = reader.read(0, 500 * KIB)
+            await until(lambda: budget.waiting_count == 1)
+            assert budget.pool_held_bytes == 600 * KIB
+            reader._transport.resume_reading()
+            await asyncio.gather(first, second)
+            await until(lambda: budget.pool_held_bytes == 0)
+            await reader.disconnect()
