@@ -1,9 +1,17 @@
-"""Where NBD clients may connect: addresses and the sockets bound to them."""
+"""Where NBD clients may connect: addresses and the sockets bound to them.
+
+- "unix:/path" is a socket file, made and removed by us.
+- "tcp:host:port" is plain text: this machine only, unless `Listening` says else.
+- "tls:host:port" is TCP where every client must start TLS.
+- "systemd:name" and "systemd+tls:name" are sockets that systemd listens on and
+  hands over, with that FileDescriptorName (systemd.socket(5), sd_listen_fds(3)).
+"""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import ipaddress
 import os
 import socket
 import stat
@@ -12,6 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from common.errors import ConfigError, DeviceBusyError
+from common.nbd.systemd_sockets import take_systemd_socket
 
 UNIX_SOCKET_MODE: Final = 0o660
 """Owner and group: who may connect to a Unix socket may write the volumes."""
@@ -35,51 +44,111 @@ class UnixAddress:
 class TcpAddress:
     host: str
     port: int
+    is_tls: bool = False
 
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"tcp:{host}:{self.port}"
+        return f"{'tls' if self.is_tls else 'tcp'}:{host}:{self.port}"
 
 
-Address = UnixAddress | TcpAddress
+@dataclass(frozen=True, slots=True)
+class SystemdAddress:
+    """A listening socket that was there when the daemon started."""
+
+    name: str
+    is_tls: bool = False
+
+    def __str__(self) -> str:
+        return f"systemd{'+tls' if self.is_tls else ''}:{self.name}"
+
+
+Address = UnixAddress | TcpAddress | SystemdAddress
+
+
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """What holds for all addresses."""
+
+    unix_mode: int = UNIX_SOCKET_MODE
+    unix_uid: int = -1
+    unix_gid: int = -1
+    """Owner and group of socket files; -1 leaves the daemon's own."""
+    allow_plaintext: bool = False
+    """TCP without TLS beyond this machine."""
+    has_tls: bool = False
+
+
+def demands_tls(address: Address) -> bool:
+    return not isinstance(address, UnixAddress) and address.is_tls
 
 
 def parse_address(text: str) -> Address:
-    """Read "unix:/path" or "tcp:host:port"; an IPv6 host stands in brackets."""
+    """Read an address; an IPv6 host stands in brackets."""
     kind, _, rest = text.partition(":")
     if kind == "unix" and rest.startswith("/"):
         return UnixAddress(rest)
-    if kind == "tcp":
+    if kind in {"systemd", "systemd+tls"} and rest:
+        return SystemdAddress(rest, kind == "systemd+tls")
+    if kind in {"tcp", "tls"}:
         host, _, port = rest.rpartition(":")
         host = host.removeprefix("[").removesuffix("]")
         if host and port.isascii() and port.isdigit() and int(port) <= 0xFFFF:
-            return TcpAddress(host, int(port))
-    raise ConfigError(f'listen address "{text}": write "unix:/path" or "tcp:host:port"')
+            return TcpAddress(host, int(port), kind == "tls")
+    raise ConfigError(
+        f'listen address "{text}": write "unix:/path", "tcp:host:port", '
+        '"tls:host:port", "systemd:name" or "systemd+tls:name"'
+    )
 
 
-def bind(address: Address, backlog_connections: int) -> list[socket.socket]:
+def bind(
+    address: Address, backlog_connections: int, listening: Listening
+) -> list[socket.socket]:
     """Return listening sockets; a host name can mean several.
 
     `DeviceBusyError` if somebody else serves there, `ConfigError` if the address
-    can not be bound.
+    can not be bound or would let plain text leave this machine unasked.
     """
+    if demands_tls(address) and not listening.has_tls:
+        raise ConfigError(f"cannot listen on {address}: give [nbd.tls] its files")
     try:
-        if isinstance(address, UnixAddress):
-            return [_bind_unix(address.path, backlog_connections)]
-        return _bind_tcp(address, backlog_connections)
+        match address:
+            case UnixAddress(path):
+                return [_bind_unix(path, backlog_connections, listening)]
+            case SystemdAddress(name):
+                sockets = [take_systemd_socket(name)]
+            case TcpAddress():
+                sockets = _bind_tcp(address, backlog_connections)
     except OSError as error:
         message = f"cannot listen on {address}: {error.strerror or error}"
         if error.errno == errno.EADDRINUSE:
             raise DeviceBusyError(f"{message}; is another daemon running?") from None
         raise ConfigError(f"{message}; mend the listen address") from None
+    if not (address.is_tls or listening.allow_plaintext):
+        _refuse_plaintext(address, sockets)
+    return sockets
 
 
-def bound_address(bound: socket.socket) -> str:
+def bound_address(bound: socket.socket, address: Address) -> str:
     """Return the address a socket is bound to, as `parse_address` reads it."""
     name = bound.getsockname()
     if bound.family == socket.AF_UNIX:
         return str(UnixAddress(name))
-    return str(TcpAddress(name[0], name[1]))
+    return str(TcpAddress(name[0], name[1], demands_tls(address)))
+
+
+def _refuse_plaintext(address: Address, sockets: list[socket.socket]) -> None:
+    for bound in sockets:
+        if bound.family == socket.AF_UNIX:
+            continue
+        host = bound.getsockname()[0]
+        if not ipaddress.ip_address(host.partition("%")[0]).is_loopback:
+            for each in sockets:
+                each.close()
+            raise ConfigError(
+                f"cannot listen on {address}: TCP without TLS lets anybody in "
+                f"between read and write volumes, and {host} is not this machine "
+                "alone: use tls:, or write allow_plaintext_nbd = true under [nbd]"
+            )
 
 
 def remove_socket_file(path: str, identity: tuple[int, int]) -> None:
@@ -113,15 +182,19 @@ def prepare_tcp(connection: socket.socket) -> None:
             connection.setsockopt(level, option, value)
 
 
-def _bind_unix(path: str, backlog_connections: int) -> socket.socket:
+def _bind_unix(
+    path: str, backlog_connections: int, listening: Listening
+) -> socket.socket:
     _clear_stale(path)
     bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         # On Linux the file gets the socket's own mode less the umask, so that it
         # is never wider than meant; the process-wide umask stays untouched.
-        os.fchmod(bound.fileno(), UNIX_SOCKET_MODE)
+        os.fchmod(bound.fileno(), listening.unix_mode & 0o600)
         bound.bind(path)
-        Path(path).chmod(UNIX_SOCKET_MODE)
+        # The owner first: the wider mode is meant for the owner and group to be.
+        os.chown(path, listening.unix_uid, listening.unix_gid)
+        Path(path).chmod(listening.unix_mode)
         bound.listen(backlog_connections)
         bound.setblocking(False)
     except BaseException:

@@ -5,15 +5,26 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import struct
 from collections.abc import Sequence
 from typing import Protocol, cast
 
 import structlog
 
+from common.nbd.access import ANYBODY, Access, AccessRule, Caller, access_to
 from common.nbd.addresses import prepare_tcp
 from common.nbd.connections import HandedOver, release_where_it_lives
 from common.nbd.limits import NbdLimits
-from common.nbd.negotiation import Agreed, Ended, ExportFacts, Negotiation, Outcome
+from common.nbd.negotiation import (
+    Agreed,
+    Ended,
+    ExportFacts,
+    Negotiation,
+    Outcome,
+    TlsMode,
+)
+from common.nbd.relay import Relay
+from common.nbd.tls import SHUTDOWN_SECONDS, TlsServer, certificate_names
 from common.ports import HostVolume
 
 _log = structlog.get_logger(__name__)
@@ -35,6 +46,24 @@ class ExportTable(Protocol):
         ...
 
 
+class _ReadOnlyOpening:
+    """A volume for a caller who may only read it.
+
+    Transmission refuses writes by `read_only`; requests go straight to the volume.
+    """
+
+    def __init__(self, volume: HostVolume) -> None:
+        self.loop = volume.loop
+        self.size_bytes = volume.size_bytes
+        self.read_only = True
+        self.description = volume.description
+        self.preferred_block_bytes = volume.preferred_block_bytes
+        self.contexts = volume.contexts
+        self.fast_zero = False
+        self.submit = volume.submit
+        self.release = volume.release
+
+
 class _Opening:
     """The export a handshake talks about, held open from INFO to GO.
 
@@ -42,18 +71,24 @@ class _Opening:
     and transmission serves exactly what was told, whatever commits meanwhile.
     """
 
-    def __init__(self, exports: ExportTable) -> None:
+    def __init__(self, exports: ExportTable, rules: tuple[AccessRule, ...]) -> None:
+        self.caller = ANYBODY
         self._exports = exports
+        self._rules = rules
         self._name = ""
         self._volume: HostVolume | None = None
 
     def names(self) -> Sequence[tuple[str, str]]:
-        return self._exports.names()
+        return [
+            (name, description)
+            for name, description in self._exports.names()
+            if access_to(self._rules, name, self.caller) is not None
+        ]
 
     def facts(self, name: str) -> ExportFacts | None:
         if self._volume is None or name != self._name:
             self.release()
-            self._name, self._volume = name, self._exports.open(name)
+            self._name, self._volume = name, self._open(name)
         volume = self._volume
         if volume is None:
             return None
@@ -78,6 +113,13 @@ class _Opening:
         if volume is not None:
             release_where_it_lives(volume)
 
+    def _open(self, name: str) -> HostVolume | None:
+        access = access_to(self._rules, name, self.caller)
+        volume = None if access is None else self._exports.open(name)
+        if volume is None or access is Access.READ_WRITE or volume.read_only:
+            return volume
+        return _ReadOnlyOpening(volume)
+
 
 class HandshakeOwner(Protocol):
     """Who a handshake reports to, on the same loop."""
@@ -94,30 +136,52 @@ class HandshakeOwner(Protocol):
         """Say why an export takes no further connection, or return None."""
         ...
 
-    def hand_over(self, handed: HandedOver) -> None:
-        """Bring a connection that is through its handshake to its volume."""
+    def hand_over(self, handed: HandedOver, relay: Relay | None) -> None:
+        """Bring a connection that is through its handshake to its volume.
+
+        `relay` carries it there from TLS, which stays on this loop.
+        """
         ...
+
+    def relay_ended(self, relay: Relay) -> None: ...
 
 
 class Handshake(asyncio.Protocol):
     """Negotiates, then hands the connection over to the volume's loop."""
 
     def __init__(
-        self, exports: ExportTable, limits: NbdLimits, owner: HandshakeOwner
+        self,
+        exports: ExportTable,
+        limits: NbdLimits,
+        owner: HandshakeOwner,
+        *,
+        tls: TlsServer | None = None,
+        rules: tuple[AccessRule, ...] = (),
     ) -> None:
-        self._opening = _Opening(exports)
+        """`tls` is demanded if given, and else not to be had."""
+        self._opening = _Opening(exports, rules)
         self._limits = limits
         self._owner = owner
-        self._negotiation = Negotiation(self._opening)
+        self._tls = tls
+        mode = TlsMode.OFF if tls is None else TlsMode.REQUIRED
+        self._negotiation = Negotiation(self._opening, mode)
         self._transport: asyncio.Transport | None = None
         self._deadline: asyncio.TimerHandle | None = None
+        self._starting_tls: asyncio.Task[None] | None = None
+        self._tls_reads = False
+        # Decrypted before we were told that TLS is there: a read or two.
+        self._decrypted_early = b""
+        self._encrypted = False
         self._agreed: Agreed | None = None
         self._peer = ""
+        self._is_over = False
 
     def close(self) -> None:
         """Drop the connection: its client has nothing to lose yet."""
         if self._transport is not None:
             self._transport.abort()
+        if self._starting_tls is not None:
+            self._starting_tls.cancel()
 
     def refuse(self, reason: str) -> None:
         """Drop the connection and leave one line in the log."""
@@ -133,7 +197,9 @@ class Handshake(asyncio.Protocol):
         if transport.is_closing():
             return
         connection = transport.get_extra_info("socket")
-        if connection.family != socket.AF_UNIX:
+        if connection.family == socket.AF_UNIX:
+            self._opening.caller = _unix_caller(connection)
+        else:
             prepare_tcp(connection)
         seconds = self._limits.handshake_seconds
         self._deadline = asyncio.get_running_loop().call_later(
@@ -144,6 +210,9 @@ class Handshake(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._negotiation.outcome is not None:
             return
+        if self._tls_reads and not self._encrypted:
+            self._decrypted_early += data
+            return
         self._negotiation.receive(data)
         outcome = self._negotiation.outcome
         assert self._transport is not None
@@ -152,10 +221,16 @@ class Handshake(asyncio.Protocol):
             if full is not None:
                 self.refuse(full)
                 return
+        if self._negotiation.wants_tls:
+            # Whatever comes after the answer is for TLS, and it alone reads it.
+            self._transport.pause_reading()
         output = self._negotiation.take_output()
         if output:
             self._transport.write(output)
-        if outcome is not None:
+        if self._negotiation.wants_tls:
+            loop = asyncio.get_running_loop()
+            self._starting_tls = loop.create_task(self._start_tls(self._transport))
+        elif outcome is not None:
             self._settle(self._transport, outcome)
 
     def resume_writing(self) -> None:
@@ -165,9 +240,58 @@ class Handshake(asyncio.Protocol):
             asyncio.get_running_loop().call_soon(self._hand_over)
 
     def connection_lost(self, _error: Exception | None) -> None:
+        self._end()
+
+    def _end(self) -> None:
+        """Give up what is held. TLS that fails does not always tell its protocol."""
         self._stop_deadline()
         self._opening.release()
-        self._owner.ended(self)
+        if not self._is_over:
+            self._is_over = True
+            self._owner.ended(self)
+
+    async def _start_tls(self, plain: asyncio.Transport) -> None:
+        assert self._tls is not None
+        assert self._deadline is not None
+        loop = asyncio.get_running_loop()
+        # From here on, with no turn of the loop between, TLS is the only reader.
+        self._tls_reads = True
+        try:
+            encrypted = await loop.start_tls(
+                plain,
+                self,
+                self._tls.context,
+                server_side=True,
+                # The handshake's own deadline ends this earlier.
+                ssl_handshake_timeout=self._limits.handshake_seconds,
+                ssl_shutdown_timeout=SHUTDOWN_SECONDS,
+            )
+        except OSError as error:  # also what ssl raises
+            self._starting_tls = None
+            reason = getattr(error, "reason", None) or error
+            self.refuse(f"TLS failed: {reason}")
+        else:
+            self._starting_tls = None
+            # None where the connection was aborted meanwhile.
+            if encrypted is not None and not plain.is_closing():
+                self._go_on_encrypted(encrypted)
+                return
+        finally:
+            if not self._encrypted:
+                # A transport whose handshake failed keeps what it holds if it is
+                # not aborted.
+                plain.abort()
+                self._end()
+
+    def _go_on_encrypted(self, transport: asyncio.Transport) -> None:
+        self._encrypted = True
+        self._transport = transport
+        certificate = transport.get_extra_info("ssl_object").getpeercert()
+        names = certificate_names(certificate)
+        self._opening.caller = Caller(certificate_names=names)
+        self._negotiation.tls_started()
+        if self._decrypted_early:
+            self.data_received(self._decrypted_early)
 
     def _settle(self, transport: asyncio.Transport, outcome: Outcome) -> None:
         match outcome:
@@ -181,6 +305,9 @@ class Handshake(asyncio.Protocol):
             case Agreed():
                 self._agreed = outcome
                 transport.pause_reading()
+                if self._encrypted:
+                    self._hand_over()
+                    return
                 # What is still unsent lies in this transport. With a limit of
                 # nothing it tells when it is empty; the deadline goes on meanwhile.
                 transport.set_write_buffer_limits(0)
@@ -189,17 +316,23 @@ class Handshake(asyncio.Protocol):
 
     def _hand_over(self) -> None:
         """Let go of the connection, with nothing unsent and nobody reading it."""
-        assert self._transport is not None
-        assert self._agreed is not None
-        agreed, self._agreed = self._agreed, None
-        if self._transport.is_closing():
+        transport, agreed = self._transport, self._agreed
+        assert transport is not None
+        if agreed is None or transport.is_closing():
             return
+        self._agreed = None
         self._stop_deadline()
-        # A second descriptor of the same connection: closing the transport's own
-        # neither shuts the connection down nor loses what has not been read.
-        descriptor = os.dup(self._transport.get_extra_info("socket").fileno())
-        connection = socket.socket(fileno=descriptor)
-        connection.setblocking(False)
+        relay: Relay | None = None
+        if self._encrypted:
+            relay = Relay(transport, self._owner.relay_ended)
+            connection = relay.theirs
+        else:
+            # A second descriptor of the same connection: closing the transport's
+            # own neither shuts it down nor loses what has not been read.
+            descriptor = os.dup(transport.get_extra_info("socket").fileno())
+            connection = socket.socket(fileno=descriptor)
+            connection.setblocking(False)
+            transport.abort()
         handed = HandedOver(
             connection,
             self._opening.take(agreed.export_name),
@@ -207,13 +340,21 @@ class Handshake(asyncio.Protocol):
             self._negotiation.trailing,
             self._peer,
         )
-        self._transport.abort()
-        self._owner.hand_over(handed)
+        self._owner.hand_over(handed, relay)
+        self._end()
 
     def _stop_deadline(self) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
+
+
+def _unix_caller(connection: socket.socket) -> Caller:
+    """Return who the kernel says is at the other end."""
+    size = struct.calcsize("3i")
+    told = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
+    _, uid, gid = struct.unpack("3i", told)
+    return Caller(uid=uid, gid=gid)
 
 
 def _peer(transport: asyncio.Transport) -> str:

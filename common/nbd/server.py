@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 
 import structlog
 
+from common.nbd.access import AccessRule
 from common.nbd.addresses import (
+    Listening,
     UnixAddress,
     bind,
     bound_address,
+    demands_tls,
     file_identity,
     parse_address,
     remove_socket_file,
@@ -24,10 +30,22 @@ from common.nbd.connections import (
 )
 from common.nbd.handshake import ExportTable, Handshake
 from common.nbd.limits import NbdLimits
+from common.nbd.relay import Relay
+from common.nbd.tls import TlsServer
 
-__all__ = ["ExportTable", "NbdLimits", "NbdServer"]
+__all__ = ["ExportTable", "NbdLimits", "NbdSecurity", "NbdServer"]
 
 _log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class NbdSecurity:
+    """Who gets in, and to what. The defaults are those of a config without a word."""
+
+    listening: Listening = field(default_factory=Listening)
+    tls: TlsServer | None = None
+    """For the addresses that demand TLS; they cannot be bound without it."""
+    rules: tuple[AccessRule, ...] = ()
 
 
 class NbdServer:
@@ -39,20 +57,30 @@ class NbdServer:
     keeps nobody waiting but the clients of that device.
     """
 
-    def __init__(self, exports: ExportTable, limits: NbdLimits | None = None) -> None:
+    def __init__(
+        self,
+        exports: ExportTable,
+        limits: NbdLimits | None = None,
+        security: NbdSecurity | None = None,
+    ) -> None:
         self.addresses: list[str] = []
         """Where it listens, with the ports that were really bound."""
         self._exports = exports
         self._limits = limits or NbdLimits()
+        self._security = security or NbdSecurity()
         self.budget = MemoryBudget(
             self._limits.daemon_bytes_in_flight_max, self._limits.connections_max
         )
         """What all connections hold together, on whichever loops they live."""
+        self._budget = MemoryBudget(
+            self._limits.daemon_bytes_in_flight_max, self._limits.connections_max
+        )
         self._servers: list[asyncio.Server] = []
         self._socket_files: list[tuple[str, tuple[int, int]]] = []
         # In the order in which they came.
         self._handshakes: dict[Handshake, None] = {}
         self._handed: set[HandedOver] = set()
+        self._relays: dict[Relay, HandedOver] = {}
         self._hosts: dict[asyncio.AbstractEventLoop, HostConnections] = {}
         self._closing = False
         self._all_closed = asyncio.Event()
@@ -61,10 +89,10 @@ class NbdServer:
     @property
     def connection_count(self) -> int:
         """Connections that are open or whose requests still run."""
-        return len(self._handshakes) + len(self._handed)
+        return len(self._handshakes) + len(self._handed | set(self._relays.values()))
 
     async def listen(self, addresses: Sequence[str]) -> None:
-        """Accept clients on "unix:/path" and "tcp:host:port" (0: any free port).
+        """Accept clients; see `common.nbd.addresses` for what an address may be.
 
         Raises `ConfigError` or `DeviceBusyError`; what was bound before stays
         until `close`.
@@ -72,15 +100,27 @@ class NbdServer:
         self._loop = loop = asyncio.get_running_loop()
         for text in addresses:
             address = parse_address(text)
-            for bound in bind(address, self._limits.backlog_connections):
+            for bound in bind(
+                address, self._limits.backlog_connections, self._security.listening
+            ):
                 if isinstance(address, UnixAddress):
                     identity = file_identity(address.path)
                     self._socket_files.append((address.path, identity))
-                    server = await loop.create_unix_server(self._accept, sock=bound)
+                accept = partial(self._accept, demands_tls=demands_tls(address))
+                if bound.family == socket.AF_UNIX:
+                    server = await loop.create_unix_server(accept, sock=bound)
                 else:
-                    server = await loop.create_server(self._accept, sock=bound)
+                    server = await loop.create_server(accept, sock=bound)
                 self._servers.append(server)
-                self.addresses.append(bound_address(bound))
+                self.addresses.append(bound_address(bound, address))
+
+    def reload(self) -> None:
+        """Read certificates again, for connections to come.
+
+        Raises `ConfigError`, and then everything stays as it was.
+        """
+        if self._security.tls is not None:
+            self._security.tls.reload()
 
     async def close(self, *, grace_seconds: float = 5.0) -> None:
         """Stop reading, let what is in flight end and be answered, close.
@@ -105,6 +145,8 @@ class NbdServer:
             await asyncio.wait_for(self._all_closed.wait(), grace_seconds)
         except TimeoutError:
             self._tell_hosts(HostConnections.abort)
+            for relay in list(self._relays):
+                relay.abort()
         for server in self._servers:
             await server.wait_closed()
         self._servers.clear()
@@ -136,8 +178,17 @@ class NbdServer:
             return f"{count} connections to {export_name!r} are open already"
         return self._full()
 
-    def hand_over(self, handed: HandedOver) -> None:
+    def relay_ended(self, relay: Relay) -> None:
+        self._relays.pop(relay)
+        self._note_closed()
+
+    def hand_over(self, handed: HandedOver, relay: Relay | None) -> None:
+        for other, other_handed in list(self._relays.items()):
+            if other_handed.agreed.export_name == handed.agreed.export_name:
+                other.notice_hangup()
         self._handed.add(handed)
+        if relay is not None:
+            self._relays[relay] = handed
         loop = handed.volume.loop
         hosts = self._hosts.get(loop)
         if hosts is None:
@@ -160,8 +211,12 @@ class NbdServer:
             return f"{count} connections are open already"
         return None
 
-    def _accept(self) -> asyncio.Protocol:
-        return Handshake(self._exports, self._limits, self)
+    def _accept(self, *, demands_tls: bool) -> asyncio.Protocol:
+        tls = self._security.tls if demands_tls else None
+        assert tls is not None or not demands_tls
+        return Handshake(
+            self._exports, self._limits, self, tls=tls, rules=self._security.rules
+        )
 
     # Across loops
 

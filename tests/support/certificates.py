@@ -1,75 +1,76 @@
-"""Certificates for a test's daemons and clients, made afresh each time.
+"""Certificates for tests: a CA, a server, and clients good and bad, as PEM files.
 
-Folders have the file names that libnbd, nbdkit and QEMU look for:
-ca-cert.pem, and client-cert.pem with client-key.pem.
+A client's folder is laid out as libnbd and QEMU want theirs (`tls-certificates=`,
+`tls-creds-x509,dir=`): ca-cert.pem, client-cert.pem, client-key.pem.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import datetime
+import datetime as dt
 from pathlib import Path
 
 import trustme
 
-SERVER_NAMES = ("localhost", "127.0.0.1")
-KEY_MODE = 0o600
-"""Keys that others may read are refused."""
+from common.nbd.tls import TlsFiles, TlsServer
 
 
-@dataclass(frozen=True)
-class KeyPair:
-    """A certificate with its chain, its key, and the authority to be trusted."""
+class Certificates:
+    """Files under one folder; nothing is made before it is asked for."""
 
-    certificate: Path
-    key: Path
-    authority: Path
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._ca = trustme.CA()
 
+    def server_files(
+        self, *, verify_clients: bool = True, expired: bool = False
+    ) -> TlsFiles:
+        folder = self._folder / "server"
+        folder.mkdir(exist_ok=True)
+        self._ca.cert_pem.write_to_path(str(folder / "ca.pem"))
+        issued = self._ca.issue_cert(
+            "localhost", "127.0.0.1", not_after=_past() if expired else None
+        )
+        _write(issued, folder / "cert.pem", folder / "key.pem")
+        return TlsFiles(
+            ca=str(folder / "ca.pem"),
+            cert=str(folder / "cert.pem"),
+            key=str(folder / "key.pem"),
+            verify_clients=verify_clients,
+        )
 
-class Authority:
-    """One that signs; two of them know nothing of each other."""
+    def server(self, *, verify_clients: bool = True) -> TlsServer:
+        return TlsServer(self.server_files(verify_clients=verify_clients))
 
-    def __init__(self, directory: Path) -> None:
-        directory.mkdir(parents=True, exist_ok=True)
-        self._directory = directory
-        self._authority = trustme.CA()
-        self.certificate = directory / "ca-cert.pem"
-        self._authority.cert_pem.write_to_path(str(self.certificate))
+    def client(self, name: str, *, expired: bool = False) -> Path:
+        """Return the folder of a client whom our CA calls `name`."""
+        issued = self._ca.issue_cert(
+            name, common_name=name, not_after=_past() if expired else None
+        )
+        return self._client_folder(name, issued)
 
-    def server(self, *names: str, expired_at: datetime | None = None) -> KeyPair:
-        """Issue a certificate for the host names; those of the loopback by default."""
-        return self._issue("server", names or SERVER_NAMES, None, expired_at)
+    def stranger(self, name: str = "stranger.test") -> Path:
+        """Return the folder of a client with a certificate of another CA."""
+        issued = trustme.CA().issue_cert(name, common_name=name)
+        return self._client_folder(f"other-{name}", issued)
 
-    def client(self, name: str, *, expired_at: datetime | None = None) -> KeyPair:
-        """Issue a certificate whose common and alternative names are `name`.
+    def nameless(self) -> Path:
+        """Return the folder of a client without any certificate."""
+        return self._client_folder("nameless", None)
 
-        The folder of the files is what clients take as their tls-certificates.
-        """
-        return self._issue("client", (name,), name, expired_at)
-
-    def stranger(self) -> Path:
-        """Return a folder with the authority alone: a client without certificate."""
-        return self._folder("stranger")
-
-    def _folder(self, name: str) -> Path:
-        folder = self._directory / name
+    def _client_folder(self, name: str, issued: trustme.LeafCert | None) -> Path:
+        folder = self._folder / name
         folder.mkdir()
-        self._authority.cert_pem.write_to_path(str(folder / "ca-cert.pem"))
+        self._ca.cert_pem.write_to_path(str(folder / "ca-cert.pem"))
+        if issued is not None:
+            _write(issued, folder / "client-cert.pem", folder / "client-key.pem")
         return folder
 
-    def _issue(
-        self,
-        role: str,
-        names: tuple[str, ...],
-        common_name: str | None,
-        expired_at: datetime | None,
-    ) -> KeyPair:
-        folder = self._folder(f"{role}-{names[0]}")
-        issued = self._authority.issue_cert(
-            *names, common_name=common_name, not_after=expired_at
-        )
-        certificate, key = folder / f"{role}-cert.pem", folder / f"{role}-key.pem"
-        certificate.write_bytes(b"".join(p.bytes() for p in issued.cert_chain_pems))
-        key.touch(KEY_MODE)
-        issued.private_key_pem.write_to_path(str(key))
-        return KeyPair(certificate, key, folder / "ca-cert.pem")
+
+def _write(issued: trustme.LeafCert, cert: Path, key: Path) -> None:
+    cert.write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
+    key.write_bytes(issued.private_key_pem.bytes())
+    key.chmod(0o600)
+
+
+def _past() -> dt.datetime:
+    return dt.datetime.now(dt.UTC) - dt.timedelta(days=1)
