@@ -94,7 +94,7 @@ def test_nbdfuse_gives_errors_once_its_connection_is_gone(
         sites.primary.kill()
         asyncio.run(sites.primary.start())
         with (
-            pytest.raises(OSError, match="Input|not connected"),
+            pytest.raises(OSError, match=r"Input|not connected"),
             file.open("rb") as opened,
         ):
             opened.read(512)

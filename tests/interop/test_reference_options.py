@@ -18,6 +18,7 @@ pytestmark = pytest.mark.needs_package("qemu-nbd", "nbdkit")
 
 Exchange = Callable[[RawPeer, Form], object]
 READ_WRITE, READ_WRITE_STRUCTURED = 0x0D6D, 0x0DED
+READ_WRITE_EXTENDED = 0x1DED
 
 
 def options(*sent: tuple[int, bytes], flags: bytes = wire.CLIENT_FLAGS) -> Exchange:
@@ -81,6 +82,8 @@ def go_bytes(data: bytes) -> Exchange:
 
 
 STRUCTURED = (wire.STRUCTURED_REPLY, b"")
+EXTENDED = (wire.EXTENDED_HEADERS, b"")
+ERR_EXT_HEADER_REQD = 0x8000000A
 BASE = (wire.SET_META, wire.queries(EXPORT, "base:allocation"))
 LONG_NAME = "n" * 4096
 LONGER_NAME = "n" * 4097
@@ -88,6 +91,9 @@ LONGER_NAME = "n" * 4097
 OLD_NBDKIT = {"nbdkit": NOT_ASKED}
 """Debian 12's tells no block sizes and takes a repeated STRUCTURED_REPLY; later
 ones do as farshore does."""
+
+NEITHER = {"qemu-nbd": NOT_ASKED, "nbdkit": NOT_ASKED}
+"""Extended headers came with QEMU 8.2, which answers as farshore does."""
 
 HANDSHAKES = [
     Row("abort", options((wire.ABORT, b"")), [wire.ACK]),
@@ -164,6 +170,19 @@ HANDSHAKES = [
     Row("flags", flags_after(), READ_WRITE),
     Row("flags, structured", flags_after(STRUCTURED), READ_WRITE_STRUCTURED),
     Row("flags with contexts", flags_after(STRUCTURED, BASE), READ_WRITE_STRUCTURED),
+    Row("flags, extended", flags_after(EXTENDED, BASE), READ_WRITE_EXTENDED, NEITHER),
+    Row(
+        "structured after extended",
+        options(EXTENDED, STRUCTURED),
+        [wire.ACK, ERR_EXT_HEADER_REQD],
+        NEITHER,
+    ),
+    Row(
+        "extended after structured, and again",
+        options(STRUCTURED, EXTENDED, EXTENDED),
+        [wire.ACK, wire.ACK, wire.ERR_INVALID],
+        NEITHER,
+    ),
     Row(
         "all contexts",
         contexts(wire.LIST_META),
