@@ -29,7 +29,7 @@ pytestmark = [pytest.mark.needs_root, pytest.mark.needs_package("fusermount3", "
 
 MIB = 1 << 20
 SIZE_BYTES = 4 * MIB
-BIG_BYTES = 40 * MIB
+BIG_BYTES = 28 * MIB
 """More than is on its way to a remote that has stopped reading."""
 
 BLOCK_BYTES = 4096
@@ -152,6 +152,7 @@ async def test_the_host_is_told_the_error_and_may_go_on(sites: Sites) -> None:
     ]
     for number, expected in ERRORS.items():
         for operation, ask in asks:
+            await client.write(0, NEW)  # a hole would be read without the device
             rule = sites.fail(operation, number)
             told = await refusal(ask(client))
             assert told == expected, (operation, errno.errorcode[number])
@@ -175,6 +176,7 @@ async def test_one_bad_block_fails_its_request_and_no_other(sites: Sites) -> Non
 
     client = await sites.client("g/bad")
     for _ in range(8):
+        await client.write(0, NEW * 16)
         sites.disk.rules.append(bad_block)
         writes = [client.write(n * BLOCK_BYTES, NEW) for n in range(16)]
         ended = await asyncio.gather(*writes, return_exceptions=True)

@@ -22,13 +22,21 @@ class Probe:
         self.name = name
         self.seconds: list[float] = []
         self._once = once
+        self._stopping = False
 
     async def run(self) -> None:
-        while True:
+        """Go on until `stop`; the round trip under way then is made to its end."""
+        while not self._stopping:
             began = time.monotonic()
             await self._once()
             self.seconds.append(time.monotonic() - began)
             await asyncio.sleep(PAUSE_SECONDS)
+
+    def start(self) -> None:
+        self._stopping = False
+
+    def stop(self) -> None:
+        self._stopping = True
 
     def longer_than(self, seconds: float) -> list[float]:
         return [each for each in self.seconds if each >= seconds]
@@ -44,23 +52,18 @@ class Probe:
 
 @contextlib.asynccontextmanager
 async def probing(*probes: Probe) -> AsyncIterator[None]:
-    """Run the probes for the length of the block; their failures are raised.
+    """Run the probes for the length of the block; their failures end it.
 
-    What they found is printed, which pytest shows where a test failed.
+    What they found is printed, which pytest shows where a test failed. A round trip
+    that is under way at the end counts: it may be the longest of all.
     """
-    tasks = [asyncio.create_task(probe.run(), name=probe.name) for probe in probes]
-    try:
-        yield
-        # A round trip that is under way counts: it may be the longest of all.
-        counts = [len(probe.seconds) for probe in probes]
-        for probe, count, task in zip(probes, counts, tasks, strict=True):
-            while len(probe.seconds) == count and not task.done():
-                await asyncio.sleep(PAUSE_SECONDS)
-    finally:
-        for task in tasks:
-            task.cancel()
-        ended = await asyncio.gather(*tasks, return_exceptions=True)
-        print(*probes, sep="\n")
-    for end in ended:
-        if isinstance(end, Exception):
-            raise end
+    async with asyncio.TaskGroup() as tasks:
+        for probe in probes:
+            probe.start()
+            tasks.create_task(probe.run(), name=probe.name)
+        try:
+            yield
+        finally:
+            for probe in probes:
+                probe.stop()
+    print(*probes, sep="\n")
