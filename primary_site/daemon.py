@@ -103,7 +103,8 @@ class PrimaryDaemon:
     async def _serve_hosts(self, stop: asyncio.Event) -> None:
         """Serve; on the way out hosts go first, so that nothing writes any more."""
         exports = PrimaryExports({n: g.volumes for n, g in self._groups.items()})
-        nbd = NbdServer(exports, self._config.nbd.limits.nbd_limits())
+        hosts = self._config.nbd
+        nbd = NbdServer(exports, hosts.limits.nbd_limits(), hosts.security())
         control = ControlServer(self._config.site.control_socket, self._control)
         replicating = [
             asyncio.create_task(group.replicate(), name=f"replicate {name}")

@@ -72,7 +72,9 @@ class RemoteDaemon:
         """Serve; on the way out senders go first, then hosts, then operators."""
         listener = ReplicationListener(self._groups, self._clock)
         nbd = NbdServer(
-            RecoveryExports(self._groups), self._config.nbd.limits.nbd_limits()
+            RecoveryExports(self._groups),
+            self._config.nbd.limits.nbd_limits(),
+            self._config.nbd.security(),
         )
         control = ControlServer(self._config.site.control_socket, self._control)
         try:

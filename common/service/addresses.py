@@ -1,19 +1,23 @@
 """Socket addresses as a config file writes them.
 
-"unix:PATH" and "tcp:HOST:PORT" where a daemon listens, "HOST:PORT" where it
-connects to; an IPv6 host stands in brackets.
+"unix:PATH", "tcp:HOST:PORT", "tls:HOST:PORT", "systemd:NAME" and "systemd+tls:NAME"
+where a daemon listens, "HOST:PORT" where it connects to; an IPv6 host stands in
+brackets.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 UNIX_PATH_BYTES_MAX = 107
 """What `sun_path` of unix(7) holds before its closing zero byte."""
 
 HOST_CHARACTERS_MAX = 253
 """A longer name cannot be resolved (RFC 1035, 2.3.4)."""
+
+_DESCRIPTOR_NAME = re.compile(r"[!-9;-~]{1,255}")
+"""systemd.socket(5), FileDescriptorName=: no space, no control character, no colon."""
 
 _HOST_PORT = re.compile(r"(?:\[([0-9A-Fa-f:.%]+)\]|([A-Za-z0-9._-]+)):([0-9]{1,5})")
 
@@ -34,6 +38,8 @@ class TcpAddress:
 
     host: str
     port: int
+    is_tls: bool = False
+    """Where a daemon listens: whether every client must start TLS."""
 
     @property
     def host_and_port(self) -> str:
@@ -41,21 +47,35 @@ class TcpAddress:
         return f"{host}:{self.port}"
 
     def __str__(self) -> str:
-        return f"tcp:{self.host_and_port}"
+        return f"{'tls' if self.is_tls else 'tcp'}:{self.host_and_port}"
 
 
-Address = UnixAddress | TcpAddress
+@dataclass(frozen=True, slots=True)
+class SystemdAddress:
+    """A socket that systemd hands over under this FileDescriptorName."""
+
+    name: str
+    is_tls: bool = False
+
+    def __str__(self) -> str:
+        return f"systemd{'+tls' if self.is_tls else ''}:{self.name}"
+
+
+Address = UnixAddress | TcpAddress | SystemdAddress
 
 
 def parse_listen_address(value: object) -> Address:
-    """Read "unix:PATH" or "tcp:HOST:PORT"; raise ValueError with the form."""
+    """Read where a daemon listens; raise ValueError with the form."""
     remedy = 'write "unix:/run/farshore/nbd.sock" or "tcp:127.0.0.1:10809"'
     if isinstance(value, str):
         scheme, _, rest = value.partition(":")
         if scheme == "unix" and rest:
             return UnixAddress(rest)
-        if scheme == "tcp":
-            return _host_and_port(rest, value, remedy, port_min=0)
+        if scheme in {"tcp", "tls"}:
+            found = _host_and_port(rest, value, remedy, port_min=0)
+            return replace(found, is_tls=scheme == "tls")
+        if scheme in {"systemd", "systemd+tls"} and _DESCRIPTOR_NAME.fullmatch(rest):
+            return SystemdAddress(rest, scheme == "systemd+tls")
     raise ValueError(f"{value!r} is not an address: {remedy}")
 
 

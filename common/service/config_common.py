@@ -17,17 +17,15 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
-    Field,
     PlainSerializer,
     PlainValidator,
-    StrictInt,
     ValidationInfo,
     WithJsonSchema,
 )
 
-from common.nbd.limits import NbdLimits
 from common.service.addresses import (
     Address,
+    SystemdAddress,
     TcpAddress,
     UnixAddress,
     check_unix_path,
@@ -35,7 +33,6 @@ from common.service.addresses import (
     parse_remote_address,
     parse_tcp_listen_address,
 )
-from common.service.units import Bytes, Seconds, count_bounds, size_bounds, time_bounds
 
 NAME_FORM = r"[A-Za-z0-9._-]{1,64}"
 _NAME = re.compile(NAME_FORM)
@@ -114,13 +111,12 @@ Path = Annotated[
 ]
 SocketPath = Annotated[Path, AfterValidator(check_unix_path)]
 _as_text = PlainSerializer(str, return_type=str)
+LISTEN_FORM = r"^(unix:.+|(tcp|tls):.+:[0-9]+|systemd(\+tls)?:.+)$"
 ListenAddress = Annotated[
-    UnixAddress | TcpAddress,
+    UnixAddress | TcpAddress | SystemdAddress,
     PlainValidator(_resolve_listen),
     _as_text,
-    WithJsonSchema(
-        {"type": "string", "x-kind": "address", "pattern": "^(unix:.+|tcp:.+:[0-9]+)$"}
-    ),
+    WithJsonSchema({"type": "string", "x-kind": "address", "pattern": LISTEN_FORM}),
 ]
 TcpListenAddress = Annotated[
     TcpAddress,
@@ -136,54 +132,6 @@ RemoteAddress = Annotated[
     PlainSerializer(lambda address: address.host_and_port, return_type=str),
     json_text("address", "^.+:[0-9]+$"),
 ]
-
-
-class NbdLimitsTable(Table):
-    """What one NBD client, and all of them, may use up."""
-
-    handshake_timeout_seconds: Annotated[Seconds, time_bounds("100ms", "10m")] = Field(
-        default=written("10s"),
-        alias="handshake_timeout",
-        description="Time for a client to negotiate; afterwards it may idle for ever.",
-    )
-    connections_max: Annotated[StrictInt, count_bounds(1, 10000)] = Field(
-        default=100, description="Open connections; more are closed at once."
-    )
-    requests_in_flight_max: Annotated[StrictInt, count_bounds(1, 1024)] = Field(
-        default=128,
-        description="Requests that one connection may have unanswered.",
-    )
-    bytes_in_flight_max: Annotated[Bytes, size_bounds("1MiB", "4GiB")] = Field(
-        default=written("64MiB"),
-        description="Bytes of READs and WRITEs in flight on one connection.",
-    )
-
-    def nbd_limits(self) -> NbdLimits:
-        """Return what the NBD server takes; the rest keeps its defaults."""
-        return NbdLimits(
-            handshake_seconds=self.handshake_timeout_seconds,
-            connections_max=self.connections_max,
-            requests_in_flight_max=self.requests_in_flight_max,
-            bytes_in_flight_max=self.bytes_in_flight_max,
-        )
-
-
-class NbdTable(Table):
-    """Where hosts attach, and what they may use up."""
-
-    listen: Annotated[tuple[ListenAddress, ...], Field(max_length=ADDRESSES_MAX)] = (
-        Field(
-            default=(),
-            description=(
-                'Addresses at which volumes are served: "unix:PATH" or '
-                '"tcp:HOST:PORT" (hosts are not authenticated: keep it private). '
-                "None: nothing is served."
-            ),
-        )
-    )
-    limits: NbdLimitsTable = Field(
-        default_factory=NbdLimitsTable, description="What NBD clients may use up."
-    )
 
 
 class Named(Protocol):

@@ -22,7 +22,6 @@ from common.service.config_common import (
     PLAINTEXT_DESCRIPTION,
     VOLUMES_MAX,
     Name,
-    NbdTable,
     Path,
     RemoteAddress,
     SocketPath,
@@ -34,6 +33,7 @@ from common.service.config_common import (
     require_plaintext,
     written,
 )
+from common.service.config_nbd import NbdTable
 from common.service.schedule import parse_schedule
 from common.service.units import (
     MIB,

@@ -31,6 +31,7 @@ Kinds of values:
 - *name*: 1 to 64 letters, digits, dots, underscores and hyphens.
 - *path*: a string; a relative path starts at the config file's folder.
 - *address*: as its description says; an IPv6 host stands in brackets.
+- *text*: a string.
 - *schedule*: five cron fields, minute to day of week, in UTC.
 """
 
@@ -105,7 +106,11 @@ def _kind(value: dict[str, Any]) -> str:
     if value.get("type") == "array":
         low, high = value.get("minItems", 0), value["maxItems"]
         return f"list of {low} to {high}: {_kind(value['items'])}"
-    names = {"integer": "whole number", "boolean": "`true` or `false`"}
+    names = {
+        "integer": "whole number",
+        "boolean": "`true` or `false`",
+        "string": "text",
+    }
     kind: str = value.get("x-kind") or names[value["type"]]
     if "minimum" in value:
         kind += f", {value['minimum']} to {value['maximum']}"

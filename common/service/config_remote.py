@@ -13,7 +13,6 @@ from common.service.config_common import (
     PLAINTEXT_DESCRIPTION,
     VOLUMES_MAX,
     Name,
-    NbdTable,
     Path,
     SocketPath,
     Table,
@@ -23,6 +22,7 @@ from common.service.config_common import (
     check_other_site,
     require_plaintext,
 )
+from common.service.config_nbd import NbdTable
 
 
 class RemoteSite(Table):

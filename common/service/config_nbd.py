@@ -1,0 +1,289 @@
+"""The NBD tables of both sites' configs, and what the server makes of them."""
+
+from __future__ import annotations
+
+import grp
+import ipaddress
+import pwd
+import re
+from collections.abc import Callable
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, Field, StrictInt, StrictStr, model_validator
+
+from common.errors import ConfigError
+from common.nbd.access import Access, AccessRule
+from common.nbd.addresses import Listening
+from common.nbd.limits import NbdLimits
+from common.nbd.server import NbdSecurity
+from common.nbd.tls import TlsFiles, TlsServer
+from common.service.addresses import TcpAddress, UnixAddress
+from common.service.config_common import (
+    ADDRESSES_MAX,
+    ListenAddress,
+    Path,
+    Table,
+    written,
+)
+from common.service.units import Bytes, Seconds, count_bounds, size_bounds, time_bounds
+
+RULES_MAX = 256
+NAMES_MAX = 256
+"""In one list of a rule; each is compared when an export is opened or listed."""
+
+
+class NbdLimitsTable(Table):
+    """What one NBD client, and all of them, may use up."""
+
+    handshake_timeout_seconds: Annotated[Seconds, time_bounds("100ms", "10m")] = Field(
+        default=written("10s"),
+        alias="handshake_timeout",
+        description=(
+            "Time for a client to negotiate, TLS included; afterwards it may idle "
+            "for ever."
+        ),
+    )
+    handshakes_max: Annotated[StrictInt, count_bounds(1, 10000)] = Field(
+        default=200,
+        description=(
+            "Connections that negotiate; beyond, the oldest makes room for the newest."
+        ),
+    )
+    connections_max: Annotated[StrictInt, count_bounds(1, 10000)] = Field(
+        default=100,
+        description="Connections that have negotiated; more are closed at once.",
+    )
+    connections_per_export_max: Annotated[StrictInt, count_bounds(1, 10000)] = Field(
+        default=50, description="The same for each export."
+    )
+    requests_in_flight_max: Annotated[StrictInt, count_bounds(1, 1024)] = Field(
+        default=128,
+        description="Requests that one connection may have unanswered.",
+    )
+    bytes_in_flight_max: Annotated[Bytes, size_bounds("1MiB", "4GiB")] = Field(
+        default=written("64MiB"),
+        description="Bytes of READs and WRITEs in flight on one connection.",
+    )
+    daemon_bytes_in_flight_max: Annotated[Bytes, size_bounds("64MiB", "1TiB")] = Field(
+        default=written("512MiB"),
+        description="The same over all connections of the daemon.",
+    )
+    progress_timeout_seconds: Annotated[Seconds, time_bounds("1s", "1h")] = Field(
+        default=written("60s"),
+        alias="progress_timeout",
+        description="A request that has begun to arrive must go on within this time.",
+    )
+    reply_timeout_seconds: Annotated[Seconds, time_bounds("1s", "1h")] = Field(
+        default=written("60s"),
+        alias="reply_timeout",
+        description="A client must go on taking its replies within this time.",
+    )
+
+    def nbd_limits(self) -> NbdLimits:
+        """Return what the NBD server takes; the rest keeps its defaults."""
+        return NbdLimits(
+            handshake_seconds=self.handshake_timeout_seconds,
+            handshakes_max=self.handshakes_max,
+            connections_max=self.connections_max,
+            connections_per_export_max=self.connections_per_export_max,
+            requests_in_flight_max=self.requests_in_flight_max,
+            bytes_in_flight_max=self.bytes_in_flight_max,
+            daemon_bytes_in_flight_max=self.daemon_bytes_in_flight_max,
+            progress_seconds=self.progress_timeout_seconds,
+            reply_seconds=self.reply_timeout_seconds,
+        )
+
+
+def _check_mode(text: str) -> str:
+    if not re.fullmatch("0?[0-7]{3}", text):
+        raise ValueError(f'{text!r} is not a mode: write four octal digits, "0660"')
+    return text
+
+
+class NbdUnixTable(Table):
+    """Who may connect to the socket files that the daemon makes."""
+
+    mode: Annotated[StrictStr, AfterValidator(_check_mode)] = Field(
+        default="0660", description="Mode of the files, as a string of octal digits."
+    )
+    owner: StrictStr | None = Field(
+        default=None, description="User that owns them; none: the daemon's own."
+    )
+    group: StrictStr | None = Field(
+        default=None, description="Their group; none: the daemon's own."
+    )
+
+
+class NbdTlsTable(Table):
+    """Certificates for the `tls:` and `systemd+tls:` addresses, as PEM files."""
+
+    ca: Path = Field(description="The CA that vouches for clients.")
+    cert: Path = Field(description="The daemon's certificate, with its chain.")
+    key: Path = Field(
+        description="Its key, unencrypted, for the daemon's user alone (mode 0600)."
+    )
+    verify_clients: bool = Field(
+        default=True,
+        description=(
+            "Whether clients must show a certificate of the CA. Without, they are "
+            "encrypted but anybody."
+        ),
+    )
+
+
+class NbdAccessTable(Table):
+    """One access rule. A caller fits if any of the lists names it."""
+
+    exports: Annotated[
+        tuple[StrictStr, ...], Field(min_length=1, max_length=NAMES_MAX)
+    ] = Field(
+        description=(
+            "Exports the rule is about; `*` stands for any characters, `?` for one. "
+            "Of the rules that name an export, the first that fits the caller "
+            "decides; whom none fits sees no such export. An export that no rule "
+            "names is open to all who can connect."
+        )
+    )
+    users: Annotated[tuple[StrictInt | StrictStr, ...], Field(max_length=NAMES_MAX)] = (
+        Field(default=(), description="Users at Unix sockets, by name or number.")
+    )
+    groups: Annotated[
+        tuple[StrictInt | StrictStr, ...], Field(max_length=NAMES_MAX)
+    ] = Field(
+        default=(),
+        description="Main groups of processes at Unix sockets, by name or number.",
+    )
+    certificates: Annotated[tuple[StrictStr, ...], Field(max_length=NAMES_MAX)] = Field(
+        default=(),
+        description="Common names or DNS names of client certificates, exactly.",
+    )
+    anyone: bool = Field(
+        default=False,
+        description="Fits every caller, also one over TCP without TLS.",
+    )
+    allow: Literal["rw", "ro"] = Field(
+        description='"rw", or "ro": the export is told to be read-only, and is.'
+    )
+
+    @model_validator(mode="after")
+    def _check_somebody_fits(self) -> Self:
+        if not (self.users or self.groups or self.certificates or self.anyone):
+            raise ValueError(
+                "this rule fits nobody: give it users, groups or certificates, or "
+                "anyone = true"
+            )
+        return self
+
+    def rule(self) -> AccessRule:
+        return AccessRule(
+            exports=self.exports,
+            access=Access(self.allow),
+            uids=frozenset(_number("users", user, _uid) for user in self.users),
+            gids=frozenset(_number("groups", group, _gid) for group in self.groups),
+            certificates=frozenset(self.certificates),
+            anyone=self.anyone,
+        )
+
+
+class NbdTable(Table):
+    """Where hosts attach, who may, and what they may use up."""
+
+    listen: Annotated[tuple[ListenAddress, ...], Field(max_length=ADDRESSES_MAX)] = (
+        Field(
+            default=(),
+            description=(
+                'Addresses at which volumes are served: "unix:PATH"; '
+                '"tls:HOST:PORT", where every client must start TLS; '
+                '"tcp:HOST:PORT", plain text for this machine; "systemd:NAME" or '
+                '"systemd+tls:NAME", a socket that systemd hands over. '
+                "None: nothing is served."
+            ),
+        )
+    )
+    allow_plaintext_nbd: bool = Field(
+        default=False,
+        description=(
+            "Lets tcp: addresses reach beyond this machine: whoever is on that "
+            "network can then read and write volumes."
+        ),
+    )
+    unix: NbdUnixTable = Field(
+        default_factory=NbdUnixTable, description="Socket files that the daemon makes."
+    )
+    tls: NbdTlsTable | None = Field(
+        default=None, description="Certificates; needed by addresses with TLS."
+    )
+    access: Annotated[tuple[NbdAccessTable, ...], Field(max_length=RULES_MAX)] = Field(
+        default=(), description="Who may open which export; see its `exports`."
+    )
+    limits: NbdLimitsTable = Field(
+        default_factory=NbdLimitsTable, description="What NBD clients may use up."
+    )
+
+    @model_validator(mode="after")
+    def _check_addresses(self) -> Self:
+        for address in self.listen:
+            if isinstance(address, UnixAddress):
+                continue
+            if address.is_tls and self.tls is None:
+                raise ValueError(f"{address} needs certificates: add [nbd.tls]")
+            if (
+                isinstance(address, TcpAddress)
+                and not (address.is_tls or self.allow_plaintext_nbd)
+                and _is_beyond_this_machine(address.host)
+            ):
+                raise ValueError(
+                    f"{address} would serve volumes in plain text beyond this machine: "
+                    "use tls:, or write allow_plaintext_nbd = true"
+                )
+        return self
+
+    def security(self) -> NbdSecurity:
+        """Return who gets in; reads users, groups and certificates.
+
+        Raises `ConfigError` that names the key.
+        """
+        owner, group = self.unix.owner, self.unix.group
+        files = self.tls
+        return NbdSecurity(
+            listening=Listening(
+                unix_mode=int(self.unix.mode, 8),
+                unix_uid=-1 if owner is None else _number("unix.owner", owner, _uid),
+                unix_gid=-1 if group is None else _number("unix.group", group, _gid),
+                allow_plaintext=self.allow_plaintext_nbd,
+                has_tls=files is not None,
+            ),
+            tls=None
+            if files is None
+            else TlsServer(
+                TlsFiles(files.ca, files.cert, files.key, files.verify_clients)
+            ),
+            rules=tuple(rule.rule() for rule in self.access),
+        )
+
+
+def _is_beyond_this_machine(host: str) -> bool:
+    """Tell it of numbers; what a name stands for is seen when it is bound."""
+    try:
+        return not ipaddress.ip_address(host.partition("%")[0]).is_loopback
+    except ValueError:
+        return False
+
+
+def _uid(name: str) -> int:
+    return pwd.getpwnam(name).pw_uid
+
+
+def _gid(name: str) -> int:
+    return grp.getgrnam(name).gr_gid
+
+
+def _number(key: str, value: int | str, look_up: Callable[[str], int]) -> int:
+    if isinstance(value, int):
+        return value
+    try:
+        return look_up(value)
+    except KeyError:
+        raise ConfigError(
+            f"nbd.{key}: this machine knows no {value!r}: create it, or write a number"
+        ) from None
