@@ -28,6 +28,7 @@ def version() -> tuple[int, ...]:
 
 def connect(uri: str, *contexts: str, strict: bool = True) -> nbd.NBD:
     handle = nbd.NBD()
+    handle.set_uri_allow_local_file(True)  # certificates
     for context in contexts:
         handle.add_meta_context(context)
     if not strict:
