@@ -308,7 +308,14 @@ class ConsistencyGroup:
 
     async def _change(self, change: Callable[[GroupState], GroupState]) -> None:
         async with self._record_lock:
-            await self._threads.run(self._record.store, to_record(change(self.state)))
+            record = to_record(change(self.state))
+            try:
+                await self._threads.run(self._record.store, record)
+            except StorageError as error:
+                # No later store succeeds, so no cycle ends: say so at once, also
+                # where an operator's command met it and no cycle is under way.
+                self.failed = self.failed or error
+                raise
             self.state = change(self.state)
 
     async def adopt_relation(self, relation_id: bytes) -> None:

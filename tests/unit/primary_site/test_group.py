@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from typing import Any
 
 import pytest
 
-from common.errors import ConnectionLostError, PeerRefusedError
+from common.errors import ConnectionLostError, PeerRefusedError, StorageError
 from common.replication.messages import Welcome
 from common.service.clock import SystemClock
 from common.storage.record import DurableRecord
 from primary_site.group_state import GroupState, from_record
 from primary_site.replicator import Replicator
-from tests.support.primary_host_site import SIZE, TRACK, Site, Stopped, reached
+from tests.support.primary_host_site import (
+    SIZE,
+    TRACK,
+    Failing,
+    Site,
+    Stopped,
+    reached,
+)
 
 
 def stored(site: Site) -> GroupState:
@@ -67,6 +75,15 @@ async def test_a_cancelled_store_ends_before_the_next_one_begins(site: Site) -> 
     await second
     for state in (site.group.state, stored(site)):
         assert (state.cycle_number, state.suspended) == (7, True)
+
+
+async def test_a_record_that_fails_under_a_command_fails_the_group(site: Site) -> None:
+    """Found by the simulation: nobody was told until a cycle tried to store, too."""
+    site.files.rules.append(Failing("datasync", "group.record", errno.EIO, 1))
+    with pytest.raises(StorageError):
+        await site.group.update(suspended=True)
+    assert site.group.failed is not None
+    assert await site.write(0, b"w" * TRACK) == 0, "hosts are served on"
 
 
 async def test_the_number_of_an_abandoned_cut_is_spent(site: Site) -> None:
