@@ -2,6 +2,7 @@
 #   make test    the checks of style, types and layers, then all tests
 #   make demo    both sites on this machine, a disaster, the recovered copy checked
 #   make run     both sites on this machine from config/, until Ctrl-C
+#   make hunt    ten thousand disasters of two simulated sites, seed by seed
 #   make interop-kernel  Linux's own NBD client, in a virtual machine
 #   make bench   side by side with peers (ARGS="--quick" takes six minutes)
 #   make fuzz    each parser under libFuzzer for a minute; SECONDS=600 for longer
@@ -72,6 +73,11 @@ test: lint
 .PHONY: interop-kernel
 interop-kernel: $(STAMP)
 	$(BIN)/pytest tests/interop/kernel_client.py $(ARGS)
+
+# Before a release: 10,000 seeds take about a quarter of an hour of one core.
+.PHONY: hunt
+hunt: $(STAMP)
+	$(BIN)/python -m tests.simulation.hunt --seeds 10000 $(ARGS)
 
 demo: $(STAMP)
 	@$(BIN)/python -m demo $(ARGS)

@@ -91,11 +91,13 @@ class _Inode:
 
     def _dirty(self, offset: int, end: int) -> None:
         self.changes += 1
-        content = self.content
-        for sector in range(offset // SECTOR_BYTES, -(-end // SECTOR_BYTES)):
-            start = sector * SECTOR_BYTES
-            now = bytes(content[start : start + SECTOR_BYTES])
-            self.versions.setdefault(sector, []).append(now.ljust(SECTOR_BYTES, b"\0"))
+        first, last = offset // SECTOR_BYTES, -(-end // SECTOR_BYTES)
+        now = bytes(self.content[first * SECTOR_BYTES : last * SECTOR_BYTES])
+        now = now.ljust((last - first) * SECTOR_BYTES, b"\0")
+        for sector in range(first, last):
+            start = (sector - first) * SECTOR_BYTES
+            version = now[start : start + SECTOR_BYTES]
+            self.versions.setdefault(sector, []).append(version)
 
     def resize(self, size: int) -> None:
         content = self.content
@@ -130,6 +132,18 @@ class _Inode:
         """A failed write-back: pages look clean, the disk has not got them."""
         self.has_lost = True
         self.versions = {}
+
+    def forget_lost(self) -> None:
+        """Reads ask the disk again, but for what is dirty still."""
+        if not self.has_lost:
+            return
+        content = self.content
+        kept = bytes(content)
+        content[:] = self.durable[: len(content)].ljust(len(content), b"\0")
+        for sector in self.versions:
+            at = slice(sector * SECTOR_BYTES, (sector + 1) * SECTOR_BYTES)
+            content[at] = kept[at]
+        self.has_lost = False
 
     def crashed(self, power: _Power) -> _Inode:
         """Return the inode as a power cut may leave it."""
@@ -454,7 +468,10 @@ class SimulatedFile:
         return data
 
     def try_read(self, offset: int, length: int) -> bytes | bytearray | None:
-        return self.read(offset, length)
+        try:
+            return self.read(offset, length)
+        except StorageError:
+            return None  # the blocking read that follows would meet it
 
     def write(self, offset: int, data: Buffer) -> None:
         self._check_writable()
@@ -525,7 +542,8 @@ class SimulatedFile:
             self._inode.flush()
 
     def drop_cache(self) -> None:
-        """What a failed datasync lost is gone from reads already: see `lose`."""
+        """Show what the disk has where a failed datasync lost something."""
+        self._inode.forget_lost()
 
     def identity(self) -> FileIdentity:
         inode = self._inode

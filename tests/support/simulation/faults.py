@@ -1,0 +1,202 @@
+"""What goes wrong in a run, and what operators do: chosen by the seed.
+
+Each run has a few kinds of trouble and not the others: a run with everything finds
+less than many runs with two or three things each.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from tests.support.simulation.machine import Machine
+from tests.support.simulation.sites import Site
+
+if TYPE_CHECKING:
+    from tests.support.simulation.scenario import Simulation
+
+PRIMARY_ERRORS = (
+    ("write", "/devices"),
+    ("read", "/devices"),
+    ("datasync", "/devices"),
+    ("write", "/flashcopy"),
+    ("read", "/flashcopy"),
+    ("truncate", "/flashcopy"),
+    ("write", "/state"),
+    ("datasync", "/state"),
+)
+REMOTE_ERRORS = (
+    ("write", "/devices"),
+    ("read", "/devices"),
+    ("datasync", "/devices"),
+    ("write", "/journal"),
+    ("datasync", "/journal"),
+    ("create", "/journal"),
+    ("sync_directory", "/journal"),
+    ("remove", "/journal"),
+    ("write", "/state"),
+    ("datasync", "/state"),
+)
+
+
+class Faults:
+    """Makes one fault after the other until `is_active` ends."""
+
+    def __init__(self, simulation: Simulation) -> None:
+        self._simulation = simulation
+        self._world = simulation.world
+        self.is_active = True
+        rng = self._world.rng
+        kinds: list[Callable[[], None]] = [
+            self._reset_links,
+            self._cut_network,
+            self._swallow,
+            self._change_pace,
+            self._crash_primary,
+            self._crash_remote,
+            self._crash_both,
+            self._stop_cleanly,
+            self._freeze,
+            self._fill_target,
+            self._fill_remote,
+            self._fail_primary,
+            self._fail_remote,
+            self._slow_disk,
+            self._jump_clock,
+            self._ask_for_cut,
+            self._suspend,
+        ]
+        self._kinds = [kind for kind in kinds if rng.random() < 0.3]
+        self._pause = rng.choice((0.3, 0.8, 2.0))
+        self.power_share = rng.choice((0.0, 0.5, 1.0))
+        self.counts: dict[str, int] = {}
+        if self._kinds:
+            self._later()
+
+    def _later(self) -> None:
+        self._world.after(self._pause * 2 * self._world.rng.random(), self._next)
+
+    def _next(self) -> None:
+        if not self.is_active:
+            return
+        kind = self._kinds[int(self._world.rng.random() * len(self._kinds))]
+        name = kind.__name__.removeprefix("_")
+        self.counts[name] = self.counts.get(name, 0) + 1
+        self._world.note(name)
+        kind()
+        self._later()
+
+    def _for_a_while(self, seconds: float, end: Callable[[], None]) -> None:
+        self._world.after(seconds * self._world.rng.random(), end)
+
+    # -- the network -------------------------------------------------------------------
+
+    def _reset_links(self) -> None:
+        self._simulation.network.reset()
+
+    def _cut_network(self) -> None:
+        network = self._simulation.network
+        network.is_down = True
+        network.swallowed |= {"out", "back"}
+        self._for_a_while(self._world.rng.choice((2.0, 25.0)), network.heal)
+
+    def _swallow(self) -> None:
+        network = self._simulation.network
+        network.swallow(self._world.rng.choice(("out", "back")))
+        self._for_a_while(self._world.rng.choice((2.0, 25.0)), network.heal)
+
+    def _change_pace(self) -> None:
+        network, rng = self._simulation.network, self._world.rng
+        network.rate = rng.choice((30e3, 300e3, 50e6))
+        network.delay_seconds = rng.choice((0.0002, 0.01, 0.2))
+        for stream in network.streams:
+            stream.rate, stream.delay = network.rate, network.delay()
+
+    # -- processes and power -----------------------------------------------------------
+
+    def _crash_primary(self) -> None:
+        self._crash(self._simulation.primary)
+
+    def _crash_remote(self) -> None:
+        self._crash(self._simulation.remote)
+
+    def _crash_both(self) -> None:
+        power = self._world.rng.random() < self.power_share
+        for site in (self._simulation.primary, self._simulation.remote):
+            if site.is_alive:
+                self._simulation.kill(site, power=power)
+
+    def _crash(self, site: Site) -> None:
+        """Kill at once, some callbacks from now, or within an operation on disk."""
+        rng = self._world.rng
+        power = rng.random() < self.power_share
+        if not site.is_alive:
+            return
+        way = rng.random()
+
+        def blow() -> None:
+            self._simulation.kill(site, power=power)
+
+        if way < 0.2:
+            blow()
+        elif way < 0.6:
+            site.loop.fuse, site.loop.blow = rng.randrange(1, 300), blow
+        else:
+            site.machine.fuse, site.machine.blow = rng.randrange(1, 40), blow
+
+    def _stop_cleanly(self) -> None:
+        site = self._either()
+        if site.is_serving and site.is_alive:
+            self._simulation.stop(site)
+
+    def _freeze(self) -> None:
+        self._either().freeze(self._world.rng.choice((0.2, 3.0, 15.0)))
+
+    def _either(self) -> Site:
+        simulation = self._simulation
+        if self._world.rng.random() < 0.5:
+            return simulation.primary
+        return simulation.remote
+
+    # -- disks and clocks --------------------------------------------------------------
+
+    def _fill_target(self) -> None:
+        self._fill(self._simulation.primary.machine, "/flashcopy")
+
+    def _fill_remote(self) -> None:
+        prefix = self._world.rng.choice(("/journal", "/devices"))
+        self._fill(self._simulation.remote.machine, prefix)
+
+    def _fill(self, machine: Machine, prefix: str) -> None:
+        machine.full.add(prefix)
+        self._for_a_while(6.0, lambda: machine.full.discard(prefix))
+
+    def _fail_primary(self) -> None:
+        operation, prefix = self._world.rng.choice(PRIMARY_ERRORS)
+        machine = self._simulation.primary.machine
+        machine.errors.append((operation, prefix, errno.EIO))
+
+    def _fail_remote(self) -> None:
+        operation, prefix = self._world.rng.choice(REMOTE_ERRORS)
+        number = errno.EIO
+        if operation in {"write", "create"} and self._world.rng.random() < 0.3:
+            number = errno.ENOSPC
+        machine = self._simulation.remote.machine
+        machine.errors.append((operation, prefix, number))
+
+    def _slow_disk(self) -> None:
+        machine = self._either().machine
+        machine.slow_until = self._world.now + 2.0 * self._world.rng.random()
+
+    def _jump_clock(self) -> None:
+        seconds = self._world.rng.choice((-86400.0, -1.0, 1.0, 86400.0))
+        self._either().machine.clock_error_seconds += seconds
+
+    # -- operators ---------------------------------------------------------------------
+
+    def _ask_for_cut(self) -> None:
+        self._simulation.ask_for_cut(f"label {self._world.rng.randrange(100)}")
+
+    def _suspend(self) -> None:
+        self._simulation.suspend(seconds=3.0 * self._world.rng.random())

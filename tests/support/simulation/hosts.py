@@ -1,0 +1,186 @@
+"""Hosts of the primary site: writers and readers that keep to what NBD allows.
+
+Each host works on one volume, with several requests in flight that may overlap those
+of other hosts; it judges every reply by the model. A daemon that dies takes its
+requests along; the hosts go on with the next one, once they looked at what is there.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+from common.ports import HostCommand, HostRequest
+from primary_site.group import ConsistencyGroup
+from tests.support.simulation.loop import World
+from tests.support.simulation.model import (
+    SECTOR,
+    ZEROES,
+    HostWrite,
+    VolumeModel,
+    summary,
+)
+from tests.support.simulation.sites import PrimarySite
+
+_WRITE_LENGTHS = (1, 1, 2, 3, 8, 8, 8, 16, 24, 40)
+
+
+class Hosts:
+    """All hosts. `is_active` while they begin new requests."""
+
+    def __init__(
+        self, world: World, site: PrimarySite, sizes: dict[str, int], budget: int
+    ) -> None:
+        self.world = world
+        self.models = {name: VolumeModel(name, size) for name, size in sizes.items()}
+        self.is_active = True
+        self.budget = budget
+        """Requests to be made at most: bounds the run."""
+        self.think_seconds = 0.02
+        self.writes_replied = 0
+        self.errors_met = 0
+        self._site = site
+        self._group: ConsistencyGroup | None = None
+        self._life = 0
+        self._stamps = itertools.count(1)
+        self.in_flight = 0
+        self._focus = {name: world.rng.randrange(m.sectors) for name, m in self._all()}
+
+    def _all(self) -> list[tuple[str, VolumeModel]]:
+        return list(self.models.items())
+
+    @property
+    def is_idle(self) -> bool:
+        return not self.in_flight
+
+    def attach(self, group: ConsistencyGroup, workers: int) -> None:
+        """The daemon serves: look at what is there (done by the caller), go on."""
+        self._group = group
+        self._life += 1
+        self.in_flight = 0
+        for index in range(workers):
+            name = list(self.models)[index % len(self.models)]
+            self.world.after(self._think(), self._next, self._life, name)
+
+    def detach(self) -> None:
+        """The daemon is gone, and with it all that was in flight."""
+        self._group = None
+        self._life += 1
+        self.in_flight = 0
+        for model in self.models.values():
+            model.connections_lost()
+
+    def _think(self) -> float:
+        return self.think_seconds * 2 * self.world.rng.random()
+
+    def _next(self, life: int, name: str) -> None:
+        if life != self._life or self._group is None:
+            return
+        if not self.is_active or self.budget <= 0:
+            self.world.after(0.5, self._next, life, name)
+            return
+        self.budget -= 1
+        rng = self.world.rng
+        chosen = rng.random()
+        if chosen < 0.08:
+            self._flush(life, name)
+        elif chosen < 0.16:
+            self._read(life, name)
+        else:
+            self._write(life, name)
+
+    def _submit(self, life: int, name: str, request: HostRequest, then: Any) -> None:
+        assert self._group is not None
+        self.in_flight += 1
+        volume = next(v for v in self._group.volumes if v.name == name)
+
+        def complete(done: list[HostRequest]) -> None:
+            if life != self._life:
+                return
+            for each in done:
+                assert each is request
+                self.in_flight -= 1
+                then(each)
+                self.world.after(self._think(), self._next, life, name)
+
+        self._site.loop.call_soon(volume.submit, [request], complete)
+
+    def _range(self, model: VolumeModel) -> tuple[int, int]:
+        rng = self.world.rng
+        if rng.random() < 0.5:  # hot: hosts meet each other there
+            first = (self._focus[model.name] + rng.randrange(16)) % model.sectors
+        else:
+            first = rng.randrange(model.sectors)
+        return first, min(rng.choice(_WRITE_LENGTHS), model.sectors - first)
+
+    def _write(self, life: int, name: str) -> None:
+        model, rng = self.models[name], self.world.rng
+        first, count = self._range(model)
+        command = rng.choices(
+            (HostCommand.WRITE, HostCommand.TRIM, HostCommand.WRITE_ZEROES), (8, 1, 1)
+        )[0]
+        stamp = next(self._stamps) if command == HostCommand.WRITE else 0
+        write = model.submitted(stamp, first, count)
+        request = HostRequest(
+            command,
+            first * SECTOR,
+            count * SECTOR,
+            write.data() if stamp else None,
+            fua=rng.random() < 0.15,
+        )
+        self._submit(life, name, request, lambda r: self._wrote(model, write, r))
+
+    def _wrote(self, model: VolumeModel, write: HostWrite, done: HostRequest) -> None:
+        model.replied(
+            write, is_sure=not done.error, is_durable=done.fua and not done.error
+        )
+        self.writes_replied += not done.error
+        self.errors_met += bool(done.error)
+        self.world.note(f"{model.name} {write.first}+{write.count} {done.error}")
+        if done.error and not self._site.machine.errors_met:
+            self.world.problem(f"{model.name}: a host's write failed: {done.error}")
+
+    def _flush(self, life: int, name: str) -> None:
+        model = self.models[name]
+        moment, replied = model.flush_submitted()
+
+        def then(done: HostRequest) -> None:
+            if not done.error:
+                model.flushed(moment, replied)
+            elif not self._site.machine.errors_met:
+                self.world.problem(f"{name}: a host's flush failed: {done.error}")
+
+        self._submit(life, name, HostRequest(HostCommand.FLUSH, 0, 0), then)
+
+    def _read(self, life: int, name: str) -> None:
+        model = self.models[name]
+        first, count = self._range(model)
+        allowed = [list(model.visible[s]) for s in range(first, first + count)]
+        since, zeroings = next(self._stamps), model.zeroings
+
+        def is_right(sector: int, found: bytes, before: list[HostWrite]) -> bool:
+            candidates = before + model.visible[sector]
+            if any(w.has_failed or w.content(sector) == found for w in candidates):
+                return True
+            # Of a write that came, and was followed by another, meanwhile?
+            if found == ZEROES:
+                return model.zeroings > zeroings
+            stamp = int.from_bytes(found[:8], "big")
+            return stamp > since and HostWrite(stamp, 0, 0, 0).content(sector) == found
+
+        def then(done: HostRequest) -> None:
+            if done.error:
+                if not self._site.machine.errors_met:
+                    self.world.problem(f"{name}: a read failed: {done.error}")
+                return
+            data = bytes(done.data)
+            wrong = [
+                first + i
+                for i, before in enumerate(allowed)
+                if not is_right(first + i, data[i * SECTOR : (i + 1) * SECTOR], before)
+            ]
+            if wrong:
+                self.world.problem(f"I3: {name}: read {summary(wrong)} wrongly")
+
+        request = HostRequest(HostCommand.READ, first * SECTOR, count * SECTOR)
+        self._submit(life, name, request, then)

@@ -1,0 +1,354 @@
+"""One simulated machine: its disk, its threads, its clocks, and how they fail.
+
+A job for a thread runs at some later time, and in the order that the seed picks. Some
+jobs stop between two operations on the disk and let everything else go on: these run
+in a real thread, of which never more than one moves, so that it stays deterministic.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+from tests.support.simulated_files import SimulatedFiles
+from tests.support.simulation.loop import SimulatedLoop, World
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Done = Callable[[Any, BaseException | None], None]
+
+START_NS = 1_700_000_000_000_000_000
+CHANGES_STEP = 1 << 32
+
+
+class DiedError(BaseException):
+    """Unwinds a thread whose process is gone."""
+
+
+class SimulatedClock:
+    """The `Clock` port; the wall clock of a machine may be off, and jump."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+
+    def now_ns(self) -> int:
+        machine = self._machine
+        return START_NS + int((machine.world.now + machine.clock_error_seconds) * 1e9)
+
+    def monotonic(self) -> float:
+        return self._machine.world.now + 1000.0
+
+
+class _Job:
+    """One job that may stop in the middle; moves only while `step` is called."""
+
+    def __init__(self, work: Callable[[], Any]) -> None:
+        self._work = work
+        self._go = threading.Semaphore(0)
+        self._stopped = threading.Semaphore(0)
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._is_condemned = False
+        self.is_over = False
+        self.result: Any = None
+        self.error: BaseException | None = None
+        self.waits_for: TurnLock | None = None
+        self._thread.start()
+
+    def _run(self) -> None:
+        self._go.acquire()
+        _moving.job = self
+        try:
+            if not self._is_condemned:
+                self.result = self._work()
+        except BaseException as error:  # noqa: BLE001 - handed to the caller
+            self.error = error
+        self.is_over = True
+        self._stopped.release()
+
+    def pause(self) -> None:
+        """In the job's thread: let everything else go on."""
+        if self._is_condemned:
+            raise DiedError
+        self._stopped.release()
+        self._go.acquire()
+        if self._is_condemned:
+            raise DiedError
+
+    def step(self) -> None:
+        """Let the job move to its next stop, or its end."""
+        self._go.release()
+        self._stopped.acquire()
+
+    def condemn(self) -> None:
+        """The process is dead: unwind."""
+        self._is_condemned = True
+        while not self.is_over:
+            self.step()
+        self._thread.join()
+
+
+class _Moving(threading.local):
+    job: _Job | None = None
+
+
+_moving = _Moving()
+
+
+class TurnLock:
+    """Stands for `threading.Lock` where jobs stop in the middle."""
+
+    def __init__(self) -> None:
+        self._is_held = False
+        self._owner: _Job | None = None
+
+    def __enter__(self) -> bool:
+        job = _moving.job
+        while self._is_held:
+            if job is not None:
+                job.waits_for = self
+                job.pause()
+                job.waits_for = None
+                continue
+            owner = self._owner
+            assert owner is not None, "a job that does not stop waits for itself"
+            while owner.waits_for is not None and owner.waits_for._is_held:
+                further = owner.waits_for._owner
+                assert further is not None
+                owner = further
+            owner.step()
+        self._is_held, self._owner = True, job
+        return True
+
+    def __exit__(self, *_: object) -> None:
+        self._is_held, self._owner = False, None
+
+
+class SimulatedThreads:
+    """The `Threads` port: `count` workers of one process."""
+
+    def __init__(self, machine: Machine, name: str, count: int) -> None:
+        self._machine = machine
+        self._loop = machine.loop
+        self._world = machine.world
+        self._name = name
+        self._free = count
+        self._queue: deque[tuple[Callable[[], Any], Done]] = deque()
+        self._under_way: dict[_Job, Done] = {}
+
+    def submit(self, job: Callable[[], Any], done: Done) -> None:
+        if self._loop.is_dead:
+            return
+        self._queue.append((job, done))
+        self._next()
+
+    async def run(
+        self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+
+        def done(result: Any, error: BaseException | None) -> None:
+            if future.cancelled():
+                return
+            if error is not None:
+                future.set_exception(error)
+            else:
+                future.set_result(result)
+
+        self.submit(lambda: function(*args, **kwargs), done)
+        return await future
+
+    def close(self) -> None:
+        while self._under_way or self._queue:
+            for job in list(self._under_way):
+                while not job.is_over:
+                    job.step()
+                self._ended(job)
+            if self._queue:
+                self._begin(*self._queue.popleft(), inline=True)
+
+    def _next(self) -> None:
+        if not self._queue or not self._free:
+            return
+        self._free -= 1
+        self._world.after(self._machine.job_seconds(), self._start)
+
+    def _start(self) -> None:
+        if self._loop.is_dead:
+            return
+        if self._loop.is_frozen:
+            self._world.after(0.05, self._start)
+            return
+        self._free += 1
+        if self._queue:
+            self._begin(*self._queue.popleft(), inline=False)
+
+    def _begin(self, work: Callable[[], Any], done: Done, *, inline: bool) -> None:
+        machine = self._machine
+        if not inline and machine.stops:
+            stopping = self._world.rng.random() < machine.stops
+            if stopping:
+                self._free -= 1
+                job = _Job(work)
+                machine.jobs.append(job)
+                self._under_way[job] = done
+                self._move(job)
+                return
+        result: Any = None
+        failure: BaseException | None = None
+        try:
+            result = work()
+        except BaseException as error:  # noqa: BLE001 - handed to the caller
+            failure = error
+        self._tell(done, result, failure, inline=inline)
+        if not inline:
+            self._next()
+
+    def _move(self, job: _Job) -> None:
+        if self._loop.is_dead or job not in self._under_way:
+            return
+        if self._loop.is_frozen:
+            self._world.after(0.05, self._move, job)
+            return
+        if not job.is_over:
+            job.step()
+        if self._loop.is_dead:
+            return
+        if job.is_over:
+            self._ended(job)
+        else:
+            self._world.after(self._machine.job_seconds(), self._move, job)
+
+    def _ended(self, job: _Job) -> None:
+        done = self._under_way.pop(job)
+        self._machine.jobs.remove(job)
+        self._free += 1
+        self._tell(done, job.result, job.error, inline=False)
+        self._next()
+
+    def _tell(
+        self, done: Done, result: Any, error: BaseException | None, *, inline: bool
+    ) -> None:
+        if inline:
+            done(result, error)
+        elif self._world.rng.random() < 0.5:
+            self._loop.call_soon(done, result, error)
+        else:
+            self._world.after(
+                self._machine.job_seconds(), self._deliver, done, result, error
+            )
+
+    def _deliver(self, *told: Any) -> None:
+        done, result, error = told
+        self._loop.call_soon(done, result, error)
+
+
+class Machine:
+    """What outlives a process: the disk, with its faults, and the wall clock."""
+
+    def __init__(self, world: World, name: str) -> None:
+        self.world = world
+        self.name = name
+        self.files = SimulatedFiles()
+        self.clock = SimulatedClock(self)
+        self.clock_error_seconds = 0.0
+        self.is_up = True
+        self.loop: SimulatedLoop
+        self.slow_until = 0.0
+        self.stops = 0.0
+        """Share of jobs that stop in the middle."""
+        self.jobs: list[_Job] = []
+        self.full: set[str] = set()
+        """Path prefixes on which nothing more can be allocated."""
+        self.errors: list[tuple[str, str, int]] = []
+        """(operation, path prefix, errno), each to be met once."""
+        self.errors_met = 0
+        self.fuse = 0
+        """The process dies at so many operations on the disk from now; 0: never."""
+        self.blow: Callable[[], None] = lambda: None
+        self._changes = 0
+        self._quiet = False
+        self._hook(self.files)
+
+    def job_seconds(self) -> float:
+        """Return how long something in a thread takes to get on."""
+        rng = self.world.rng
+        if self.world.now < self.slow_until:
+            return rng.random() * 0.4
+        return rng.random() * (0.03 if rng.random() < 0.05 else 0.001)
+
+    # -- the disk ----------------------------------------------------------------------
+
+    def _hook(self, files: SimulatedFiles) -> None:
+        files.hook = self._after
+        files.inject = self._before
+
+    def _before(self, operation: str, path: str) -> int | None:
+        job = _moving.job
+        if job is not None and self.world.rng.random() < 0.3:
+            job.pause()
+        if self._quiet:
+            return None
+        for index, (failing, prefix, number) in enumerate(self.errors):
+            if operation == failing and path.startswith(prefix):
+                del self.errors[index]
+                self.errors_met += 1
+                self.world.note(f"{self.name}: {operation} {path} fails: {number}")
+                return number
+        grows = operation in {"write", "create"}
+        if grows and any(path.startswith(prefix) for prefix in self.full):
+            self.errors_met += 1
+            return errno.ENOSPC
+        return None
+
+    def _after(self, operation: str, path: str) -> None:
+        if self.fuse and not self._quiet:
+            self.fuse -= 1
+            if not self.fuse:
+                self.world.note(f"{self.name} dies at {operation} {path}")
+                self.blow()
+
+    def looking(self, look: Callable[[], T]) -> T:
+        """Look at the disk as the oracle does: without faults, unseen."""
+        self._quiet = True
+        moving, _moving.job = _moving.job, None
+        try:
+            return look()
+        finally:
+            self._quiet = False
+            _moving.job = moving
+
+    def after_kill(self) -> None:
+        """Go on with what a killed process left: the page cache too."""
+        self._go_on(self.files.after_kill())
+
+    def after_power_loss(self) -> None:
+        """Go on with what the disk has: what was not flushed may be gone or torn."""
+        images = list(self.files.crash_images(self.world.rng, 3))
+        self._go_on(images[int(self.world.rng.random() * len(images))])
+
+    def restore(self, files: SimulatedFiles) -> None:
+        """Go on with another disk: an operator put an older copy back."""
+        self._go_on(files.after_kill())
+
+    def copied(self) -> SimulatedFiles:
+        """Return a copy of the disk, for `restore`."""
+        return self.files.after_kill()
+
+    def _go_on(self, files: SimulatedFiles) -> None:
+        self.files.hook = self.files.inject = None
+        self.files = files
+        self.fuse = 0
+        self._hook(files)
+        # A file's time of change never comes again, whatever a copy counts from.
+        self._changes += CHANGES_STEP
+        for directory in files._directories.values():
+            for inode in directory.names.values():
+                inode.changes += self._changes
+        jobs, self.jobs = self.jobs, []
+        for job in jobs:
+            if job is not _moving.job:
+                job.condemn()

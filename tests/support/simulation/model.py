@@ -1,0 +1,179 @@
+"""What hosts were promised: the contents that each sector may have, and no others.
+
+A write is *ended* once its reply has come, or its connection is gone. Of the writes to
+a sector those count that no other one follows: one follows another if it was submitted
+after the other had ended. A write that failed, or was never answered, may be there.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable
+
+SECTOR = 512
+ZEROES = bytes(SECTOR)
+
+
+class HostWrite:
+    """One write, trim or zeroing of whole sectors. Times are numbers of events."""
+
+    __slots__ = (
+        "count",
+        "ended",
+        "first",
+        "has_failed",
+        "is_sure",
+        "stamp",
+        "submitted",
+    )
+
+    def __init__(self, stamp: int, first: int, count: int, submitted: int) -> None:
+        self.stamp = stamp
+        self.first = first
+        self.count = count
+        self.submitted = submitted
+        self.ended: int | None = None
+        self.is_sure = False
+        self.has_failed = False
+        """The reply was an error: a part of it may be there, cut anywhere."""
+
+    def content(self, sector: int) -> bytes:
+        if not self.stamp:
+            return ZEROES
+        return (self.stamp.to_bytes(8, "big") + sector.to_bytes(8, "big")) * 32
+
+    def data(self) -> bytes:
+        return b"".join(
+            self.content(sector)
+            for sector in range(self.first, self.first + self.count)
+        )
+
+
+class _Found(HostWrite):
+    """What was there after a power loss, where anything might be."""
+
+    __slots__ = ("found",)
+
+    def __init__(self, sector: int, found: bytes) -> None:
+        super().__init__(0, sector, 1, 0)
+        self.ended = 0
+        self.is_sure = True
+        self.found = found
+
+    def content(self, sector: int) -> bytes:
+        return self.found
+
+
+class VolumeModel:
+    """The sectors of one volume."""
+
+    def __init__(self, name: str, size_bytes: int) -> None:
+        self.name = name
+        self.sectors = size_bytes // SECTOR
+        self.zeroings = 0
+        self._events = itertools.count(1)
+        empty = HostWrite(0, 0, self.sectors, 0)
+        empty.ended, empty.is_sure = 0, True
+        self.visible: list[list[HostWrite]] = [[empty] for _ in range(self.sectors)]
+        self.durable: list[list[HostWrite]] = [[empty] for _ in range(self.sectors)]
+        self._unsettled: dict[int, None] = {}
+        self._under_way: dict[HostWrite, None] = {}
+
+    def submitted(self, stamp: int, first: int, count: int) -> HostWrite:
+        write = HostWrite(stamp, first, count, next(self._events))
+        self._under_way[write] = None
+        self.zeroings += not stamp
+        for sector in range(first, first + count):
+            self.visible[sector].append(write)
+            self.durable[sector].append(write)
+            self._unsettled[sector] = None
+        return write
+
+    def replied(self, write: HostWrite, *, is_sure: bool, is_durable: bool) -> None:
+        """The reply has come; `is_sure`: without an error."""
+        write.ended = next(self._events)
+        write.is_sure = is_sure
+        self._under_way.pop(write, None)
+        if not is_sure:
+            write.has_failed = True
+            return
+        for sector in range(write.first, write.first + write.count):
+            _outdate(self.visible[sector], write.submitted, keep=write)
+            if is_durable:
+                _outdate(self.durable[sector], write.submitted, keep=write)
+
+    def flush_submitted(self) -> tuple[int, dict[int, list[HostWrite]]]:
+        """Return what `flushed` needs once the reply to this FLUSH has come."""
+        moment = next(self._events)
+        replied = {}
+        for sector in self._unsettled:
+            replied[sector] = [w for w in self.visible[sector] if w.ended is not None]
+        return moment, replied
+
+    def flushed(self, moment: int, replied: dict[int, list[HostWrite]]) -> None:
+        for sector, settled in replied.items():
+            if not settled:
+                continue
+            self.durable[sector] = [
+                w
+                for w in self.durable[sector]
+                if w in settled or w.ended is None or w.ended > moment
+            ]
+            if len(self.durable[sector]) == 1 == len(self.visible[sector]):
+                self._unsettled.pop(sector, None)
+
+    def connections_lost(self) -> None:
+        """Nobody will be told any more what became of the writes under way."""
+        moment = next(self._events)
+        for write in self._under_way:
+            write.ended = moment
+        self._under_way.clear()
+
+    # -- looking -----------------------------------------------------------------------
+
+    def wrong_sectors(self, data: bytes) -> list[int]:
+        """Return the sectors of an image of this instant that hold something else."""
+        return [
+            sector
+            for sector in range(self.sectors)
+            if not any(
+                w.has_failed
+                or w.content(sector) == data[sector * SECTOR : (sector + 1) * SECTOR]
+                for w in self.visible[sector]
+            )
+        ]
+
+    def recovered(self, data: bytes, *, lost_power: bool) -> list[int]:
+        """Take what a start found for what is there; return the wrong sectors.
+
+        After a power loss a sector that was not flushed may hold anything.
+        """
+        wrong = []
+        for sector in range(self.sectors):
+            found = data[sector * SECTOR : (sector + 1) * SECTOR]
+            allowed = self.durable if lost_power else self.visible
+            same = [w for w in allowed[sector] if w.content(sector) == found]
+            if not same:
+                if not any(w.has_failed for w in allowed[sector]) and (
+                    not lost_power or len(allowed[sector]) == 1
+                ):
+                    wrong.append(sector)
+                same = [_Found(sector, found)]
+            is_known = len(self.visible[sector]) == 1 and same == self.visible[sector]
+            if is_known and (not lost_power or same == self.durable[sector]):
+                continue
+            self.visible[sector] = list(same)
+            if lost_power:
+                self.durable[sector] = list(same)
+            self._unsettled[sector] = None
+        return wrong
+
+
+def _outdate(writes: list[HostWrite], moment: int, *, keep: HostWrite) -> None:
+    """Drop what had ended when a write was submitted that is there now."""
+    writes[:] = [w for w in writes if w is keep or w.ended is None or w.ended > moment]
+
+
+def summary(sectors: Iterable[int]) -> str:
+    found = list(sectors)
+    return f"{len(found)} sectors, the first {found[:4]}"

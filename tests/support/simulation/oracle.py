@@ -1,0 +1,271 @@
+"""What must hold, at every cut, commit, start and end of a run.
+
+I1  a point equals all volumes at one cut; I2 the newest point never falls back, nor
+an epoch that was told; I3 what a host was promised is there, and nothing else; I4 each
+track that differs from the newest point is known as such; I5 a cut holds every write
+that had ended; I6 an image that is read does not change; I9 a failed flush ends it.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from common.ports import HostCommand, HostRequest
+from common.storage.bitmap_file import PAGE_BYTES
+from primary_site.cut_volume import CutVolume
+from primary_site.group import ConsistencyGroup
+from primary_site.replicator import Replicator
+from primary_site.volume import PrimaryVolume
+from remote_site.recovery_point import PointImage
+from remote_site.store import GroupStore
+from tests.support.simulation.hosts import Hosts
+from tests.support.simulation.loop import World
+from tests.support.simulation.model import summary
+from tests.support.simulation.sites import PrimarySite, RemoteSite
+
+Images = dict[str, bytes]
+
+
+class Oracle:
+    """Watches both sites; tells the world of what does not hold."""
+
+    def __init__(
+        self, world: World, primary: PrimarySite, remote: RemoteSite, hosts: Hosts
+    ) -> None:
+        self.world = world
+        self.cuts: dict[int, Images] = {}
+        """By number: of a number that was used twice nobody heard the first time."""
+        self.cycle_ids: dict[int, bytes] = {}
+        self.safe_number = 0
+        """The remote has said, or could have said, that this point is durable."""
+        self.current_as_of_ns = 0
+        self.epoch = 0
+        self.commits = 0
+        self.points_compared = 0
+        self.starts_checked = 0
+        self.lost_power = False
+        """The primary's machine has lost power since the hosts last looked."""
+        self._primary = primary
+        self._remote = remote
+        self._hosts = hosts
+
+    # -- the primary -------------------------------------------------------------------
+
+    def primary_opened(self, group: ConsistencyGroup, replicator: Replicator) -> None:
+        """The daemon has recovered; no host has written yet."""
+        self.starts_checked += 1
+        for volume in group.volumes:
+            data = self.content(volume)
+            wrong = self._hosts.models[volume.name].recovered(
+                data, lost_power=self.lost_power
+            )
+            if wrong:
+                how = "a power loss" if self.lost_power else "a kill"
+                self._fail("I3", f"{volume.name}: after {how} {summary(wrong)}")
+            self._watch_cut(volume)
+        self.lost_power = False
+        self.check_tracking(group)
+        self._watch_group(group)
+
+    def _watch_cut(self, volume: PrimaryVolume) -> None:
+        changes: Any = volume.changes
+        transfer = changes.transfer
+        number_of = self._primary
+
+        def watched(relation: Any, fresh: Any) -> Any:
+            group = number_of.group
+            assert group is not None
+            number = group.state.cycle_number + 1
+            if volume is group.volumes[0]:
+                self.cuts[number] = {}
+                self.world.note(f"cut {number}")
+            data = self.content(volume)
+            self.cuts[number][volume.name] = data
+            wrong = self._hosts.models[volume.name].wrong_sectors(data)
+            if wrong:
+                self._fail("I5", f"cut {number}: {volume.name}: {summary(wrong)}")
+            return transfer(relation, fresh)
+
+        changes.transfer = watched
+
+    def _watch_group(self, group: Any) -> None:
+        complete, has_changed = group.complete_cycle, group.has_changed
+        adopt = group.adopt_relation
+
+        async def completed(relation_id: bytes) -> None:
+            number = group.cut.number
+            if number > self.safe_number:
+                self._fail("I2", f"cycle {number} completed, {self.safe_number} safe")
+            await complete(relation_id)
+            self.world.note(f"complete {number}")
+            self.check_tracking(group)
+
+        async def adopted(relation_id: bytes) -> None:
+            await adopt(relation_id)
+            self.check_tracking(group)
+
+        def changed() -> bool:
+            found: bool = has_changed()
+            number = group.state.committed_number
+            if not found and number in self.cuts:
+                for volume in group.volumes:
+                    if self.content(volume) != self.cuts[number][volume.name]:
+                        self._fail("I4", f"{volume.name}: said to be as in {number}")
+            return found
+
+        group.complete_cycle, group.has_changed = completed, changed
+        group.adopt_relation = adopted
+
+    def check_tracking(self, group: ConsistencyGroup) -> None:
+        """I4: what differs from the newest known point is in some bitmap."""
+        number = group.state.committed_number
+        if number is None:
+            point = {v.name: bytes(v.size_bytes) for v in group.volumes}
+        elif number in self.cuts:
+            point = self.cuts[number]
+        else:
+            return
+        for volume in group.volumes:
+            data, old = self.content(volume), point[volume.name]
+            if data == old:
+                continue
+            geometry, changes = volume.geometry, volume.changes
+            marked = b"".join(
+                changes.changed_page(page)
+                for page in range(-(-geometry.track_count // (8 * PAGE_BYTES)))
+            )
+            for track in range(geometry.track_count):
+                if marked[track >> 3] >> (track & 7) & 1:
+                    continue
+                offset, length = geometry.byte_range(track, 1)
+                if data[offset : offset + length] != old[offset : offset + length]:
+                    self._fail(
+                        "I4",
+                        f"{volume.name}: track {track} differs from point {number} "
+                        "and is in no bitmap",
+                    )
+                    return
+
+    def content(self, volume: PrimaryVolume) -> bytes:
+        device: Any = volume.device
+        return bytes(device._inode.content)
+
+    # -- the remote --------------------------------------------------------------------
+
+    def remote_opened(self, store: GroupStore) -> None:
+        self.starts_checked += 1
+        newest = store.points[-1] if store.points else None
+        number = newest.number if newest else 0
+        if number < self.safe_number:
+            self._fail("I2", f"point {self.safe_number} was safe, now it is {number}")
+        as_of_ns = newest.current_as_of_ns if newest else 0
+        if number == self.safe_number and as_of_ns < self.current_as_of_ns:
+            self._fail("I2", "the newest point is current up to earlier")
+        if store.epoch < self.epoch:
+            self._fail("I8", f"epoch {self.epoch} was told, now it is {store.epoch}")
+        if number > self.safe_number:
+            self.safe_number, self.current_as_of_ns = number, 0
+        self.compare_points(store)
+        self._watch_store(store)
+
+    def _watch_store(self, store: Any) -> None:
+        commit, new_epoch = store.commit, store.new_epoch
+        advance = store.advance_current
+
+        async def committed(**what: Any) -> bytes:
+            number = what["number"]
+            known = self.cycle_ids.setdefault(number, what["cycle_id"])
+            if known != what["cycle_id"]:
+                self._fail("I7", f"number {number} is of two cycles")
+            relation: bytes = await commit(**what)
+            self.world.note(f"commit {number}")
+            self.commits += 1
+            if number > self.safe_number:
+                self.safe_number, self.current_as_of_ns = number, 0
+            self.compare_points(store)
+            return relation
+
+        async def advanced(number: int, time_ns: int) -> None:
+            await advance(number, time_ns)
+            if number == self.safe_number:
+                self.current_as_of_ns = max(self.current_as_of_ns, time_ns)
+
+        async def begun() -> int:
+            epoch: int = await new_epoch()
+            if epoch <= self.epoch:
+                self._fail("I8", f"epoch {epoch} after {self.epoch}")
+            self.epoch = epoch
+            return epoch
+
+        store.commit, store.new_epoch, store.advance_current = (
+            committed,
+            begun,
+            advanced,
+        )
+
+    def compare_points(self, store: Any) -> None:
+        """I1: what can be recovered now is exactly one cut."""
+        for point in store.points:
+            cut = self.cuts.get(point.number)
+            if cut is None:
+                self._fail("I1", f"point {point.number} is of no cut")
+                return
+            for volume in store._disk.volumes:
+                self.points_compared += 1
+                wanted = cut[volume.offer.name]
+                image = PointImage(volume, point.number)
+                read = partial(image.read, 0, len(wanted))
+                found = self._remote.machine.looking(read)
+                if bytes(found) != wanted:
+                    tracks = _differing(bytes(found), wanted, volume.offer.track_bytes)
+                    self._fail(
+                        "I1",
+                        f"{volume.offer.name}@{point.number} is not the cut: "
+                        f"tracks {tracks}",
+                    )
+
+    def look_at_remote(self) -> None:
+        """Compare the points now, whatever is being applied."""
+        site = self._remote
+        if site.is_serving and site.is_alive and site.store is not None:
+            self.compare_points(site.store)
+
+    def look_at_cut(self) -> None:
+        """I6: read the FlashCopy target as a host does; it must be the cut."""
+        site = self._primary
+        group = site.group
+        if not site.is_serving or not site.is_alive or group is None:
+            return
+        volume = group.volumes[self.world.rng.randrange(len(group.volumes))]
+        standing = volume.preserver.standing()
+        if standing is None or not standing.relation.readable:
+            return
+        wanted = self.cuts[standing.relation.cycle_number][volume.name]
+        first = self.world.rng.randrange(len(wanted) // 512)
+        offset = first * 512
+        length = min(16 << 10, len(wanted) - offset)
+
+        def complete(done: list[HostRequest]) -> None:
+            for request in done:
+                if request.error:
+                    continue  # the relation ended meanwhile
+                if bytes(request.data) != wanted[offset : offset + length]:
+                    self._fail("I6", f"{volume.name}@cut changed at {offset}")
+
+        def read() -> None:
+            request = HostRequest(HostCommand.READ, offset, length)
+            CutVolume(volume, standing).submit([request], complete)
+
+        site.loop.call_soon(read)
+
+    def _fail(self, invariant: str, text: str) -> None:
+        self.world.problem(f"{invariant}: {text}")
+
+
+def _differing(found: bytes, wanted: bytes, track_bytes: int) -> list[int]:
+    return [
+        start // track_bytes
+        for start in range(0, len(wanted), track_bytes)
+        if found[start : start + track_bytes] != wanted[start : start + track_bytes]
+    ]

@@ -1,0 +1,338 @@
+"""One run: two sites, hosts, trouble; then the trouble ends and all must be well.
+
+safety phase   hosts write, things go wrong; nothing that was promised may break
+heal phase     nothing goes wrong any more; the newest cut must become safe (I11)
+"""
+
+from __future__ import annotations
+
+import traceback
+from dataclasses import dataclass
+from typing import Any
+
+from common.errors import FarshoreError
+from primary_site.group import ConsistencyGroup
+from primary_site.replicator import Replicator
+from primary_site.tickets import CutTicket
+from tests.support.simulation.faults import Faults
+from tests.support.simulation.hosts import Hosts
+from tests.support.simulation.knobs import (
+    chosen_sizes,
+    controlled,
+    primary_config,
+    quiet_logs,
+    remote_config,
+)
+from tests.support.simulation.links import Network
+from tests.support.simulation.loop import SimulatedLoop, StuckError, World
+from tests.support.simulation.oracle import Oracle
+from tests.support.simulation.sites import PrimarySite, RemoteSite, Site
+
+SAFETY_SECONDS = 12.0
+HEAL_SECONDS_MAX = 120.0
+"""From the last fault until the newest cut is safe: silence (8 s), a refusal or a
+lost handshake (10 s), a few back-offs (5 s each), restarts, a full comparison."""
+
+REQUESTS = 220
+SETTLE_SECONDS = 1.0
+
+COMMAND = "python -m tests.simulation.hunt --seed {seed}"
+
+
+class FoundError(AssertionError):
+    """Something does not hold. Says how to see it again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a seed: `problems` is empty when all held."""
+
+    seed: int
+    digest: str
+    problems: tuple[str, ...]
+    simulated_seconds: float
+    steps: int
+    cuts: int
+    commits: int
+    points_compared: int
+    starts: int
+    writes: int
+    faults: dict[str, int]
+    trace: tuple[str, ...]
+
+    def check(self) -> None:
+        if self.problems:
+            command = COMMAND.format(seed=self.seed)
+            raise FoundError(f"{self.problems[0]}\n  again: {command}")
+
+
+class Simulation:
+    """Both sites and all around them, for one seed."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        rng = world.rng
+        sizes = chosen_sizes(rng)
+        self.network = Network(world)
+        self.primary = PrimarySite(world, self.network, primary_config(rng, sizes))
+        self.remote = RemoteSite(world, self.network, remote_config(sizes))
+        self.network.is_up = self._is_up
+        volumes = {name: size for name, (size, _, _) in sizes.items()}
+        self.hosts = Hosts(world, self.primary, volumes, REQUESTS)
+        self.hosts.think_seconds = rng.choice((0.005, 0.05, 0.2))
+        self.oracle = Oracle(world, self.primary, self.remote, self.hosts)
+        self.primary.on_open = self._primary_opened
+        self.primary.on_gone = self.hosts.detach
+        self.remote.on_open = self.oracle.remote_opened
+        self.primary.writes_at_once = rng.random() < 0.4
+        for site in (self.primary, self.remote):
+            site.machine.stops = rng.choice((0.0, 0.05, 0.2))
+        self._workers = rng.choice((2, 4, 8))
+        self._failed_since: dict[Site, float] = {}
+        self.is_healing = False
+        self.is_over = False
+        self._healed_at = 0.0
+        self._ticket: CutTicket | None = None
+        self._ticket_life = 0
+
+    def run(self) -> Faults:
+        world = self.world
+        self.remote.start()
+        self.primary.start()
+        faults = Faults(self)
+        world.after(0.05, self._tick)
+        world.after(0.1, self._look)
+        world.after(SAFETY_SECONDS * (0.3 + world.rng.random()), self._heal, faults)
+        world.run(lambda: self.is_over)
+        return faults
+
+    # -- the sites ---------------------------------------------------------------------
+
+    def _primary_opened(self, group: ConsistencyGroup, replicator: Replicator) -> None:
+        self.oracle.primary_opened(group, replicator)
+        self.hosts.attach(group, self._workers)
+
+    def _is_up(self, loop: SimulatedLoop) -> bool:
+        site: Site = self.primary
+        if loop.name.startswith(self.remote.name):
+            site = self.remote
+        return site.machine.is_up
+
+    def kill(self, site: Site, *, power: bool) -> None:
+        if site is self.primary and (power or self._has_lost_pages()):
+            self.oracle.lost_power = True
+        site.die(power=power)
+        self._start_later(site)
+
+    def _has_lost_pages(self) -> bool:
+        """A failed fdatasync is as a power loss to what was not flushed."""
+        files = self.primary.machine.files
+        return any(i.has_lost for i in files._directories["/devices"].names.values())
+
+    def stop(self, site: Site) -> None:
+        if site is self.primary and self._has_lost_pages():
+            self.oracle.lost_power = True
+        site.stop()
+
+    def _start_later(self, site: Site) -> None:
+        rng = self.world.rng
+        self.world.after(rng.choice((0.01, 0.5, 4.0)) * rng.random(), self._start, site)
+
+    def _start(self, site: Site) -> None:
+        if site.is_alive:
+            return
+        if site is self.primary and self._has_lost_pages():
+            self.oracle.lost_power = True
+        site.start()
+        faults = self.world.rng.random()
+        if not self.is_healing and faults < 0.15:  # in the middle of recovery
+            power = self.world.rng.random() < 0.5
+            site.machine.fuse = self.world.rng.randrange(1, 30)
+            site.machine.blow = lambda: self.kill(site, power=power)
+
+    def _tick(self) -> None:
+        """What a supervisor and an operator look after."""
+        for site in (self.primary, self.remote):
+            self._look_after(site)
+        if self.is_healing:
+            self._heal_on()
+        if not self.is_over:
+            self.world.after(0.25, self._tick)
+
+    def _look_after(self, site: Site) -> None:
+        error = site.start_error
+        if error is not None and error.startswith(("Corrupt", "StateMismatch")):
+            self.world.problem(f"{site.name} does not start: {error}")
+        if not site.is_alive:
+            if site not in self._failed_since:
+                self._failed_since[site] = self.world.now
+            elif self.world.now - self._failed_since[site] > 4.5:
+                self._start(site)
+                del self._failed_since[site]
+            return
+        if not self._has_failed(site):
+            self._failed_since.pop(site, None)
+            return
+        since = self._failed_since.setdefault(site, self.world.now)
+        if self.world.now - since > 2.0:
+            del self._failed_since[site]
+            self.kill(site, power=False)
+
+    def _has_failed(self, site: Site) -> bool:
+        if not site.is_serving:
+            return False
+        if site is self.primary:
+            return self.primary.group is not None and (
+                self.primary.group.failed is not None
+            )
+        store = self.remote.store
+        return store is not None and store.failed is not None
+
+    def _look(self) -> None:
+        self.oracle.look_at_remote()
+        self.oracle.look_at_cut()
+        if not self.is_over:
+            self.world.after(0.05 + 0.4 * self.world.rng.random(), self._look)
+
+    # -- operators ---------------------------------------------------------------------
+
+    def ask_for_cut(self, label: str | None) -> None:
+        self._operate(lambda replicator: replicator.request_cut(label))
+
+    async def _last_cut(self, replicator: Replicator) -> None:
+        self._ticket = await replicator.request_cut(None)
+        self._ticket_life = self.primary.lives
+
+    def suspend(self, *, seconds: float) -> None:
+        self._operate(lambda replicator: replicator.suspend())
+        self.world.after(seconds, self._resume)
+
+    def _resume(self) -> None:
+        self._operate(lambda replicator: replicator.resume())
+
+    def _operate(self, work: Any) -> None:
+        site = self.primary
+        replicator = site.replicator
+        if not (site.is_alive and site.is_serving and replicator is not None):
+            return
+
+        async def operate() -> None:
+            try:
+                await work(replicator)
+            except FarshoreError as error:
+                self.world.note(f"refused: {error}")
+
+        self.world.call(site.loop, operate())
+
+    # -- the heal phase ----------------------------------------------------------------
+
+    def _heal(self, faults: Faults) -> None:
+        world = self.world
+        world.note("heal")
+        faults.is_active = False
+        self.is_healing = True
+        self._healed_at = world.now
+        self.network.rate, self.network.delay_seconds = 50e6, 0.001
+        for stream in self.network.streams:
+            stream.rate, stream.delay = 50e6, 0.001
+        self.network.heal()
+        for site in (self.primary, self.remote):
+            machine = site.machine
+            machine.full.clear()
+            machine.errors.clear()
+            machine.slow_until = 0.0
+            machine.fuse = 0
+            if site.is_alive:
+                site.loop.fuse = 0
+                site.loop.is_frozen = False
+        self.hosts.budget = max(self.hosts.budget, 20)
+        self._ticket = None
+        world.after(SETTLE_SECONDS, self._quiesce_hosts)
+
+    def _quiesce_hosts(self) -> None:
+        self.hosts.is_active = False
+
+    def _heal_on(self) -> None:
+        seconds = self.world.now - self._healed_at
+        if seconds > HEAL_SECONDS_MAX:
+            waiting = "\n".join(loop.waiting() for loop in self.world.loops)
+            waiting += f"\nhosts wait for {self.hosts.in_flight} replies"
+            self.world.problem(
+                f"I11: not well {seconds:.0f} s after the last fault\n{waiting}"
+            )
+            return
+        group, replicator = self.primary.group, self.primary.replicator
+        if (
+            not self.primary.is_serving
+            or group is None
+            or replicator is None
+            or self.hosts.is_active
+            or not self.hosts.is_idle
+        ):
+            return
+        if group.state.suspended:
+            self._resume()
+            return
+        ticket = self._ticket
+        if ticket is None or self._ticket_life != self.primary.lives:
+            self._ticket = None
+            self._operate(self._last_cut)
+        elif ticket.safe.done():
+            self._ticket = None
+            if ticket.safe.exception() is None:
+                self._judge(group, ticket.safe.result())
+
+    def _judge(self, group: ConsistencyGroup, number: int) -> None:
+        """That cut is safe: the remote has all that the primary has."""
+        world, store = self.world, self.remote.store
+        if store is None or not self.remote.is_alive:
+            world.problem("I11: a cut is safe at a remote that is not there")
+            return
+        if not store.points or store.points[-1].number < number:
+            world.problem(f"I2: point {number} is said to be safe and is not there")
+            return
+        cut = self.oracle.cuts[number]
+        for volume in group.volumes:
+            if self.oracle.content(volume) != cut[volume.name]:
+                world.problem(f"I4: {volume.name} is not as in {number}, the last cut")
+        self.oracle.compare_points(store)
+        world.note("well")
+        self.is_over = True
+
+
+def simulate(seed: int, *, keep_trace: bool = False) -> Outcome:
+    """Run one seed."""
+    world = World(seed, keep_trace=keep_trace)
+    with quiet_logs(world), controlled(world):
+        simulation = Simulation(world)
+        faults: Faults | None = None
+        try:
+            faults = simulation.run()
+        except StuckError as error:
+            world.problem(f"stuck: {error}")
+        except Exception as error:  # noqa: BLE001 - told with its traceback
+            world.problem(repr(error), error)
+        digest = world.digest
+        world.close()
+    oracle = simulation.oracle
+    return Outcome(
+        seed=seed,
+        digest=digest,
+        problems=tuple(_told(*problem) for problem in world.problems),
+        simulated_seconds=world.now,
+        steps=world.steps,
+        cuts=len(oracle.cuts),
+        commits=oracle.commits,
+        points_compared=oracle.points_compared,
+        starts=oracle.starts_checked,
+        writes=simulation.hosts.writes_replied,
+        faults=faults.counts if faults else {},
+        trace=tuple(world.trace),
+    )
+
+
+def _told(text: str, cause: BaseException | None) -> str:
+    if cause is None:
+        return text
+    lines = "".join(traceback.format_exception(cause))
+    return f"{text}\n{lines}"

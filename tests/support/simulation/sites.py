@@ -1,0 +1,239 @@
+"""The two daemons of a run: the product's own code on simulated machines.
+
+What the daemons' `serve` does with one group is done here: state opened in a thread,
+the group and its replicator, or the store, the receiving group and the listener. Only
+NBD and the control socket are left out: hosts and operators call what these would.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from common.errors import FarshoreError
+from common.replication.link import Link
+from common.service.config_primary import PrimaryGroup
+from common.service.config_remote import RemoteGroup
+from primary_site.group import ConsistencyGroup
+from primary_site.opening import open_group
+from primary_site.promptness import PROOF_BATCHES
+from primary_site.replicator import Replicator
+from remote_site.group import ReceivingGroup
+from remote_site.listener import ReplicationListener
+from remote_site.store import GroupStore, StoreSettings
+from tests.support.simulation.links import Network
+from tests.support.simulation.loop import SimulatedLoop, World
+from tests.support.simulation.machine import Machine, SimulatedThreads
+
+GROUP = "orders"
+STATE = "/state"
+DEVICE_THREADS = 8
+
+
+class Site:
+    """A machine and the life of its daemon: started, killed, stopped, started again."""
+
+    def __init__(self, world: World, name: str, network: Network) -> None:
+        self.world = world
+        self.name = name
+        self.network = network
+        self.machine = Machine(world, name)
+        self.is_serving = False
+        self.start_error: str | None = None
+        self.lives = 0
+        self.loop: SimulatedLoop
+        for path in ("/devices", STATE):
+            self.machine.files.make_directory(path)
+
+    @property
+    def is_alive(self) -> bool:
+        return self.lives > 0 and not self.loop.is_dead
+
+    def start(self) -> None:
+        """Start the daemon; `is_serving` once it has recovered."""
+        assert not self.is_alive
+        self.lives += 1
+        self.loop = self.world.new_loop(f"{self.name}-{self.lives}")
+        self.machine.loop = self.loop
+        self.machine.is_up = True
+        self.is_serving = False
+        self.start_error = None
+        self.world.note(f"{self.name} starts")
+        self._call(self._serve())
+
+    def die(self, *, power: bool) -> None:
+        """Kill the daemon now, or cut its machine's power."""
+        self.world.note(f"{self.name} {'loses power' if power else 'is killed'}")
+        was_alive = self.is_alive
+        if was_alive:
+            self.loop.kill()
+            self._gone()
+        self.is_serving = False
+        if power:
+            self.machine.is_up = False
+            self.machine.after_power_loss()
+        else:
+            self.machine.after_kill()
+        if was_alive:
+            self.network.died(self.loop, silently=power)
+
+    def stop(self) -> None:
+        """Stop the daemon in good order; it may be killed before it has."""
+        if self.is_serving:
+            self.world.note(f"{self.name} stops")
+            self.is_serving = False
+            self._call(self._stopped())
+
+    def freeze(self, seconds: float) -> None:
+        """SIGSTOP for a while."""
+        if self.is_alive:
+            loop = self.loop
+            loop.is_frozen = True
+            self.world.after(seconds, _thaw, loop)
+
+    def _call(self, work: Coroutine[Any, Any, None]) -> None:
+        self.world.call(self.loop, self._guarded(work))
+
+    async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
+        loop = self.loop
+        try:
+            await work
+        except FarshoreError as error:
+            self.start_error = f"{type(error).__name__}: {error}"
+            self.world.note(f"{self.name} ends: {self.start_error}")
+            self.is_serving = False
+            self._gone()
+            loop.kill()
+            self.machine.after_kill()
+            self.network.died(loop, silently=False)
+        except Exception as error:  # noqa: BLE001 - told, with its cause
+            if not loop.is_dead:
+                self.world.problem(f"{self.name}: {error!r}", error)
+
+    async def _stopped(self) -> None:
+        self._gone()
+        loop = self.loop
+        await self._close()
+        self.world.note(f"{self.name} has stopped")
+        loop.kill()
+        self.machine.after_kill()
+        self.network.died(loop, silently=False)
+
+    def _threads(self, name: str, count: int) -> SimulatedThreads:
+        return SimulatedThreads(self.machine, name, count)
+
+    async def _serve(self) -> None:
+        raise NotImplementedError
+
+    async def _close(self) -> None:
+        raise NotImplementedError
+
+    def _gone(self) -> None:
+        """Nothing outside may use the daemon's objects any more."""
+
+
+def _thaw(loop: SimulatedLoop) -> None:
+    loop.is_frozen = False
+
+
+class PrimarySite(Site):
+    """The sending daemon; `on_open` is called before anything else happens in it."""
+
+    def __init__(self, world: World, network: Network, config: PrimaryGroup) -> None:
+        super().__init__(world, "amsterdam", network)
+        self.config = config
+        self.group: ConsistencyGroup | None = None
+        self.replicator: Replicator | None = None
+        self.on_open: Callable[[ConsistencyGroup, Replicator], None]
+        self.on_gone: Callable[[], None] = lambda: None
+        self.writes_at_once = False
+        self._running: asyncio.Task[None] | None = None
+
+    async def _serve(self) -> None:
+        machine = self.machine
+        threads = self._threads("state", 2)
+        opened = await threads.run(
+            open_group, machine.files, STATE, self.config, "primary.toml"
+        )
+        group = ConsistencyGroup(
+            self.config,
+            opened,
+            machine.files,
+            lambda name: self._threads(name, DEVICE_THREADS),
+            threads,
+            machine.clock,
+        )
+        replicator = Replicator(group, self.name, self._connect, machine.clock)
+        if self.writes_at_once:
+            for volume in group.volumes:
+                for _ in range(PROOF_BATCHES):
+                    volume.promptness.took_in_thread(0.0)
+        self.group, self.replicator = group, replicator
+        self.on_open(group, replicator)
+        self.is_serving = True
+        self._running = asyncio.ensure_future(replicator.run())
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.shield(self._running)
+
+    async def _connect(self, address: str) -> Link:
+        stream = await self.network.connect(self.loop, address)
+        return Link(stream, self.machine.clock)
+
+    async def _close(self) -> None:
+        replicator, group = self.replicator, self.group
+        assert replicator is not None
+        assert group is not None
+        assert self._running is not None
+        replicator.stop()
+        self._running.cancel()
+        await asyncio.wait([self._running])
+        await group.close()
+
+    def _gone(self) -> None:
+        self.on_gone()
+
+
+class RemoteSite(Site):
+    """The receiving daemon."""
+
+    def __init__(self, world: World, network: Network, config: RemoteGroup) -> None:
+        super().__init__(world, "dr", network)
+        self.config = config
+        self.store: GroupStore | None = None
+        self.group: ReceivingGroup | None = None
+        self.on_open: Callable[[GroupStore], None]
+        self._listener: ReplicationListener | None = None
+
+    async def _serve(self) -> None:
+        machine = self.machine
+        count = min(2 * len(self.config.volumes) + 2, 16)
+        threads = self._threads("group", count)
+        settings = StoreSettings(
+            group=GROUP,
+            state_directory=f"{STATE}/{GROUP}",
+            journal_directory=f"/journal/{GROUP}",
+            devices={volume.name: volume.device for volume in self.config.volumes},
+            peer=self.config.peer,
+        )
+        store = await GroupStore.open(machine.files, threads, settings)
+        self.store = store
+        self.on_open(store)
+        group = ReceivingGroup(self.config, self.name, store, threads, machine.clock)
+        self.group = group
+        self._listener = ReplicationListener({GROUP: group}, machine.clock)
+        self.network.listener = self._listener
+        self.network.listener_loop = self.loop
+        self.is_serving = True
+
+    async def _close(self) -> None:
+        assert self._listener is not None
+        assert self.group is not None
+        await self._listener.stop_accepting()
+        await self.group.end_sessions()
+        await self._listener.close()
+        await self.group.close()
+
+    def _gone(self) -> None:
+        self.network.listener = None
