@@ -339,6 +339,22 @@ class TestMemory:
             await first.disconnect()
             await second.disconnect()
 
+    @pytest.mark.parametrize("length", [65536, 8 * MIB])
+    async def test_what_has_been_sent_is_given_back(
+        self, tmp_path: Path, length: int
+    ) -> None:
+        # The short reply is sent at once, the long one bit by bit.
+        limits = NbdLimits(daemon_bytes_in_flight_max=4 * MIB)
+        volume = MemoryVolume(16 * MIB)
+        async with serving(tmp_path, {"g/v": volume}, limits) as served:
+            client = await served.client()
+            assert await client.read(0, length) == bytes(length)
+            await until(lambda: served.server.budget.pool_held_bytes == 0)
+            # Twice as much as there is, one after the other.
+            for _ in range(8 * MIB // length):
+                await client.read(0, length)
+            await client.disconnect()
+
     async def test_a_goodbye_behind_what_waits_loses_nothing(
         self, tmp_path: Path
     ) -> None:
