@@ -70,6 +70,7 @@ def commands(form: Form) -> list[bytes]:
         wire.write(form, 0, b"x" * 60, flags=wire.FUA, cookie=12),
         wire.request(form, wire.TRIM, 0, 5, cookie=13),
         wire.request(form, wire.CACHE, 0, 5, cookie=14),
+        wire.request(form, wire.READ, 3, 5, flags=wire.DF, cookie=15),
     ]
     if form.is_extended:
         said += [
