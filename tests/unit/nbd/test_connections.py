@@ -12,6 +12,7 @@ import pytest
 import uvloop
 
 from common.errors import ConfigError
+from common.nbd.limits import NbdLimits
 from common.nbd.server import NbdServer
 from common.ports import Complete, HostRequest
 from common.service.loop_thread import LoopThread
@@ -86,6 +87,39 @@ async def test_an_opening_that_is_only_asked_about_is_released_there_too(
         client.abort()
         await until(lambda: volume.released_count == 1)
     assert threading.get_ident() not in volume.threads
+
+
+async def test_a_volume_whose_loop_hangs_costs_a_close_its_grace_only(
+    home: LoopThread, tmp_path: Path
+) -> None:
+    volume = VolumeElsewhere(home.loop)
+    exports = MemoryExports({"hung": volume, "well": MemoryVolume(SIZE)})
+    server = NbdServer(exports, NbdLimits(connections_per_export_max=2))
+    address = f"unix:{tmp_path / 'nbd.sock'}"
+    await server.listen([address])
+    client = await NbdClient.connect(address, "hung")
+    volume.hangs_until = threading.Event()
+    write = client.write(0, b"late")
+    try:
+        await until(lambda: len(volume.threads) == 1)
+        second = await NbdClient.connect(address, "hung")
+        third = await NbdClient.connect_unnegotiated(address)
+        asking = asyncio.ensure_future(third.go("hung", []))
+        await third.closed
+        asking.cancel()
+        well = await NbdClient.connect(address, "well")
+        assert await well.read(0, 4) == bytes(4)
+        await server.close(grace_seconds=0.05)
+        assert server.connection_count == 2
+    finally:
+        volume.hangs_until.set()
+    # It was done before the loop heard of the close.
+    await write
+    assert volume.content[:4] == b"late"
+    await until(lambda: server.connection_count == 0)
+    assert exports.all_released()
+    second.abort()
+    well.abort()
 
 
 async def test_a_connection_to_a_volume_whose_loop_has_ended_is_closed(
