@@ -236,14 +236,22 @@ class BudgetShare:
         if self._ticket is not None:
             self._try_own(self._ticket)
 
+    def stop_waiting(self) -> None:
+        """Leave the queue, though what is held may stay so for long yet.
+
+        The client is gone: behind a device that hangs, its place would go on
+        keeping others waiting, and then hold what nobody uses.
+        """
+        ticket, self._ticket = self._ticket, None
+        if ticket is None or self._budget.withdraw(ticket):
+            return
+        # Another thread has granted it and is about to tell this loop.
+        if self._budget.settle(ticket):
+            self._budget.give_back(ticket.length_bytes)
+
     def close(self) -> None:
         """Give back all that is still held, and wait for nothing any more."""
-        ticket, self._ticket = self._ticket, None
-        if ticket is not None:
-            waited = self._budget.withdraw(ticket)
-            # If not, another thread granted it and is about to tell this loop.
-            if not waited and self._budget.settle(ticket):
-                self._pool_bytes += ticket.length_bytes
+        self.stop_waiting()
         pooled, self._pool_bytes = self._pool_bytes, 0
         if pooled:
             self._budget.give_back(pooled)

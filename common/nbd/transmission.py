@@ -194,6 +194,7 @@ class Transmission(asyncio.BufferedProtocol):
         self._ending = True
         self._lost = True
         self._progress.stop()
+        self._share.stop_waiting()
         self._unsent_payload_bytes += self._answers.payload_bytes
         self._answers.take()
         self._free_sent()

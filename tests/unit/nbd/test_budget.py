@@ -221,6 +221,26 @@ class TestShares:
         behind.give_back(3 * MIB)
         assert budget.pool_held_bytes == budget.waiting_count == 0
 
+    async def test_one_that_stops_waiting_keeps_what_it_holds_and_its_place_is_free(
+        self,
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        told: list[str] = []
+        budget = MemoryBudget(8 * MIB, 1)
+        gone = budget.share(loop, lambda: told.append("gone"))
+        behind = budget.share(loop, lambda: told.append("behind"))
+        assert gone.take(4 * MIB)
+        assert not gone.take(7 * MIB)
+        assert not behind.take(3 * MIB)
+        gone.stop_waiting()
+        assert not gone.is_waiting
+        await until(lambda: told == ["behind"])
+        gone.give_back(4 * MIB)  # its requests end at last
+        assert budget.pool_held_bytes == 3 * MIB
+        gone.close()
+        behind.close()
+        assert budget.pool_held_bytes == budget.waiting_count == 0
+
     async def test_one_that_leaves_before_it_is_told_gives_its_grant_back(self) -> None:
         loop = asyncio.get_running_loop()
         told: list[str] = []
