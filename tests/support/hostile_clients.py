@@ -8,7 +8,7 @@ import socket
 import struct
 from typing import Any
 
-from common.nbd.addresses import TcpAddress, parse_address
+from common.nbd.addresses import TcpAddress, UnixAddress, parse_address
 from common.nbd.protocol import (
     BASE_ALLOCATION,
     CLIENT_FLAGS,
@@ -76,6 +76,7 @@ class StoppingClient:
             self.socket = socket.socket(socket.AF_INET)
             target: Any = (where.host, where.port)
         else:
+            assert isinstance(where, UnixAddress)
             self.socket = socket.socket(socket.AF_UNIX)
             target = where.path
         self.socket.settimeout(patience_seconds)
