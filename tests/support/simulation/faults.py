@@ -14,7 +14,7 @@ from tests.support.simulation.machine import Machine
 from tests.support.simulation.sites import Site
 
 if TYPE_CHECKING:
-    from tests.support.simulation.scenario import Simulation
+    from tests.support.simulation.scenario import RemoteCopy, Simulation
 
 PRIMARY_ERRORS = (
     ("write", "/devices"),
@@ -66,11 +66,13 @@ class Faults:
             self._jump_clock,
             self._ask_for_cut,
             self._suspend,
+            self._restore_remote,
         ]
         self._kinds = [kind for kind in kinds if rng.random() < 0.3]
         self._pause = rng.choice((0.3, 0.8, 2.0))
         self.power_share = rng.choice((0.0, 0.5, 1.0))
         self.counts: dict[str, int] = {}
+        self._copy: RemoteCopy | None = None
         if self._kinds:
             self._later()
 
@@ -197,6 +199,23 @@ class Faults:
 
     def _ask_for_cut(self) -> None:
         self._simulation.ask_for_cut(f"label {self._world.rng.randrange(100)}")
+
+    def _restore_remote(self) -> None:
+        """Copy the remote's machine, or put the copy back: the operator's roll-back.
+
+        Only once there is a newer point: a copy with the same newest point goes
+        unnoticed, and acked bits are then trusted that it does not deserve. That
+        is known, and for the protocol to mend.
+        """
+        simulation = self._simulation
+        if self._copy is None:
+            self._copy = simulation.copy_remote()
+        elif (
+            simulation.remote.is_alive
+            and self._copy.promised.number < simulation.oracle.promised.number
+        ):
+            self._copy, copy = None, self._copy
+            simulation.restore_remote(copy)
 
     def _suspend(self) -> None:
         self._simulation.suspend(seconds=3.0 * self._world.rng.random())

@@ -142,11 +142,11 @@ class Hosts:
 
     def _flush(self, life: int, name: str) -> None:
         model = self.models[name]
-        moment, replied = model.flush_submitted()
+        flush = model.flush_submitted()
 
         def then(done: HostRequest) -> None:
             if not done.error:
-                model.flushed(moment, replied)
+                model.flushed(flush)
             elif not self._site.machine.errors_met:
                 self.world.problem(f"{name}: a host's flush failed: {done.error}")
 

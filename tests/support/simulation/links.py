@@ -50,6 +50,7 @@ class SimulatedStream:
         self._is_closed = False
         self._reader: asyncio.Future[None] | None = None
         self._writers: list[asyncio.Future[None]] = []
+        self._will_wake = False
 
     # -- the port ----------------------------------------------------------------------
 
@@ -80,8 +81,10 @@ class SimulatedStream:
         while self._is_slow() and not self._is_closed:
             waiter = asyncio.get_running_loop().create_future()
             self._writers.append(waiter)
-            rest = self._free_at - WRITE_LOW_BYTES / self.rate
-            self._world.at(max(rest, self._world.now + 0.01), self._wake_writers)
+            if not self._will_wake:
+                self._will_wake = True
+                rest = self._free_at - WRITE_LOW_BYTES / self.rate
+                self._world.at(max(rest, self._world.now + 0.01), self._look_again)
             await waiter
         if self._error is not None:
             raise ConnectionLostError(f"{self.peer}: {self._error}")
@@ -189,6 +192,10 @@ class SimulatedStream:
     def _wake_reader(self) -> None:
         if self._reader is not None and not self._reader.done():
             self._reader.set_result(None)
+
+    def _look_again(self) -> None:
+        self._will_wake = False
+        self._wake_writers()
 
     def _wake_writers(self) -> None:
         writers, self._writers = self._writers, []

@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-STEPS_MAX = 1_500_000
+STEPS_MAX = 200_000
 """Callbacks of one run: a loop that turns for ever is a finding, not a hang."""
 
 LATENESS_SECONDS = 0.0005

@@ -64,6 +64,9 @@ class _Found(HostWrite):
         return self.found
 
 
+Flush = tuple[int, int, dict[int, list[HostWrite]]]
+
+
 class VolumeModel:
     """The sectors of one volume."""
 
@@ -71,6 +74,7 @@ class VolumeModel:
         self.name = name
         self.sectors = size_bytes // SECTOR
         self.zeroings = 0
+        self._starts = 0
         self._events = itertools.count(1)
         empty = HostWrite(0, 0, self.sectors, 0)
         empty.ended, empty.is_sure = 0, True
@@ -102,15 +106,18 @@ class VolumeModel:
             if is_durable:
                 _outdate(self.durable[sector], write.submitted, keep=write)
 
-    def flush_submitted(self) -> tuple[int, dict[int, list[HostWrite]]]:
-        """Return what `flushed` needs once the reply to this FLUSH has come."""
+    def flush_submitted(self) -> Flush:
+        """Return what `flushed` needs once all until now is known to be durable."""
         moment = next(self._events)
         replied = {}
         for sector in self._unsettled:
             replied[sector] = [w for w in self.visible[sector] if w.ended is not None]
-        return moment, replied
+        return self._starts, moment, replied
 
-    def flushed(self, moment: int, replied: dict[int, list[HostWrite]]) -> None:
+    def flushed(self, flush: Flush) -> None:
+        starts, moment, replied = flush
+        if starts != self._starts:
+            return  # what is there was looked at anew since
         for sector, settled in replied.items():
             if not settled:
                 continue
@@ -148,6 +155,7 @@ class VolumeModel:
 
         After a power loss a sector that was not flushed may hold anything.
         """
+        self._starts += 1
         wrong = []
         for sector in range(self.sectors):
             found = data[sector * SECTOR : (sector + 1) * SECTOR]

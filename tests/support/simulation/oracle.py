@@ -8,6 +8,7 @@ that had ended; I6 an image that is read does not change; I9 a failed flush ends
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -21,10 +22,19 @@ from remote_site.recovery_point import PointImage
 from remote_site.store import GroupStore
 from tests.support.simulation.hosts import Hosts
 from tests.support.simulation.loop import World
-from tests.support.simulation.model import summary
+from tests.support.simulation.model import Flush, summary
 from tests.support.simulation.sites import PrimarySite, RemoteSite
 
 Images = dict[str, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Promised:
+    """What the remote has said, or could have said, to be durable."""
+
+    number: int = 0
+    current_as_of_ns: int = 0
+    epoch: int = 0
 
 
 class Oracle:
@@ -37,10 +47,8 @@ class Oracle:
         self.cuts: dict[int, Images] = {}
         """By number: of a number that was used twice nobody heard the first time."""
         self.cycle_ids: dict[int, bytes] = {}
-        self.safe_number = 0
-        """The remote has said, or could have said, that this point is durable."""
-        self.current_as_of_ns = 0
-        self.epoch = 0
+        self._destaged: dict[tuple[int, str], Flush] = {}
+        self.promised = Promised()
         self.commits = 0
         self.points_compared = 0
         self.starts_checked = 0
@@ -82,7 +90,9 @@ class Oracle:
                 self.world.note(f"cut {number}")
             data = self.content(volume)
             self.cuts[number][volume.name] = data
-            wrong = self._hosts.models[volume.name].wrong_sectors(data)
+            model = self._hosts.models[volume.name]
+            self._destaged[number, volume.name] = model.flush_submitted()
+            wrong = model.wrong_sectors(data)
             if wrong:
                 self._fail("I5", f"cut {number}: {volume.name}: {summary(wrong)}")
             return transfer(relation, fresh)
@@ -95,8 +105,9 @@ class Oracle:
 
         async def completed(relation_id: bytes) -> None:
             number = group.cut.number
-            if number > self.safe_number:
-                self._fail("I2", f"cycle {number} completed, {self.safe_number} safe")
+            safe = self.promised.number
+            if number > safe:
+                self._fail("I2", f"cycle {number} completed, {safe} is safe")
             await complete(relation_id)
             self.world.note(f"complete {number}")
             self.check_tracking(group)
@@ -157,17 +168,21 @@ class Oracle:
         self.starts_checked += 1
         newest = store.points[-1] if store.points else None
         number = newest.number if newest else 0
-        if number < self.safe_number:
-            self._fail("I2", f"point {self.safe_number} was safe, now it is {number}")
+        promised = self.promised
+        if number < promised.number:
+            self._fail("I2", f"point {promised.number} was safe, now it is {number}")
         as_of_ns = newest.current_as_of_ns if newest else 0
-        if number == self.safe_number and as_of_ns < self.current_as_of_ns:
+        if number == promised.number and as_of_ns < promised.current_as_of_ns:
             self._fail("I2", "the newest point is current up to earlier")
-        if store.epoch < self.epoch:
-            self._fail("I8", f"epoch {self.epoch} was told, now it is {store.epoch}")
-        if number > self.safe_number:
-            self.safe_number, self.current_as_of_ns = number, 0
+        if store.epoch < promised.epoch:
+            self._fail("I8", f"epoch {promised.epoch} was told, not {store.epoch}")
+        self._promise_point(number)
         self.compare_points(store)
         self._watch_store(store)
+
+    def _promise_point(self, number: int) -> None:
+        if number > self.promised.number:
+            self.promised = replace(self.promised, number=number, current_as_of_ns=0)
 
     def _watch_store(self, store: Any) -> None:
         commit, new_epoch = store.commit, store.new_epoch
@@ -178,24 +193,29 @@ class Oracle:
             known = self.cycle_ids.setdefault(number, what["cycle_id"])
             if known != what["cycle_id"]:
                 self._fail("I7", f"number {number} is of two cycles")
+            # What the remote is told to commit the primary can lose no more.
+            for name, model in self._hosts.models.items():
+                flush = self._destaged.get((number, name))
+                if flush is not None:
+                    model.flushed(flush)
             relation: bytes = await commit(**what)
             self.world.note(f"commit {number}")
             self.commits += 1
-            if number > self.safe_number:
-                self.safe_number, self.current_as_of_ns = number, 0
+            self._promise_point(number)
             self.compare_points(store)
             return relation
 
         async def advanced(number: int, time_ns: int) -> None:
             await advance(number, time_ns)
-            if number == self.safe_number:
-                self.current_as_of_ns = max(self.current_as_of_ns, time_ns)
+            promised = self.promised
+            if number == promised.number and time_ns > promised.current_as_of_ns:
+                self.promised = replace(promised, current_as_of_ns=time_ns)
 
         async def begun() -> int:
             epoch: int = await new_epoch()
-            if epoch <= self.epoch:
-                self._fail("I8", f"epoch {epoch} after {self.epoch}")
-            self.epoch = epoch
+            if epoch <= self.promised.epoch:
+                self._fail("I8", f"epoch {epoch} after {self.promised.epoch}")
+            self.promised = replace(self.promised, epoch=epoch)
             return epoch
 
         store.commit, store.new_epoch, store.advance_current = (

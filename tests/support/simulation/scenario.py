@@ -14,6 +14,7 @@ from common.errors import FarshoreError
 from primary_site.group import ConsistencyGroup
 from primary_site.replicator import Replicator
 from primary_site.tickets import CutTicket
+from tests.support.simulated_files import SimulatedFiles
 from tests.support.simulation.faults import Faults
 from tests.support.simulation.hosts import Hosts
 from tests.support.simulation.knobs import (
@@ -25,7 +26,7 @@ from tests.support.simulation.knobs import (
 )
 from tests.support.simulation.links import Network
 from tests.support.simulation.loop import SimulatedLoop, StuckError, World
-from tests.support.simulation.oracle import Oracle
+from tests.support.simulation.oracle import Oracle, Promised
 from tests.support.simulation.sites import PrimarySite, RemoteSite, Site
 
 SAFETY_SECONDS = 12.0
@@ -64,6 +65,14 @@ class Outcome:
         if self.problems:
             command = COMMAND.format(seed=self.seed)
             raise FoundError(f"{self.problems[0]}\n  again: {command}")
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteCopy:
+    """The remote's machine as it was once, and what had been promised by then."""
+
+    files: SimulatedFiles
+    promised: Promised
 
 
 class Simulation:
@@ -193,6 +202,17 @@ class Simulation:
         self.oracle.look_at_cut()
         if not self.is_over:
             self.world.after(0.05 + 0.4 * self.world.rng.random(), self._look)
+
+    def copy_remote(self) -> RemoteCopy:
+        return RemoteCopy(self.remote.machine.copied(), self.oracle.promised)
+
+    def restore_remote(self, copy: RemoteCopy) -> None:
+        """Put an older copy of the whole machine back: nobody promised it is newer."""
+        site = self.remote
+        site.die(power=False)
+        site.machine.restore(copy.files)
+        self.oracle.promised = copy.promised
+        self._start_later(site)
 
     # -- operators ---------------------------------------------------------------------
 
