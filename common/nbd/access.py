@@ -1,13 +1,18 @@
 """Who may open which export, and how. Pure: names and numbers in, a verdict out.
 
-Rules are looked at in their order in the config. Those that name an export decide
+Rules are looked at in their order in the config. Those that govern an export decide
 about it alone: the first of them that fits the caller says how it may be opened,
-and whom none of them fits may not open it. An export that no rule names is open to
+and whom none of them fits may not open it. An export that no rule governs is open to
 whoever can connect, which is what the mode of a Unix socket or the CA decides.
+
+A rule governs the exports that it names and all that show the content of those:
+`orders/data` also means `orders/data@cut`, `orders/data@17` and `orders/data+copy`.
+It is not outdone by a rule that names `orders/data@cut` itself: order alone decides.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 from fnmatch import fnmatchcase
@@ -39,7 +44,8 @@ class AccessRule:
     """Callers that match one of the lists may open the exports as `access` says."""
 
     exports: tuple[str, ...]
-    """Names, in which `*` stands for any characters and `?` for one."""
+    """Names of volumes or of exports that show them at some moment; `*` stands for
+    any characters and `?` for one."""
     access: Access
     uids: frozenset[int] = frozenset()
     gids: frozenset[int] = frozenset()
@@ -47,8 +53,13 @@ class AccessRule:
     """Exact names: no wildcard of a certificate or a rule is followed."""
     anyone: bool = False
 
-    def names(self, export: str) -> bool:
-        return any(fnmatchcase(export, pattern) for pattern in self.exports)
+    def governs(self, export: str) -> bool:
+        names = {export, volume_of(export)}
+        return any(
+            fnmatchcase(name, pattern)
+            for pattern in map(_without_classes, self.exports)
+            for name in names
+        )
 
     def fits(self, caller: Caller) -> bool:
         return (
@@ -59,11 +70,21 @@ class AccessRule:
         )
 
 
+def volume_of(export: str) -> str:
+    """Return the volume whose content an export shows: what precedes `@` or `+`."""
+    return re.split("[@+]", export, maxsplit=1)[0]
+
+
 def access_to(
     rules: tuple[AccessRule, ...], export: str, caller: Caller
 ) -> Access | None:
     """Say how a caller may open an export; None: as if there were no such export."""
-    naming = [rule for rule in rules if rule.names(export)]
-    if not naming:
+    governing = [rule for rule in rules if rule.governs(export)]
+    if not governing:
         return Access.READ_WRITE
-    return next((rule.access for rule in naming if rule.fits(caller)), None)
+    return next((rule.access for rule in governing if rule.fits(caller)), None)
+
+
+def _without_classes(pattern: str) -> str:
+    """Let a bracket mean itself: no `[abc]` is promised."""
+    return pattern.replace("[", "[[]")

@@ -138,10 +138,12 @@ class NbdAccessTable(Table):
         tuple[StrictStr, ...], Field(min_length=1, max_length=NAMES_MAX)
     ] = Field(
         description=(
-            "Exports the rule is about; `*` stands for any characters, `?` for one. "
-            "Of the rules that name an export, the first that fits the caller "
-            "decides; whom none fits sees no such export. An export that no rule "
-            "names is open to all who can connect."
+            "Exports the rule governs, with all that show the same volume: "
+            "`orders/data` is also `orders/data@cut` and `orders/data@17`. `*` "
+            "stands for any characters, `?` for one. Of the rules that govern an "
+            "export, the first that fits the caller decides, however exactly "
+            "others name it; whom none fits sees no such export. An export that no "
+            "rule governs is open to all who can connect."
         )
     )
     users: Annotated[tuple[StrictInt | StrictStr, ...], Field(max_length=NAMES_MAX)] = (
