@@ -72,9 +72,6 @@ class NbdServer:
             self._limits.daemon_bytes_in_flight_max, self._limits.connections_max
         )
         """What all connections hold together, on whichever loops they live."""
-        self._budget = MemoryBudget(
-            self._limits.daemon_bytes_in_flight_max, self._limits.connections_max
-        )
         self._servers: list[asyncio.Server] = []
         self._socket_files: list[tuple[str, tuple[int, int]]] = []
         # In the order in which they came.
