@@ -7,8 +7,11 @@ python -m tests.simulation.hunt --seed 4711      prints every event of that run
 from __future__ import annotations
 
 import argparse
+import multiprocessing
+import os
 import sys
 import time
+from collections.abc import Iterator
 
 from tests.support.simulation.scenario import COMMAND, Outcome, simulate
 
@@ -19,11 +22,13 @@ def main() -> int:
     options.add_argument("--first", type=int, default=0)
     options.add_argument("--seeds", type=int, default=10_000)
     options.add_argument("--seconds", type=float, help="stop after so long")
+    options.add_argument("--jobs", type=int, default=os.cpu_count())
     options.add_argument("--failures", type=int, default=10, help="stop after so many")
     chosen = options.parse_args()
     if chosen.seed is not None:
         return _again(chosen.seed)
-    return _hunt(chosen.first, chosen.seeds, chosen.seconds, chosen.failures)
+    seeds = range(chosen.first, chosen.first + chosen.seeds)
+    return _hunt(seeds, chosen.seconds, chosen.failures, chosen.jobs)
 
 
 def _again(seed: int) -> int:
@@ -35,19 +40,18 @@ def _again(seed: int) -> int:
     return bool(outcome.problems)
 
 
-def _hunt(first: int, count: int, seconds: float | None, failures_max: int) -> int:
+def _hunt(seeds: range, seconds: float | None, failures_max: int, jobs: int) -> int:
     began = time.monotonic()
     outcomes: list[Outcome] = []
     failed = 0
-    for seed in range(first, first + count):
-        outcome = simulate(seed)
+    for outcome in _outcomes(seeds, jobs):
         outcomes.append(outcome)
         if outcome.problems:
             failed += 1
-            print(f"seed {seed}: {outcome.problems[0]}")
-            print(f"  again: {COMMAND.format(seed=seed)}", flush=True)
-            if failed == failures_max:
-                break
+            print(f"seed {outcome.seed}: {outcome.problems[0]}")
+            print(f"  again: {COMMAND.format(seed=outcome.seed)}", flush=True)
+        if failed == failures_max:
+            break
         if seconds is not None and time.monotonic() - began > seconds:
             break
     took = time.monotonic() - began
@@ -61,6 +65,15 @@ def _hunt(first: int, count: int, seconds: float | None, failures_max: int) -> i
         f"{sum(o.starts for o in outcomes)} starts"
     )
     return bool(failed)
+
+
+def _outcomes(seeds: range, jobs: int) -> Iterator[Outcome]:
+    """Yield what became of each seed, in their order, from several processes."""
+    if jobs == 1:
+        yield from map(simulate, seeds)
+        return
+    with multiprocessing.get_context("spawn").Pool(jobs) as pool:
+        yield from pool.imap(simulate, seeds, chunksize=8)
 
 
 if __name__ == "__main__":

@@ -143,6 +143,7 @@ class _Inode:
         for sector in self.versions:
             at = slice(sector * SECTOR_BYTES, (sector + 1) * SECTOR_BYTES)
             content[at] = kept[at]
+        self.allocated = None  # what had been punched is back, too
         self.has_lost = False
 
     def crashed(self, power: _Power) -> _Inode:

@@ -14,7 +14,7 @@ from tests.support.simulation.machine import Machine
 from tests.support.simulation.sites import Site
 
 if TYPE_CHECKING:
-    from tests.support.simulation.scenario import RemoteCopy, Simulation
+    from tests.support.simulation.scenario import OlderState, RemoteCopy, Simulation
 
 PRIMARY_ERRORS = (
     ("write", "/devices"),
@@ -67,12 +67,14 @@ class Faults:
             self._ask_for_cut,
             self._suspend,
             self._restore_remote,
+            self._restore_state,
         ]
         self._kinds = [kind for kind in kinds if rng.random() < 0.3]
         self._pause = rng.choice((0.3, 0.8, 2.0))
         self.power_share = rng.choice((0.0, 0.5, 1.0))
         self.counts: dict[str, int] = {}
         self._copy: RemoteCopy | None = None
+        self._state: OlderState | None = None
         if self._kinds:
             self._later()
 
@@ -203,19 +205,33 @@ class Faults:
     def _restore_remote(self) -> None:
         """Copy the remote's machine, or put the copy back: the operator's roll-back.
 
-        Only once there is a newer point: a copy with the same newest point goes
-        unnoticed, and acked bits are then trusted that it does not deserve. That
-        is known, and for the protocol to mend.
+        Only once the primary knows a newer point: a copy that has the point which
+        the primary relies on goes unnoticed, and acked bits are then trusted that
+        it does not deserve. That is known, and for the protocol to mend.
         """
         simulation = self._simulation
         if self._copy is None:
             self._copy = simulation.copy_remote()
         elif (
             simulation.remote.is_alive
-            and self._copy.promised.number < simulation.oracle.promised.number
+            and not simulation.oracle.is_older_state
+            and self._copy.promised.number < simulation.oracle.completed_number
         ):
             self._copy, copy = None, self._copy
             simulation.restore_remote(copy)
+
+    def _restore_state(self) -> None:
+        """Copy the primary's state directory, or put the copy back for a while."""
+        simulation = self._simulation
+        if self._state is None:
+            self._state = simulation.older_state()
+        elif (
+            simulation.primary.is_alive
+            and not simulation.oracle.is_older_state
+            and self._state.cycle_number < simulation.oracle.promised.number
+        ):
+            self._state, state = None, self._state
+            simulation.restore_state(state, seconds=6.0 * self._world.rng.random())
 
     def _suspend(self) -> None:
         self._simulation.suspend(seconds=3.0 * self._world.rng.random())

@@ -334,6 +334,17 @@ class Machine:
         """Go on with another disk: an operator put an older copy back."""
         self._go_on(files.after_kill())
 
+    def restore_directory(self, path: str, files: SimulatedFiles) -> None:
+        """Put an older copy of one directory, and those in it, back."""
+        mine, theirs = self.files.after_kill(), files.after_kill()
+        for name in list(mine._directories):
+            if name == path or name.startswith(path + "/"):
+                del mine._directories[name]
+        for name, directory in theirs._directories.items():
+            if name == path or name.startswith(path + "/"):
+                mine._directories[name] = directory
+        self._go_on(mine)
+
     def copied(self) -> SimulatedFiles:
         """Return a copy of the disk, for `restore`."""
         return self.files.after_kill()

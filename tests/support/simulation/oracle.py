@@ -49,11 +49,15 @@ class Oracle:
         self.cycle_ids: dict[int, bytes] = {}
         self._destaged: dict[tuple[int, str], Flush] = {}
         self.promised = Promised()
+        self.completed_number = 0
+        """The newest point that the primary has heard of."""
         self.commits = 0
         self.points_compared = 0
         self.starts_checked = 0
         self.lost_power = False
         """The primary's machine has lost power since the hosts last looked."""
+        self.is_older_state = False
+        """The primary runs with an older state directory: nothing may be sent."""
         self._primary = primary
         self._remote = remote
         self._hosts = hosts
@@ -109,6 +113,7 @@ class Oracle:
             if number > safe:
                 self._fail("I2", f"cycle {number} completed, {safe} is safe")
             await complete(relation_id)
+            self.completed_number = number
             self.world.note(f"complete {number}")
             self.check_tracking(group)
 
@@ -119,7 +124,7 @@ class Oracle:
         def changed() -> bool:
             found: bool = has_changed()
             number = group.state.committed_number
-            if not found and number in self.cuts:
+            if not (found or self.is_older_state) and number in self.cuts:
                 for volume in group.volumes:
                     if self.content(volume) != self.cuts[number][volume.name]:
                         self._fail("I4", f"{volume.name}: said to be as in {number}")
@@ -131,6 +136,8 @@ class Oracle:
     def check_tracking(self, group: ConsistencyGroup) -> None:
         """I4: what differs from the newest known point is in some bitmap."""
         number = group.state.committed_number
+        if self.is_older_state:
+            return
         if number is None:
             point = {v.name: bytes(v.size_bytes) for v in group.volumes}
         elif number in self.cuts:
@@ -190,6 +197,8 @@ class Oracle:
 
         async def committed(**what: Any) -> bytes:
             number = what["number"]
+            if self.is_older_state:
+                self._fail("I7", f"commit {number} from an older state directory")
             known = self.cycle_ids.setdefault(number, what["cycle_id"])
             if known != what["cycle_id"]:
                 self._fail("I7", f"number {number} is of two cycles")

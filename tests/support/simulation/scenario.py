@@ -27,14 +27,14 @@ from tests.support.simulation.knobs import (
 from tests.support.simulation.links import Network
 from tests.support.simulation.loop import SimulatedLoop, StuckError, World
 from tests.support.simulation.oracle import Oracle, Promised
-from tests.support.simulation.sites import PrimarySite, RemoteSite, Site
+from tests.support.simulation.sites import STATE, PrimarySite, RemoteSite, Site
 
 SAFETY_SECONDS = 12.0
 HEAL_SECONDS_MAX = 120.0
 """From the last fault until the newest cut is safe: silence (8 s), a refusal or a
 lost handshake (10 s), a few back-offs (5 s each), restarts, a full comparison."""
 
-REQUESTS = 220
+REQUESTS = 140
 SETTLE_SECONDS = 1.0
 
 COMMAND = "python -m tests.simulation.hunt --seed {seed}"
@@ -75,6 +75,14 @@ class RemoteCopy:
     promised: Promised
 
 
+@dataclass(frozen=True, slots=True)
+class OlderState:
+    """The primary's state directory as it was once."""
+
+    files: SimulatedFiles
+    cycle_number: int
+
+
 class Simulation:
     """Both sites and all around them, for one seed."""
 
@@ -103,6 +111,7 @@ class Simulation:
         self._healed_at = 0.0
         self._ticket: CutTicket | None = None
         self._ticket_life = 0
+        self._newest_state: SimulatedFiles | None = None
 
     def run(self) -> Faults:
         world = self.world
@@ -214,6 +223,42 @@ class Simulation:
         self.oracle.promised = copy.promised
         self._start_later(site)
 
+    def older_state(self) -> OlderState | None:
+        """Copy the primary's state directory, as a backup would."""
+        group = self.primary.group
+        if not self.primary.is_serving or group is None:
+            return None
+        return OlderState(self.primary.machine.copied(), group.state.cycle_number)
+
+    def restore_state(self, older: OlderState, *, seconds: float) -> None:
+        """Start the primary with an older state directory, and later with the newest.
+
+        The remote has a point that the older state never reached, so it must refuse.
+        Hosts keep still: what they write meanwhile no newest state would know of,
+        as `docs/internals/recovery.md` has to say.
+        """
+        self._newest_state = self.primary.machine.copied()
+        self.oracle.is_older_state = True
+        self.hosts.is_active = False
+        self._start_with_state(older.files)
+        self.world.after(seconds, self._put_newest_state_back)
+
+    def _put_newest_state_back(self) -> None:
+        newest, self._newest_state = self._newest_state, None
+        if newest is not None:
+            self.world.note("the newest state is put back")
+            self._start_with_state(newest)
+            self.oracle.is_older_state = False
+            self.hosts.is_active = True
+
+    def _start_with_state(self, state: SimulatedFiles) -> None:
+        site = self.primary
+        site.die(power=False)
+        if self._has_lost_pages():
+            self.oracle.lost_power = True
+        site.machine.restore_directory(STATE, state)
+        self._start_later(site)
+
     # -- operators ---------------------------------------------------------------------
 
     def ask_for_cut(self, label: str | None) -> None:
@@ -252,6 +297,7 @@ class Simulation:
         faults.is_active = False
         self.is_healing = True
         self._healed_at = world.now
+        self._put_newest_state_back()
         self.network.rate, self.network.delay_seconds = 50e6, 0.001
         for stream in self.network.streams:
             stream.rate, stream.delay = 50e6, 0.001
