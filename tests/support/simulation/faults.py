@@ -39,6 +39,9 @@ REMOTE_ERRORS = (
     ("datasync", "/state"),
 )
 
+MOMENTS = ("cut ", "commit ", "complete ", "connected ")
+"""Beginnings of events in the trace after which a crash is worth most."""
+
 
 class Faults:
     """Makes one fault after the other until `is_active` ends."""
@@ -132,19 +135,24 @@ class Faults:
                 self._simulation.kill(site, power=power)
 
     def _crash(self, site: Site) -> None:
-        """Kill at once, some callbacks from now, or within an operation on disk."""
+        """Kill at once, some callbacks from now, within an operation on disk, or just
+        after something that matters."""
         rng = self._world.rng
         power = rng.random() < self.power_share
-        if not site.is_alive:
-            return
         way = rng.random()
 
         def blow() -> None:
-            self._simulation.kill(site, power=power)
+            if site.is_alive and self.is_active:
+                self._simulation.kill(site, power=power)
 
-        if way < 0.2:
+        if way < 0.15:
             blow()
-        elif way < 0.6:
+        elif way < 0.35:
+            delay = rng.choice((0.0, 0.002, 0.02)) * rng.random()
+            self._world.awaited = rng.choice(MOMENTS), delay, blow
+        elif not site.is_alive:
+            return
+        elif way < 0.65:
             site.loop.fuse, site.loop.blow = rng.randrange(1, 300), blow
         else:
             site.machine.fuse, site.machine.blow = rng.randrange(1, 40), blow

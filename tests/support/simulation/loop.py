@@ -186,6 +186,8 @@ class World:
         self.steps = 0
         self.problems: list[tuple[str, BaseException | None]] = []
         self.trace: list[str] = []
+        self.awaited: tuple[str, float, Callable[[], None]] | None = None
+        """(how an event of the trace begins, seconds from it, what happens then)."""
         self._keep_trace = keep_trace
         self._digest = hashlib.blake2b(digest_size=16)
         self._timers: list[tuple[float, int, Callable[..., Any], tuple[Any, ...]]] = []
@@ -196,6 +198,10 @@ class World:
     def note(self, text: str) -> None:
         """Put an event into the trace, which two runs of a seed have in common."""
         line = f"{self.now:.6f} {text}"
+        if self.awaited is not None and text.startswith(self.awaited[0]):
+            _, delay, action = self.awaited
+            self.awaited = None
+            self.after(delay, action)
         self._digest.update(line.encode())
         self.trace.append(line)
         if not self._keep_trace and len(self.trace) > 64:
