@@ -107,6 +107,8 @@ class RequestStream:
         # Received and not yet taken: [start, end) of the buffer.
         self._start = 0
         self._end = 0
+        self.missing_bytes = 0
+        """So many are known to be missing before another `take` can bring anything."""
         # A batch that waits for memory, and why nothing is taken after it.
         self._held: list[HostRequest] = []
         self._ended_after_held: Ended | None = None
@@ -136,6 +138,7 @@ class RequestStream:
     def received(self, length: int) -> None:
         """Count `length` bytes that now lie at the start of `writable`."""
         self.received_bytes += length
+        self.missing_bytes -= length
         if self._filling is not None:
             self._filled += length
         else:
@@ -147,6 +150,7 @@ class RequestStream:
         An empty list means that bytes or room are missing, or the end. Answers
         that need no volume are given meanwhile.
         """
+        self.missing_bytes = 0
         self.is_stopped = in_flight >= self._limits.requests_in_flight_max
         self.has_more = self.is_stopped
         if self.is_stopped or self.ended is not None:
@@ -203,6 +207,7 @@ class RequestStream:
 
     def _take_filled(self, request: HostRequest) -> list[HostRequest]:
         if self._filled < request.length:
+            self.missing_bytes = request.length - self._filled
             return []
         self._filling = None
         self.taken_count += 1
@@ -414,6 +419,7 @@ class RequestStream:
         write = self._unfinished_write()
         needed = self._header_bytes + write.length
         if self._start + needed <= RECEIVE_BUFFER_BYTES:
+            self.missing_bytes = needed - (self._end - self._start)
             return
         if needed <= RECEIVE_BUFFER_BYTES:
             self._move_on()

@@ -170,7 +170,9 @@ class Transmission(asyncio.BufferedProtocol):
     def buffer_updated(self, length: int) -> None:
         if not self._ending:
             self._stream.received(length)
-            self._turn()
+            # A long payload comes in many pieces: only the last is worth a turn.
+            if self._stream.missing_bytes <= 0:
+                self._turn()
 
     def eof_received(self) -> bool:
         self.finish()
