@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from common.errors import ConfigError, DeviceBusyError
-from common.nbd.systemd_sockets import take_systemd_socket
+from common.nbd.systemd_sockets import SystemdSockets
 
 UNIX_SOCKET_MODE: Final = 0o660
 """Owner and group: who may connect to a Unix socket may write the volumes."""
@@ -101,9 +101,12 @@ def parse_address(text: str) -> Address:
 
 
 def bind(
-    address: Address, backlog_connections: int, listening: Listening
+    address: Address,
+    backlog_connections: int,
+    listening: Listening,
+    handed: SystemdSockets,
 ) -> list[socket.socket]:
-    """Return listening sockets; a host name can mean several.
+    """Return listening sockets; a host name or a unit's name can mean several.
 
     `DeviceBusyError` if somebody else serves there, `ConfigError` if the address
     can not be bound or would let plain text leave this machine unasked.
@@ -115,7 +118,7 @@ def bind(
             case UnixAddress(path):
                 return [_bind_unix(path, backlog_connections, listening)]
             case SystemdAddress(name):
-                sockets = [take_systemd_socket(name)]
+                sockets = handed.take(name)
             case TcpAddress():
                 sockets = _bind_tcp(address, backlog_connections)
     except OSError as error:

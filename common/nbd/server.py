@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any, Final
 
 import structlog
 
@@ -31,11 +34,17 @@ from common.nbd.connections import (
 from common.nbd.handshake import ExportTable, Handshake
 from common.nbd.limits import NbdLimits
 from common.nbd.relay import Relay
+from common.nbd.systemd_sockets import SystemdSockets
 from common.nbd.tls import TlsServer
 
 __all__ = ["ExportTable", "NbdLimits", "NbdSecurity", "NbdServer"]
 
 _log = structlog.get_logger(__name__)
+
+# From Python 3.13 on a loop would remove files of sockets, systemd's as well as ours.
+_KEEP_SOCKET_FILE: Final[dict[str, Any]] = (
+    {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,21 +104,27 @@ class NbdServer:
         until `close`.
         """
         self._loop = loop = asyncio.get_running_loop()
+        handed = SystemdSockets.of(os.environ)
+        backlog, listening = self._limits.backlog_connections, self._security.listening
         for text in addresses:
             address = parse_address(text)
-            for bound in bind(
-                address, self._limits.backlog_connections, self._security.listening
-            ):
+            for bound in bind(address, backlog, listening, handed):
                 if isinstance(address, UnixAddress):
                     identity = file_identity(address.path)
                     self._socket_files.append((address.path, identity))
                 accept = partial(self._accept, demands_tls=demands_tls(address))
                 if bound.family == socket.AF_UNIX:
-                    server = await loop.create_unix_server(accept, sock=bound)
+                    server = await loop.create_unix_server(
+                        accept, sock=bound, backlog=backlog, **_KEEP_SOCKET_FILE
+                    )
                 else:
-                    server = await loop.create_server(accept, sock=bound)
+                    server = await loop.create_server(
+                        accept, sock=bound, backlog=backlog
+                    )
                 self._servers.append(server)
                 self.addresses.append(bound_address(bound, address))
+        for name in handed.names:
+            _log.warning("nbd_socket_not_used", name=name)
 
     def reload(self) -> None:
         """Read certificates again, for connections to come.

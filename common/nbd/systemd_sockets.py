@@ -2,65 +2,87 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
-from typing import Final
+from collections.abc import MutableMapping
+from typing import Final, Self
 
 from common.errors import ConfigError
 
 FIRST_DESCRIPTOR: Final = 3
+VARIABLES: Final = ("LISTEN_PID", "LISTEN_PIDFDID", "LISTEN_FDS", "LISTEN_FDNAMES")
 
 
-def take_systemd_socket(name: str) -> socket.socket:
-    """Return the listening stream socket with this FileDescriptorName.
+class SystemdSockets:
+    """What was handed to this process and is still to be taken, by name.
 
-    It is a descriptor of its own, not inherited by what the daemon starts; systemd
-    keeps the socket and its file, which are therefore never removed by us. Raises
-    `ConfigError` that names the unit's setting to mend.
+    systemd keeps a descriptor of its own of each, and the file of a Unix socket: we
+    remove neither, so that clients can wait in the queue while the daemon is away.
     """
-    wanted = [fd for fd, given in _descriptors() if given == name]
-    if len(wanted) != 1:
-        known = ", ".join(sorted({given for _, given in _descriptors()})) or "none"
-        raise ConfigError(
-            f"cannot listen on systemd:{name}: {len(wanted)} sockets of that name "
-            f"were handed over (there are: {known}); start the daemon by a socket "
-            f"unit with one address and FileDescriptorName={name}"
-        )
-    os.set_inheritable(wanted[0], False)
-    try:
-        found = socket.socket(fileno=os.dup(wanted[0]))
-    except OSError:
-        raise _not_listening(name) from None
-    is_stream = found.type == socket.SOCK_STREAM
-    is_known = found.family in {socket.AF_UNIX, socket.AF_INET, socket.AF_INET6}
-    if not (
-        is_stream
-        and is_known
-        and found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-    ):
-        found.close()
-        raise _not_listening(name)
-    found.setblocking(False)
-    return found
+
+    def __init__(self, descriptors: dict[str, list[int]]) -> None:
+        self._descriptors = descriptors
+
+    @classmethod
+    def of(cls, environment: MutableMapping[str, str]) -> Self:
+        """Take what the environment tells of out of it.
+
+        Processes that we start inherit neither the variables nor the sockets.
+        """
+        pid, _, count, names = (environment.pop(name, "") for name in VARIABLES)
+        descriptors: dict[str, list[int]] = {}
+        if pid == str(os.getpid()) and count.isascii() and count.isdigit():
+            given = names.split(":")
+            for index in range(int(count)):
+                name = given[index] if index < len(given) else "unknown"
+                descriptor = FIRST_DESCRIPTOR + index
+                # One that is not open is refused when it is asked for.
+                with contextlib.suppress(OSError):
+                    os.set_inheritable(descriptor, False)
+                descriptors.setdefault(name, []).append(descriptor)
+        return cls(descriptors)
+
+    @property
+    def names(self) -> list[str]:
+        """The names that nobody has taken."""
+        return sorted(self._descriptors)
+
+    def take(self, name: str) -> list[socket.socket]:
+        """Return the listening stream sockets with this FileDescriptorName.
+
+        They are the very descriptors that were handed over, and the caller's to
+        close. Raises `ConfigError` that names the unit's setting to mend.
+        """
+        descriptors = self._descriptors.pop(name, None)
+        if descriptors is None:
+            known = ", ".join(self.names) or "none"
+            raise ConfigError(
+                f"cannot listen on systemd:{name}: no socket of that name was handed "
+                f"over (there are: {known}); start the daemon by a socket unit with "
+                f"FileDescriptorName={name}"
+            )
+        with contextlib.ExitStack() as closing:
+            taken = [closing.enter_context(_listening(name, d)) for d in descriptors]
+            closing.pop_all()
+            return taken
 
 
-def _not_listening(name: str) -> ConfigError:
-    return ConfigError(
+def _listening(name: str, descriptor: int) -> socket.socket:
+    error = ConfigError(
         f"cannot listen on systemd:{name}: what was handed over is not a listening "
         "stream socket: use ListenStream= and Accept=no in the socket unit"
     )
-
-
-def _descriptors() -> list[tuple[int, str]]:
-    """Return (descriptor, name) of what was handed to this very process."""
-    environment = os.environ
-    if environment.get("LISTEN_PID") != str(os.getpid()):
-        return []
-    count = environment.get("LISTEN_FDS", "")
-    if not count.isascii() or not count.isdigit():
-        return []
-    names = environment.get("LISTEN_FDNAMES", "").split(":")
-    return [
-        (FIRST_DESCRIPTOR + index, names[index] if index < len(names) else "unknown")
-        for index in range(int(count))
-    ]
+    try:
+        found = socket.socket(fileno=descriptor)
+    except OSError:
+        raise error from None
+    if not (
+        found.type == socket.SOCK_STREAM
+        and found.family in {socket.AF_UNIX, socket.AF_INET, socket.AF_INET6}
+        and found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    ):
+        found.close()
+        raise error
+    found.setblocking(False)
+    return found

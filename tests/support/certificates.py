@@ -28,7 +28,7 @@ class Certificates:
         folder.mkdir(exist_ok=True)
         self._ca.cert_pem.write_to_path(str(folder / "ca.pem"))
         issued = self._ca.issue_cert(
-            "localhost", "127.0.0.1", not_after=_past() if expired else None
+            "localhost", "127.0.0.1", "::1", not_after=_past() if expired else None
         )
         _write(issued, folder / "cert.pem", folder / "key.pem")
         return TlsFiles(
