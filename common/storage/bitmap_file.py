@@ -58,6 +58,7 @@ class BitmapFile:
         it) reads as `when_damaged`: the answer that loses nothing.
         """
         self._file.datasync()
+        self._file.drop_cache()  # a slot whose flush failed is in memory only
         bitmap = Bitmap(self._bit_count)
         stored_pages = min(self._file.size() // (2 * SLOT_BYTES), self._page_count)
         if self._file.size() % (2 * SLOT_BYTES):

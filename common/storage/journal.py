@@ -89,15 +89,17 @@ class Journal:
     ) -> Journal:
         """Reopen the open journal after a stop of any kind, to append to it.
 
-        Order: fdatasync, read, cut the torn tail, fdatasync. The first defends
-        against page cache that a killed process left: what is trusted now has to
-        outlive a power loss. Whole batches are never written again: a rewrite cut
+        Order: fdatasync, forget the page cache, read, cut the torn tail, fdatasync.
+        The first two defend against page cache that a killed process left: what is
+        trusted now has to outlive a power loss, also where the flush that failed
+        was the killed process's. Whole batches are never written again: a rewrite cut
         short would destroy what was durable.
         """
         journal = cls(files, path, header, guard)
         file = journal._open_file()
         try:
             guard.datasync(file)
+            file.drop_cache()  # a batch whose flush failed is in memory only
             journal.preserved = Bitmap(header.track_count)
             index = OpenIndex()
             for entries in journal._batches(file):
@@ -286,6 +288,7 @@ class Journal:
                 file = self._open_file()
                 try:
                     self._guard.datasync(file)
+                    file.drop_cache()
                 except StorageError:
                     file.close()
                     raise

@@ -61,6 +61,7 @@ class DurableRecord:
         file = self._files.open(self._path)
         try:
             file.datasync()
+            file.drop_cache()  # a slot whose flush failed is in memory only
             size = min(file.size(), 2 * SLOT_BYTES)
             data = file.read(0, size) if size else b""
         finally:

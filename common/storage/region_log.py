@@ -54,6 +54,7 @@ class RegionLog:
         """
         log = cls(files.open(path, create=True))
         log._file.datasync()
+        log._file.drop_cache()  # a block whose flush failed is in memory only
         log._load()
         return log
 

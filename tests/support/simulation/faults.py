@@ -188,6 +188,7 @@ class Faults:
         operation, prefix = self._world.rng.choice(PRIMARY_ERRORS)
         machine = self._simulation.primary.machine
         machine.errors.append((operation, prefix, errno.EIO))
+        self._may_be_mended(self._simulation.primary)
 
     def _fail_remote(self) -> None:
         operation, prefix = self._world.rng.choice(REMOTE_ERRORS)
@@ -196,6 +197,27 @@ class Faults:
             number = errno.ENOSPC
         machine = self._simulation.remote.machine
         machine.errors.append((operation, prefix, number))
+        self._may_be_mended(self._simulation.remote)
+
+    def _may_be_mended(self, site: Site) -> None:
+        """Once the error is met the daemon is restarted, and then power is lost.
+
+        What a failed flush left in memory only is not to be trusted by that start.
+        """
+        rng = self._world.rng
+        if rng.random() < 0.6:
+            return
+
+        def lose_power() -> None:
+            if site.is_alive and self.is_active:
+                self._simulation.kill(site, power=True)
+
+        def mend() -> None:
+            if site.is_alive and self.is_active:
+                self._simulation.kill(site, power=False)
+                self._world.awaited = "connected ", 0.1 * rng.random(), lose_power
+
+        site.machine.on_error = mend
 
     def _slow_disk(self) -> None:
         machine = self._either().machine

@@ -266,6 +266,7 @@ class Machine:
         self.errors: list[tuple[str, str, int]] = []
         """(operation, path prefix, errno), each to be met once."""
         self.errors_met = 0
+        self.on_error: Callable[[], None] | None = None
         self.fuse = 0
         """The process dies at so many operations on the disk from now; 0: never."""
         self.blow: Callable[[], None] = lambda: None
@@ -297,6 +298,9 @@ class Machine:
                 del self.errors[index]
                 self.errors_met += 1
                 self.world.note(f"{self.name}: {operation} {path} fails: {number}")
+                if self.on_error is not None:
+                    on_error, self.on_error = self.on_error, None
+                    self.world.after(self.world.rng.random() * 0.2, on_error)
                 return number
         grows = operation in {"write", "create"}
         if grows and any(path.startswith(prefix) for prefix in self.full):

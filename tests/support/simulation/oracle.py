@@ -49,6 +49,8 @@ class Oracle:
         self.cycle_ids: dict[int, bytes] = {}
         self._destaged: dict[tuple[int, str], Flush] = {}
         self.promised = Promised()
+        self.told_number = 0
+        """The newest point ever, also if an operator rolled the remote back since."""
         self.completed_number = 0
         """The newest point that the primary has heard of."""
         self.commits = 0
@@ -109,9 +111,8 @@ class Oracle:
 
         async def completed(relation_id: bytes) -> None:
             number = group.cut.number
-            safe = self.promised.number
-            if number > safe:
-                self._fail("I2", f"cycle {number} completed, {safe} is safe")
+            if number > self.told_number:
+                self._fail("I2", f"cycle {number} completed, {self.told_number} told")
             await complete(relation_id)
             self.completed_number = number
             self.world.note(f"complete {number}")
@@ -188,6 +189,7 @@ class Oracle:
         self._watch_store(store)
 
     def _promise_point(self, number: int) -> None:
+        self.told_number = max(self.told_number, number)
         if number > self.promised.number:
             self.promised = replace(self.promised, number=number, current_as_of_ns=0)
 
