@@ -44,7 +44,7 @@ def test_no_disaster_breaks_a_promise() -> None:
     assert sum(o.writes for o in outcomes) > 50 * len(outcomes)
 
 
-@pytest.mark.parametrize("seed", REGRESSIONS)
+@pytest.mark.parametrize("seed", REGRESSIONS, ids=REGRESSIONS.get)
 def test_what_once_broke_a_promise_does_not_again(seed: int) -> None:
     simulate(seed).check()
 

@@ -294,3 +294,20 @@ def test_a_whole_batch_out_of_sequence_is_damage() -> None:
     files.trash(PATH, journal.size_bytes, batch)
     with pytest.raises(CorruptStateError, match=PATH):
         recover(files)
+
+
+def test_what_a_failed_flush_left_in_memory_is_not_trusted_by_a_restart() -> None:
+    """fsyncgate: the next fdatasync says success, and reads show what no disk has."""
+    files = make_files()
+    journal = create(files)
+    files.inject = lambda operation, _path: (
+        errno.EIO if operation == "datasync" else None
+    )
+    with pytest.raises(StorageError):
+        journal.append([run_of(3, 2, 1)])
+    restarted = files.after_kill()
+    recovered = recover(restarted)
+    assert contents(recovered) == {}
+    recovered.append([run_of(3, 2, 1)])
+    (lost, *_) = restarted.crash_images(random.Random(0), 1)
+    assert list(contents(recover(lost))) == [3]
