@@ -20,16 +20,11 @@ from pathlib import Path
 from typing import Final
 
 from common.errors import ConfigError, DeviceBusyError
+from common.nbd.limits import NbdLimits
 from common.nbd.systemd_sockets import SystemdSockets
 
 UNIX_SOCKET_MODE: Final = 0o660
 """Owner and group: who may connect to a Unix socket may write the volumes."""
-KEEPALIVE_IDLE_SECONDS: Final = 30
-KEEPALIVE_INTERVAL_SECONDS: Final = 10
-KEEPALIVE_PROBES: Final = 6
-USER_TIMEOUT_MS: Final = 60_000
-"""A peer that vanished is noticed within about a minute and a half instead of
-after hours; a connection that merely idles lives on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,18 +161,19 @@ def file_identity(path: str) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def prepare_tcp(connection: socket.socket) -> None:
+def prepare_tcp(connection: socket.socket, limits: NbdLimits) -> None:
     """Set what every accepted TCP connection needs.
 
     Small replies must not wait for each other, and dead peers must be noticed.
     """
+    user_timeout_ms = int(limits.user_timeout_seconds * 1000)
     options = (
         (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
         (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
-        (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE_SECONDS),
-        (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL_SECONDS),
-        (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES),
-        (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS),
+        (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, limits.keepalive_idle_seconds),
+        (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, limits.keepalive_interval_seconds),
+        (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, limits.keepalive_probes),
+        (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, user_timeout_ms),
     )
     # The peer may be gone already; then the first read tells.
     with contextlib.suppress(OSError):

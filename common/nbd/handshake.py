@@ -164,7 +164,7 @@ class Handshake(asyncio.Protocol):
         self._owner = owner
         self._tls = tls
         mode = TlsMode.OFF if tls is None else TlsMode.REQUIRED
-        self._negotiation = Negotiation(self._opening, mode)
+        self._negotiation = Negotiation(self._opening, mode, limits)
         self._transport: asyncio.Transport | None = None
         self._deadline: asyncio.TimerHandle | None = None
         self._starting_tls: asyncio.Task[None] | None = None
@@ -200,7 +200,7 @@ class Handshake(asyncio.Protocol):
         if connection.family == socket.AF_UNIX:
             self._opening.caller = _unix_caller(connection)
         else:
-            prepare_tcp(connection)
+            prepare_tcp(connection, self._limits)
         seconds = self._limits.handshake_seconds
         self._deadline = asyncio.get_running_loop().call_later(
             seconds, self.refuse, f"no export chosen within {seconds:g} seconds"

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from common.nbd.protocol import NAME_BYTES_MAX
+
 RECEIVE_BUFFER_BYTES: Final = 1 << 20
 """One receive buffer: holds a socket's default queue several times over, so one
 read takes all that waits; pages that are never reached cost nothing."""
@@ -54,6 +56,20 @@ class NbdLimits:
     """Receive buffers per connection that WRITEs in flight may hold."""
     write_buffer_bytes_max: int = 4 << 20
     """Replies queued for a slow reader before its requests are left unread."""
+    options_max: int = 32
+    """Options one handshake may use; as many again for each export told by LIST."""
+    option_data_bytes_max: int = 64 << 10
+    """Beyond, the connection is closed. No legal option needs more than a name and
+    its queries; those end at 4096 bytes each, which is the protocol's own rule."""
+    queries_max: int = 1024
+    """Queries in one LIST_META_CONTEXT or SET_META_CONTEXT."""
+    keepalive_idle_seconds: int = 30
+    keepalive_interval_seconds: int = 10
+    keepalive_probes: int = 6
+    """A TCP peer that vanished while nothing was sent is noticed within a minute
+    and a half instead of after hours; a connection that merely idles lives on."""
+    user_timeout_seconds: float = 60.0
+    """What was sent over TCP is acknowledged within this time."""
     backlog_connections: int = 128
     """Connections that wait to be accepted, as systems' SOMAXCONN of old."""
 
@@ -66,3 +82,10 @@ class NbdLimits:
         assert self.progress_seconds > 0
         assert self.reply_seconds > 0
         assert self.payload_bytes_max <= self.payload_bytes_drained_max
+        assert self.options_max > 0
+        assert self.option_data_bytes_max >= 2 * NAME_BYTES_MAX
+        assert self.queries_max > 0
+        assert self.keepalive_idle_seconds > 0
+        assert self.keepalive_interval_seconds > 0
+        assert self.keepalive_probes > 0
+        assert self.user_timeout_seconds > 0

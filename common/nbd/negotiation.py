@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final, Protocol
 
+from common.nbd.limits import NbdLimits
 from common.nbd.option_fields import BadOptionError, OptionFields, cut, decoded
 from common.nbd.protocol import (
     BASE_ALLOCATION,
@@ -40,12 +41,6 @@ from common.nbd.protocol import (
     WireForm,
 )
 
-OPTION_DATA_BYTES_MAX: Final = 64 << 10
-"""No legal option needs more than a name and its queries; above: hang up."""
-OPTIONS_MAX: Final = 32
-"""Options one handshake may use; as many again for each export told by LIST."""
-QUERIES_MAX: Final = 1024
-"""Queries in one LIST_META_CONTEXT or SET_META_CONTEXT."""
 BLOCK_BYTES_MIN: Final = 1
 """Any offset and length is served."""
 PAYLOAD_BYTES_ADVERTISED: Final = 32 << 20
@@ -153,7 +148,12 @@ def transmission_flags(
 class Negotiation:
     """One connection's handshake. The greeting is in the output from the start."""
 
-    def __init__(self, exports: ExportFinder, tls: TlsMode = TlsMode.OFF) -> None:
+    def __init__(
+        self,
+        exports: ExportFinder,
+        tls: TlsMode = TlsMode.OFF,
+        limits: NbdLimits | None = None,
+    ) -> None:
         self.outcome: Outcome | None = None
         self.wants_tls = False
         """STARTTLS is agreed: send the output, start TLS, call `tls_started`.
@@ -161,6 +161,7 @@ class Negotiation:
         Until then nothing may be received: what arrives was not encrypted.
         """
         self._tls = tls
+        self._limits = limits or NbdLimits()
         self._encrypted = False
         self._shutting_down = False
         self._exports = exports
@@ -170,7 +171,7 @@ class Negotiation:
         ]
         self._client_flags: HandshakeFlag | None = None
         self._forget()
-        self._options_left = OPTIONS_MAX
+        self._options_left = self._limits.options_max
         self._listed = False
         self._answers: dict[int, Callable[[bytes], None]] = {
             Option.EXPORT_NAME: self._export_name,
@@ -237,7 +238,7 @@ class Negotiation:
         if magic != OPTION_MAGIC:
             self._refuse("an option without its magic number")
             return False
-        if length > OPTION_DATA_BYTES_MAX:
+        if length > self._limits.option_data_bytes_max:
             self._refuse(f"an option of {length} bytes")
             return False
         stop = OPTION_HEADER.size + length
@@ -359,7 +360,7 @@ class Negotiation:
         if not self._listed:
             # A client that lists goes on to ask about each export.
             self._listed = True
-            self._options_left += OPTIONS_MAX * len(names)
+            self._options_left += self._limits.options_max * len(names)
 
     def _starttls(self, data: bytes) -> None:
         OptionFields(data).end()
@@ -468,8 +469,8 @@ class Negotiation:
         fields = OptionFields(data)
         name = fields.text()
         count = fields.uint32()
-        if count > QUERIES_MAX:
-            raise BadOptionError(f"at most {QUERIES_MAX} queries")
+        if count > self._limits.queries_max:
+            raise BadOptionError(f"at most {self._limits.queries_max} queries")
         queries = {fields.text() for _ in range(count)}
         fields.end()
         return name, queries

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import grp
 import ipaddress
+import math
 import pwd
 import re
 from collections.abc import Callable
@@ -79,6 +80,49 @@ class NbdLimitsTable(Table):
         description="A client must go on taking its replies within this time.",
     )
 
+    options_max: Annotated[StrictInt, count_bounds(8, 10000)] = Field(
+        default=32,
+        description=(
+            "Options one handshake may use; as many again for each export that it "
+            "listed. A client that goes on is disconnected."
+        ),
+    )
+    option_data_bytes_max: Annotated[Bytes, size_bounds("16KiB", "1MiB")] = Field(
+        default=written("64KiB"),
+        description=(
+            "Data of one option; a client that sends more is disconnected. (A name "
+            "or query ends at 4096 bytes, as the protocol says.)"
+        ),
+    )
+    queries_max: Annotated[StrictInt, count_bounds(8, 65536)] = Field(
+        default=1024,
+        description="Queries in one option about metadata contexts.",
+    )
+    keepalive_idle_seconds: Annotated[Seconds, time_bounds("1s", "1h")] = Field(
+        default=written("30s"),
+        alias="keepalive_idle",
+        description=(
+            "After this long without a word a TCP peer is asked whether it is still "
+            "there; part of a second counts as one."
+        ),
+    )
+    keepalive_interval_seconds: Annotated[Seconds, time_bounds("1s", "1h")] = Field(
+        default=written("10s"),
+        alias="keepalive_interval",
+        description="Time between such questions; part of a second counts as one.",
+    )
+    keepalive_probes: Annotated[StrictInt, count_bounds(1, 127)] = Field(
+        default=6,
+        description="Questions without an answer that end the connection.",
+    )
+    user_timeout_seconds: Annotated[Seconds, time_bounds("1s", "1h")] = Field(
+        default=written("60s"),
+        alias="user_timeout",
+        description=(
+            "A TCP peer's system must acknowledge what was sent within this time."
+        ),
+    )
+
     def nbd_limits(self) -> NbdLimits:
         """Return what the NBD server takes; the rest keeps its defaults."""
         return NbdLimits(
@@ -91,6 +135,13 @@ class NbdLimitsTable(Table):
             daemon_bytes_in_flight_max=self.daemon_bytes_in_flight_max,
             progress_seconds=self.progress_timeout_seconds,
             reply_seconds=self.reply_timeout_seconds,
+            options_max=self.options_max,
+            option_data_bytes_max=self.option_data_bytes_max,
+            queries_max=self.queries_max,
+            keepalive_idle_seconds=math.ceil(self.keepalive_idle_seconds),
+            keepalive_interval_seconds=math.ceil(self.keepalive_interval_seconds),
+            keepalive_probes=self.keepalive_probes,
+            user_timeout_seconds=self.user_timeout_seconds,
         )
 
 

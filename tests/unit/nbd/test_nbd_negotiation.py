@@ -7,10 +7,8 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
+from common.nbd.limits import NbdLimits
 from common.nbd.negotiation import (
-    OPTION_DATA_BYTES_MAX,
-    OPTIONS_MAX,
-    QUERIES_MAX,
     Agreed,
     Ended,
     ExportFacts,
@@ -22,6 +20,7 @@ from common.nbd.protocol import Info, Option, OptionReply, WireForm
 GREETING = b"NBDMAGICIHAVEOPT\x00\x03"
 FLAGS = struct.pack(">I", 3)
 SIZE = 1_000_001
+LIMITS = NbdLimits()
 
 
 class Exports:
@@ -333,7 +332,7 @@ class TestMetaContexts:
         "data",
         [
             contexts("g/v", "q" * 4097),
-            text("g/v") + struct.pack(">I", QUERIES_MAX + 1) + bytes(4) * 2000,
+            text("g/v") + struct.pack(">I", LIMITS.queries_max + 1) + bytes(4) * 2000,
             text("g/v") + b"\xff\xff\xff\xff",
             b"",
         ],
@@ -362,7 +361,7 @@ class TestOtherOptions:
         assert kinds(option(number)) == [kind]
 
     def test_an_unknown_option_with_data_keeps_both_sides_in_step(self) -> None:
-        data = b"IHAVEOPT" * (OPTION_DATA_BYTES_MAX // 8)
+        data = b"IHAVEOPT" * (LIMITS.option_data_bytes_max // 8)
         asked = option(1234, data) + option(Option.ABORT)
         assert kinds(asked) == [OptionReply.ERR_UNSUP, OptionReply.ACK]
 
@@ -376,7 +375,7 @@ class TestOtherOptions:
         assert not negotiation.outcome.refused
 
     def test_an_option_over_the_limit_ends_the_connection_at_its_header(self) -> None:
-        header = b"IHAVEOPT" + struct.pack(">II", 99, OPTION_DATA_BYTES_MAX + 1)
+        header = b"IHAVEOPT" + struct.pack(">II", 99, LIMITS.option_data_bytes_max + 1)
         negotiation, output = shake(header)
         assert isinstance(negotiation.outcome, Ended)
         assert negotiation.outcome.refused
@@ -397,11 +396,11 @@ class TestOptionCount:
         return count - 1
 
     def test_a_handshake_has_an_end(self) -> None:
-        assert self.count_answered(lambda _: option(99), names=3) == OPTIONS_MAX
+        assert self.count_answered(lambda _: option(99), names=3) == LIMITS.options_max
 
     def test_listing_allows_more_for_each_export_once(self) -> None:
         answered = self.count_answered(lambda _: option(Option.LIST), names=3)
-        assert answered == OPTIONS_MAX * 4
+        assert answered == LIMITS.options_max * 4
 
 
 EXTENDED = option(Option.EXTENDED_HEADERS)
@@ -528,7 +527,9 @@ class TestTls:
         assert negotiation.outcome == Agreed("g/v", WireForm.SIMPLE)
 
     def test_the_count_of_options_goes_on(self) -> None:
-        negotiation, _ = self.required(*[option(99)] * (OPTIONS_MAX - 1), STARTTLS)
+        negotiation, _ = self.required(
+            *[option(99)] * (LIMITS.options_max - 1), STARTTLS
+        )
         negotiation.tls_started()
         negotiation.receive(option(99))
         assert isinstance(negotiation.outcome, Ended)
