@@ -137,6 +137,8 @@ class SimulatedThreads:
         self._name = name
         self._free = count
         self._queue: deque[tuple[Callable[[], Any], Done]] = deque()
+        self._starting: dict[int, tuple[Callable[[], Any], Done]] = {}
+        """Taken by a worker, which has not come to them yet."""
         self._under_way: dict[_Job, Done] = {}
 
     def submit(self, job: Callable[[], Any], done: Done) -> None:
@@ -162,11 +164,13 @@ class SimulatedThreads:
         return await future
 
     def close(self) -> None:
-        while self._under_way or self._queue:
+        while self._under_way or self._starting or self._queue:
             for job in list(self._under_way):
                 while not job.is_over:
                     job.step()
                 self._ended(job)
+            for number in list(self._starting):
+                self._begin(*self._starting.pop(number), inline=True)
             if self._queue:
                 self._begin(*self._queue.popleft(), inline=True)
 
@@ -174,17 +178,22 @@ class SimulatedThreads:
         if not self._queue or not self._free:
             return
         self._free -= 1
-        self._world.after(self._machine.job_seconds(), self._start)
+        job, done = self._queue.popleft()
+        number = next(self._world.numbers)
+        self._starting[number] = job, done
+        seconds = self._machine.job_seconds()
+        if getattr(job, "__name__", "") == "datasync":
+            seconds += self._machine.sync_seconds * self._world.rng.random()
+        self._world.after(seconds, self._start, number)
 
-    def _start(self) -> None:
-        if self._loop.is_dead:
+    def _start(self, number: int) -> None:
+        if self._loop.is_dead or number not in self._starting:
             return
         if self._loop.is_frozen:
-            self._world.after(0.05, self._start)
+            self._world.after(0.05, self._start, number)
             return
         self._free += 1
-        if self._queue:
-            self._begin(*self._queue.popleft(), inline=False)
+        self._begin(*self._starting.pop(number), inline=False)
 
     def _begin(self, work: Callable[[], Any], done: Done, *, inline: bool) -> None:
         machine = self._machine
@@ -258,6 +267,8 @@ class Machine:
         self.is_up = True
         self.loop: SimulatedLoop
         self.slow_until = 0.0
+        self.sync_seconds = 0.0
+        """How much longer a fdatasync may take than anything else."""
         self.stops = 0.0
         """Share of jobs that stop in the middle."""
         self.jobs: list[_Job] = []

@@ -103,6 +103,7 @@ class Simulation:
         self.remote.on_open = self.oracle.remote_opened
         self.primary.writes_at_once = rng.random() < 0.4
         for site in (self.primary, self.remote):
+            site.machine.sync_seconds = rng.choice((0.0, 0.01, 0.3))
             site.machine.stops = rng.choice((0.0, 0.05, 0.2))
         self._workers = rng.choice((2, 4, 8))
         self._failed_since: dict[Site, float] = {}
