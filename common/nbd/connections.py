@@ -17,6 +17,7 @@ import structlog
 
 from common.nbd.budget import MemoryBudget
 from common.nbd.limits import NbdLimits
+from common.nbd.liveness import Ask, ask_socket
 from common.nbd.negotiation import Agreed
 from common.nbd.transmission import Transmission
 from common.ports import HostVolume
@@ -35,6 +36,8 @@ class HandedOver:
     trailing: bytes
     """What came in the same read as the handshake's end."""
     peer: str
+    ask: Ask = ask_socket
+    """How to learn whether the client is there, see `common.nbd.liveness`."""
 
     def drop(self) -> None:
         """Give both up, on the volume's loop, where nothing was begun with them."""
@@ -63,9 +66,10 @@ class HostConnections:
 
     A client that reconnects sends its unanswered writes again and goes on from
     there. So that no write of its old connection lands on top of newer ones, a
-    connection takes no request while requests of an ended connection to the same
-    export run. We cannot know whose client it is that comes back, so this is about
-    all connections to the export; they share its loop, so all of them are here.
+    connection takes no request while requests of a connection to the same export
+    run that has ended, or that may have (`Transmission.give_way_to`). We cannot
+    know whose client it is that comes back, so this is about all connections to
+    the export; they share its loop, so all of them are here.
     """
 
     def __init__(
@@ -137,11 +141,14 @@ class HostConnections:
             self._closed,
             peer=handed.peer,
             budget=self._budget,
+            ask=handed.ask,
         )
         # A transport asks a protocol how it wants to be fed when reading starts.
         transport.pause_reading()
         transport.set_protocol(transmission)
-        transmission.start_after(self._running_out(transmission.export_name))
+        for other in self._open:
+            if other.export_name == transmission.export_name:
+                other.give_way_to(transmission)
         self._open[transmission] = handed
         if self._closing:
             transmission.finish()
@@ -152,16 +159,7 @@ class HostConnections:
 
     def _closed(self, transmission: Transmission) -> None:
         handed = self._open.pop(transmission)
-        for other in self._open:
-            other.predecessor_closed(transmission)
         self._ended(handed)
-
-    def _running_out(self, export_name: str) -> set[Transmission]:
-        """Return the ended connections to an export whose requests still run."""
-        others = [t for t in self._open if t.export_name == export_name]
-        for other in others:
-            other.notice_hangup()
-        return {other for other in others if other.is_running_out}
 
 
 class _Arrival(asyncio.Protocol):

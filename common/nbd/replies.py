@@ -27,6 +27,7 @@ from common.nbd.protocol import (
     SIMPLE_REPLY,
     SIMPLE_REPLY_MAGIC,
     STATUS_HEADER,
+    UINT32,
     ChunkFlag,
     ChunkType,
     NbdError,
@@ -76,6 +77,25 @@ def empty_read(form: WireForm, cookie: int, offset: int) -> bytes:
     if form == WireForm.SIMPLE:
         return success(form, cookie, offset)
     return _chunk_header(form, ChunkType.NONE, cookie, offset, 0)
+
+
+def start(form: WireForm) -> bytes:
+    """Return how a reply begins whose rest follows later, see `rest`."""
+    magic = SIMPLE_REPLY_MAGIC if form == WireForm.SIMPLE else CHUNK_MAGIC
+    return UINT32.pack(EXTENDED_CHUNK_MAGIC if form == WireForm.EXTENDED else magic)
+
+
+def rest(form: WireForm, reply: Buffer, begun_bytes: int) -> bytes:
+    """Return a reply, or its header, without as much of `start` as was sent.
+
+    In structured form that has made a chunk of it.
+    """
+    whole = bytes(reply)
+    if not whole.startswith(start(form)):
+        magic, error, cookie = SIMPLE_REPLY.unpack(whole)
+        assert (magic, error) == (SIMPLE_REPLY_MAGIC, 0), whole
+        whole = _chunk_header(form, ChunkType.NONE, cookie, 0, 0)
+    return whole[begun_bytes:]
 
 
 def failure(

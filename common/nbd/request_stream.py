@@ -109,7 +109,7 @@ class RequestStream:
         self._end = 0
         self.missing_bytes = 0
         """So many are known to be missing before another `take` can bring anything."""
-        # A batch that waits for memory, and why nothing is taken after it.
+        # A batch that waits, and why nothing is taken after it.
         self._held: list[HostRequest] = []
         self._ended_after_held: Ended | None = None
         # A WRITE whose payload is read into memory of its own, once there is some.
@@ -170,7 +170,7 @@ class RequestStream:
             self.batch_complete = self._buffer.complete
             self._batch_buffer = self._buffer
             if self.batch_bytes and not self._reserve(self.batch_bytes):
-                return self._hold(batch)
+                return self.put_back(batch)
             if self._drain_left == 0:
                 break
             if batch:
@@ -181,6 +181,13 @@ class RequestStream:
         self.has_more = self.is_stopped
         return batch
 
+    def put_back(self, batch: list[HostRequest]) -> list[HostRequest]:
+        """Keep a batch for the next `take`; nothing is parsed before. Return none."""
+        self._held = batch
+        self._ended_after_held, self.ended = self.ended, None
+        self.is_stopped = self.has_more = True
+        return []
+
     def abandon_buffer(self) -> None:
         """Never write again to the memory that the last batch's payloads lie in.
 
@@ -190,13 +197,6 @@ class RequestStream:
         self._buffers.forget(self._batch_buffer)
         if self._batch_buffer is self._buffer:
             self._move_to(self._buffers.take())
-
-    def _hold(self, batch: list[HostRequest]) -> list[HostRequest]:
-        """Keep a batch until there is memory for it; nothing is parsed before."""
-        self._held = batch
-        self._ended_after_held, self.ended = self.ended, None
-        self.is_stopped = self.has_more = True
-        return []
 
     def _take_held(self) -> list[HostRequest]:
         batch, self._held = self._held, []

@@ -13,22 +13,34 @@ A connection ends in steps, each of which happens once:
 
 A client that reconnects sends its unanswered writes again and goes on from there.
 So that no write of its old connection lands on top of newer ones, a connection
-takes no request while requests of an ended connection to the same export run.
+takes no request while requests of an ended connection to the same export run, and
+one whose end we may not see yet (`common.nbd.liveness`) takes none before it has
+proved that its client was there after the new connection began.
 """
 
 from __future__ import annotations
 
 import asyncio
 import errno
-import select
+import socket
 from collections.abc import Callable
 from typing import Final
 
 import structlog
 
+from common.nbd import replies
 from common.nbd.answers import Answers
 from common.nbd.budget import MemoryBudget
 from common.nbd.limits import NbdLimits
+from common.nbd.liveness import (
+    Ask,
+    Doubt,
+    Life,
+    Told,
+    ask_socket,
+    ends_visibly,
+    has_hung_up,
+)
 from common.nbd.negotiation import Agreed
 from common.nbd.progress import Position, ProgressWatch, Underway
 from common.nbd.request_stream import RequestStream
@@ -61,7 +73,9 @@ class Transmission(asyncio.BufferedProtocol):
         *,
         peer: str,
         budget: MemoryBudget | None = None,
+        ask: Ask = ask_socket,
     ) -> None:
+        """`ask` is how to learn whether the client is there; see `liveness`."""
         self._transport = transport
         self._volume = volume
         self._closed = closed
@@ -104,8 +118,17 @@ class Transmission(asyncio.BufferedProtocol):
         # How often, and how much was handed over while, replies waited to be sent.
         self._unsent_count = 0
         self._queued_bytes = 0
-        # Ended connections whose requests have to run to their end first.
-        self._predecessors: set[Transmission] = set()
+        # What has to end before a request is taken: requests of ended connections,
+        # and of those in doubt, or a doubt about this one.
+        self._waits_for: set[Transmission | Doubt] = set()
+        # Newer connections that wait for what is in flight here.
+        self._followers: list[Transmission] = []
+        self._ask = ask
+        self._doubt: Doubt | None = None
+        # Sent of a reply that is owed, ahead of it; and whether the client can
+        # prove nothing before the rest is sent.
+        self._begun_bytes = 0
+        self._proof_is_due = False
         self._in_turn = False
         self._turn_due = False
         self._ending = False
@@ -116,32 +139,22 @@ class Transmission(asyncio.BufferedProtocol):
     def export_name(self) -> str:
         return self._agreed.export_name
 
-    @property
-    def is_running_out(self) -> bool:
-        """Tell whether it has ended while some of its requests still run."""
-        return self._ending and self._in_flight > 0
+    def give_way_to(self, newer: Transmission) -> None:
+        """Let a connection to the same export, which begins now, come first.
 
-    def notice_hangup(self) -> None:
-        """End if the client is gone.
-
-        A transport that is not reading, because of a limit, does not tell; the
-        socket does, unless it is closed already.
+        It waits for what is in flight here if this client is gone, or may be. It
+        does not wait for the client of this connection to prove itself or to read
+        its replies: until then nothing more is submitted here.
         """
-        if self._ending:
-            return
-        poll = select.poll()
-        poll.register(self._transport.get_extra_info("socket"), select.POLLRDHUP)
-        if poll.poll(0):
-            self.finish()
-
-    def start_after(self, predecessors: set[Transmission]) -> None:
-        """Take no request before `predecessor_closed` was called for each."""
-        self._predecessors = predecessors
-
-    def predecessor_closed(self, predecessor: Transmission) -> None:
-        if predecessor in self._predecessors:
-            self._predecessors.discard(predecessor)
-            self._schedule_turn()
+        connection = self._transport.get_extra_info("socket")
+        if not self._ending:
+            if self._transport.is_closing() or has_hung_up(connection):
+                self.finish()
+            elif self._may_hide_its_end(connection):
+                self._begin_doubt()
+        if self._in_flight and (self._ending or self._doubt is not None):
+            self._followers.append(newer)
+            newer._waits_for.add(self)
 
     def start(self, received: bytes) -> None:
         """Begin to read, after `received`, which came with the handshake's end."""
@@ -196,6 +209,8 @@ class Transmission(asyncio.BufferedProtocol):
         self._ending = True
         self._lost = True
         self._progress.stop()
+        if self._doubt is not None:
+            self._doubt.stop()
         self._share.stop_waiting()
         self._unsent_payload_bytes += self._answers.payload_bytes
         self._answers.take()
@@ -228,6 +243,8 @@ class Transmission(asyncio.BufferedProtocol):
             if self._answers.pending:
                 self._send()
         self._in_turn = False
+        if self._followers and self._in_flight == 0:
+            self._let_followers_go()
         if self._ending:
             self._set_reading(wanted=False)
             if self._in_flight == 0:
@@ -243,6 +260,10 @@ class Transmission(asyncio.BufferedProtocol):
         pending = answers.take()
         if self._transport.is_closing():
             return
+        if self._begun_bytes:
+            pending[0] = replies.rest(self._agreed.form, pending[0], self._begun_bytes)
+            self._begun_bytes = 0
+            self._proof_is_due = False
         if self._is_unsent:
             self._queued_bytes += sum(map(len, pending))
         # Calls `pause_writing` if not all of it could be sent at once.
@@ -257,7 +278,7 @@ class Transmission(asyncio.BufferedProtocol):
 
     def _must_wait(self) -> bool:
         """Tell whether no request may be taken now, whatever its kind."""
-        return bool(self._predecessors) or (
+        return bool(self._waits_for) or (
             self._share.is_waiting
             or (
                 self._is_unsent
@@ -273,6 +294,9 @@ class Transmission(asyncio.BufferedProtocol):
         stream = self._stream
         batch = stream.take(self._in_flight, self._in_flight_bytes)
         if batch:
+            if self._doubt is not None:
+                self._keep_back(batch, self._doubt)
+                return False
             self._in_flight += len(batch)
             self._in_flight_bytes += stream.batch_bytes
             self._submitting = True
@@ -343,6 +367,86 @@ class Transmission(asyncio.BufferedProtocol):
         else:
             self._schedule_turn()
 
+    # Newer connections to the same export
+
+    def _let_followers_go(self) -> None:
+        followers, self._followers = self._followers, []
+        for follower in followers:
+            follower._stop_waiting_for(self)  # noqa: SLF001 - of the same class
+
+    def _stop_waiting_for(self, what: Transmission | Doubt) -> None:
+        self._waits_for.discard(what)
+        self._schedule_turn()
+
+    def _may_hide_its_end(self, connection: socket.socket) -> bool:
+        is_relayed = self._ask is not ask_socket
+        return (is_relayed or not ends_visibly(connection)) and (
+            not self._volume.read_only
+        )
+
+    def _begin_doubt(self) -> None:
+        if self._doubt is None:
+            self._doubt = Doubt(
+                self._loop, self._begin_reply, self._look, self._doubt_settled
+            )
+        self._doubt.renew()
+        if self._in_flight:
+            self._ask_about_client(self._doubt)
+
+    def _keep_back(self, batch: list[HostRequest], doubt: Doubt) -> None:
+        """Submit nothing before the client has proved to be there."""
+        self._stream.put_back(batch)
+        self._waits_for.add(doubt)
+        self._ask_about_client(doubt)
+
+    def _ask_about_client(self, doubt: Doubt) -> None:
+        self._unsent_count += 1
+        doubt.ask()
+        self._progress.arm()
+
+    def _begin_reply(self) -> bool:
+        """Send the next byte of a reply that is owed; tell whether one is."""
+        if self._transport.is_closing():
+            return False
+        if self._answers.pending:
+            self._send()
+        if not self._in_flight and self._doubt not in self._waits_for:
+            return False
+        start = replies.start(self._agreed.form)
+        following = start[self._begun_bytes : self._begun_bytes + 1]
+        # It has four. After that the reply itself has to do, if one will come: if
+        # not, new connections came in each of four round trips, and we go by what
+        # was acknowledged of them all.
+        self._proof_is_due = not following and self._in_flight > 0
+        if following:
+            self._begun_bytes += 1
+            self._queued_bytes += 1
+            self._transport.write(following)
+        return True
+
+    def _look(self, told: Told) -> None:
+        if self._transport.is_closing():
+            return
+        if self._proof_is_due or self._transport.get_write_buffer_size():
+            told(Life.UNKNOWN)
+        else:
+            self._ask(self._transport.get_extra_info("socket"), told)
+
+    def _is_proof_awaited(self) -> bool:
+        doubt = self._doubt
+        return doubt is not None and doubt.is_asking and not self._proof_is_due
+
+    def _doubt_settled(self, life: Life) -> None:
+        doubt, self._doubt = self._doubt, None
+        assert doubt is not None
+        if self._ending:
+            return
+        if life is Life.GONE:
+            self.finish()
+        else:
+            self._let_followers_go()
+            self._stop_waiting_for(doubt)
+
     # What the peer has to go on with
 
     def _underway(self) -> Underway:
@@ -350,7 +454,7 @@ class Transmission(asyncio.BufferedProtocol):
         receiving = replying = None
         if self._reading and stream.is_within_request:
             receiving = Position(stream.taken_count, stream.received_bytes)
-        if self._is_unsent:
+        if self._is_unsent or self._is_proof_awaited():
             unsent_bytes = self._transport.get_write_buffer_size()
             replying = Position(self._unsent_count, self._queued_bytes - unsent_bytes)
         return Underway(receiving, replying)
@@ -367,6 +471,7 @@ class Transmission(asyncio.BufferedProtocol):
     def _release_if_idle(self) -> None:
         if self._in_flight == 0 and not self._released:
             self._released = True
+            self._let_followers_go()
             self._share.close()
             self._volume.release()
             self._closed(self)
