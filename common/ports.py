@@ -96,8 +96,13 @@ class Files(Protocol):
         create: bool = False,
         read_only: bool = False,
         lock: bool = False,
+        scattered: bool = False,
     ) -> File:
-        """Open a file; `lock` refuses one that another daemon has locked."""
+        """Open a file; `lock` refuses one that another daemon has locked.
+
+        `scattered`: small writes anywhere are to be fast, and nothing is worth
+        reading ahead; for what hosts write to.
+        """
         ...
 
     def exists(self, path: str) -> bool: ...

@@ -142,7 +142,7 @@ def _open_device(
     """Open and check a device; None if it is yet to be created."""
     key = f"group {config.name!r}, volume {volume.name!r}"
     if files.exists(volume.device):
-        device = files.open(volume.device, lock=True)
+        device = files.open(volume.device, lock=True, scattered=True)
         size = device.size()
         if volume.size_bytes is not None and size != volume.size_bytes:
             device.close()
@@ -173,7 +173,7 @@ def _open_device(
 
 def _create_device(files: Files, path: str, size_bytes: int) -> File:
     """Create a sparse file, durably: size and name, before anything relies on it."""
-    device = files.open(path, create=True, lock=True)
+    device = files.open(path, create=True, lock=True, scattered=True)
     try:
         device.truncate(size_bytes)
         device.datasync()

@@ -149,7 +149,7 @@ class Preserver:
         """Open both targets, empty. Blocks: for a thread, at the start."""
         self._files.make_directory(self._directory)
         for path in self._paths:
-            target = self._files.open(path, create=True, lock=True)
+            target = self._files.open(path, create=True, lock=True, scattered=True)
             target.truncate(0)
             self._targets.append(target)
 

@@ -17,7 +17,7 @@ def open_device(files: Files, path: str, size_bytes: int, key: str) -> File:
 
     Raises `DeviceError`, `DeviceBusyError`; changes nothing.
     """
-    device = files.open(path, lock=True)
+    device = files.open(path, lock=True, scattered=True)
     size = device.size()
     if size == size_bytes:
         return device
@@ -37,7 +37,7 @@ def open_existing_device(
     """
     if not files.exists(path):
         return None
-    device = files.open(path, lock=True)
+    device = files.open(path, lock=True, scattered=True)
     is_empty = device.size() == 0
     device.close()
     return None if is_empty else open_device(files, path, size_bytes, key)
@@ -45,7 +45,7 @@ def open_existing_device(
 
 def create_device(files: Files, path: str, size_bytes: int, guard: FlushGuard) -> File:
     """Make a sparse file; its size is durable, its name after `sync_name`."""
-    device = files.open(path, create=True, lock=True)
+    device = files.open(path, create=True, lock=True, scattered=True)
     try:
         device.truncate(size_bytes)
         guard.datasync(device)

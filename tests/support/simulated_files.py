@@ -344,6 +344,7 @@ class SimulatedFiles:
         create: bool = False,
         read_only: bool = False,
         lock: bool = False,
+        scattered: bool = False,
     ) -> SimulatedFile:
         directory, name = self._at(path)
         inode = directory.names.get(name)
