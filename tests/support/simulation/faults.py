@@ -221,7 +221,7 @@ class Faults:
 
     def _slow_disk(self) -> None:
         machine = self._either().machine
-        machine.slow_until = self._world.now + 2.0 * self._world.rng.random()
+        machine.slow_until = self._world.now + 4.0 * self._world.rng.random()
 
     def _jump_clock(self) -> None:
         seconds = self._world.rng.choice((-86400.0, -1.0, 1.0, 86400.0))

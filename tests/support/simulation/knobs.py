@@ -20,19 +20,20 @@ import structlog
 from common.service.config_primary import PrimaryGroup
 from common.service.config_remote import RemoteGroup
 from common.storage import journal, region_log
-from primary_site import drain_plan, preserving, volume
+from primary_site import drain_plan, preserving, replicator, volume
 from remote_site import group, group_disk, receiver, secondary, session
 from tests.support.simulation.loop import World
 from tests.support.simulation.machine import TurnLock
 from tests.support.simulation.sites import GROUP
 
-SMALL: list[tuple[Any, str, tuple[int, ...]]] = [
+SMALL: list[tuple[Any, str, tuple[float, ...]]] = [
     (drain_plan, "FRAME_BYTES", (8 << 10, 16 << 10, 64 << 10)),
     (drain_plan, "FRAME_RUNS_MAX", (2, 512)),
     (drain_plan, "HASHED_TRACKS_MAX", (3, 8, 2048)),
     (drain_plan, "HOLE_PROBE_TRACKS", (3, 256)),
     (preserving, "PRESERVE_CHUNK_BYTES", (8 << 10, 1 << 20)),
     (preserving, "KEPT_BYTES_MAX", (0, 64 << 10, 256 << 20)),
+    (replicator, "TEND_SECONDS", (0.2, 1.0, 5.0)),
     (volume, "SLICE_BYTES", (8 << 10, 1 << 20)),
     (session, "BATCH_BYTES_MAX", (8 << 10, 8 << 20)),
     (session, "UNFLUSHED_BYTES_MAX", (16 << 10, 64 << 20)),

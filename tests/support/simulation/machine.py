@@ -289,7 +289,7 @@ class Machine:
         """Return how long something in a thread takes to get on."""
         rng = self.world.rng
         if self.world.now < self.slow_until:
-            return rng.random() * 0.4
+            return rng.random() * (3.0 if rng.random() < 0.1 else 0.3)
         return rng.random() * (0.03 if rng.random() < 0.05 else 0.001)
 
     # -- the disk ----------------------------------------------------------------------
