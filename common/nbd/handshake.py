@@ -7,7 +7,7 @@ import os
 import socket
 import struct
 from collections.abc import Sequence
-from typing import Protocol, cast
+from typing import Final, Protocol, cast
 
 import structlog
 
@@ -28,6 +28,9 @@ from common.nbd.tls import SHUTDOWN_SECONDS, TlsServer, certificate_names
 from common.ports import HostVolume
 
 _log = structlog.get_logger(__name__)
+
+BELOW_TLS_BYTES_MAX: Final = 64 << 10
+"""Loops' own mark above which a transport tells TLS to wait."""
 
 
 class ExportTable(Protocol):
@@ -169,6 +172,7 @@ class Handshake(asyncio.Protocol):
         self._deadline: asyncio.TimerHandle | None = None
         self._starting_tls: asyncio.Task[None] | None = None
         self._tls_reads = False
+        self._below_tls: asyncio.Transport | None = None
         # Decrypted before we were told that TLS is there: a read or two.
         self._decrypted_early = b""
         self._encrypted = False
@@ -237,7 +241,7 @@ class Handshake(asyncio.Protocol):
         # Reached only while the hand-over waits: nothing else minds a full buffer.
         # Not at once: uvloop is still within its own sending.
         if self._agreed is not None:
-            asyncio.get_running_loop().call_soon(self._hand_over)
+            asyncio.get_running_loop().call_soon(self._hand_over_once_sent)
 
     def connection_lost(self, _error: Exception | None) -> None:
         self._end()
@@ -256,6 +260,7 @@ class Handshake(asyncio.Protocol):
         loop = asyncio.get_running_loop()
         # From here on, with no turn of the loop between, TLS is the only reader.
         self._tls_reads = True
+        self._below_tls = plain
         try:
             encrypted = await loop.start_tls(
                 plain,
@@ -305,21 +310,37 @@ class Handshake(asyncio.Protocol):
             case Agreed():
                 self._agreed = outcome
                 transport.pause_reading()
-                if self._encrypted:
-                    self._hand_over()
-                    return
-                # What is still unsent lies in this transport. With a limit of
-                # nothing it tells when it is empty; the deadline goes on meanwhile.
-                transport.set_write_buffer_limits(0)
-                if transport.get_write_buffer_size() == 0:
-                    self._hand_over()
+                self._hand_over_once_sent()
 
-    def _hand_over(self) -> None:
-        """Let go of the connection, with nothing unsent and nobody reading it."""
-        transport, agreed = self._transport, self._agreed
-        assert transport is not None
-        if agreed is None or transport.is_closing():
+    def _hand_over_once_sent(self) -> None:
+        """Hand over, or wait until the client has taken our answers.
+
+        What is still unsent lies in our transport. With a limit of nothing it tells
+        when it is empty; the deadline goes on meanwhile. (A relay could take it
+        along, but nobody would end it.)
+        """
+        transport = self._transport
+        if self._agreed is None or transport is None or transport.is_closing():
             return
+        if self._is_sent(transport):
+            self._hand_over(transport, self._agreed)
+        else:
+            # Again if it was too early: TLS tells also of what it passed on.
+            transport.set_write_buffer_limits(0)
+
+    def _is_sent(self, transport: asyncio.Transport) -> bool:
+        """Tell whether the client took our answers, but for what TLS calls little.
+
+        TLS passes all it has to the transport below, and is told of what is too
+        much there.
+        """
+        below = (
+            0 if self._below_tls is None else self._below_tls.get_write_buffer_size()
+        )
+        return transport.get_write_buffer_size() == 0 and below <= BELOW_TLS_BYTES_MAX
+
+    def _hand_over(self, transport: asyncio.Transport, agreed: Agreed) -> None:
+        """Let go of the connection, with nothing unsent and nobody reading it."""
         self._agreed = None
         self._stop_deadline()
         relay: Relay | None = None
