@@ -148,3 +148,32 @@ async def test_plain_text_beyond_this_machine_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"\[nbd\.tls\]"):
         await server.listen(["tls:127.0.0.1:0"])
     await server.close()
+
+
+async def test_a_loop_that_stands_still_before_a_hand_over_costs_a_close_its_grace_only(
+    home: LoopThread, tmp_path: Path
+) -> None:
+    volume = VolumeElsewhere(home.loop)
+    exports = MemoryExports({"g/v": volume})
+    server = NbdServer(exports)
+    address = f"unix:{tmp_path / 'nbd.sock'}"
+    await server.listen([address])
+    stopped, goes_on = threading.Event(), threading.Event()
+
+    def stand_still() -> None:
+        stopped.set()
+        goes_on.wait(60)
+
+    home.loop.call_soon_threadsafe(stand_still)
+    await until(stopped.is_set)
+    try:
+        client = await NbdClient.connect(address, "g/v")
+        await server.close(grace_seconds=0.05)
+        assert server.connection_count == 1
+        assert volume.released_count == 0
+    finally:
+        goes_on.set()
+    # The hand-over reaches a loop that was told to finish before it began.
+    await until(lambda: server.connection_count == 0)
+    assert exports.all_released()
+    await client.closed
