@@ -6,6 +6,11 @@ import os
 import shutil
 
 import pytest
+from hypothesis import settings
+
+# A deadline would judge the machine that the tests share, not the code.
+settings.register_profile("farshore", deadline=None)
+settings.load_profile("farshore")
 
 _IS_CI = os.environ.get("CI", "").lower() in {"1", "true", "yes"}
 
