@@ -15,6 +15,7 @@ from common.nbd.access import ANYBODY, Access, AccessRule, Caller, access_to
 from common.nbd.addresses import prepare_tcp
 from common.nbd.connections import HandedOver, release_where_it_lives
 from common.nbd.limits import NbdLimits
+from common.nbd.liveness import Ask, ask_socket
 from common.nbd.negotiation import (
     Agreed,
     Ended,
@@ -344,8 +345,11 @@ class Handshake(asyncio.Protocol):
         self._agreed = None
         self._stop_deadline()
         relay: Relay | None = None
+        ask: Ask = ask_socket
         if self._encrypted:
-            relay = Relay(transport, self._owner.relay_ended)
+            assert self._below_tls is not None
+            relay = Relay(transport, self._below_tls, self._owner.relay_ended)
+            ask = relay.ask
             connection = relay.theirs
         else:
             # A second descriptor of the same connection: closing the transport's
@@ -360,6 +364,7 @@ class Handshake(asyncio.Protocol):
             agreed,
             self._negotiation.trailing,
             self._peer,
+            ask,
         )
         self._owner.hand_over(handed, relay)
         self._end()

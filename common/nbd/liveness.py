@@ -31,7 +31,7 @@ import socket
 import sys
 import termios
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Final
 
 LOOK_SECONDS_MIN: Final = 0.001
 """Before the first look, doubled each time; a reply is acknowledged in a round trip,
@@ -50,12 +50,9 @@ class Life(enum.Enum):
 Told = Callable[[Life], None]
 
 
-class Ask(Protocol):
-    """A way to ask about the client at the other end of a transport's socket."""
-
-    def __call__(self, connection: socket.socket, told: Told) -> None:
-        """Call `told` once, now or later on this loop, or never if all ends."""
-        ...
+Ask = Callable[[socket.socket, Told], None]
+"""Asks about the client at the other end of a transport's socket: calls `Told` once,
+now or later on the same loop, or never if all ends meanwhile."""
 
 
 def ends_visibly(connection: socket.socket) -> bool:

@@ -10,10 +10,18 @@ after what it was still owed.
 from __future__ import annotations
 
 import asyncio
-import select
+import contextlib
 import socket
 from collections.abc import Callable
 from typing import Final, cast
+
+from common.nbd.liveness import (
+    Life,
+    Told,
+    ask_socket,
+    has_hung_up,
+    unacknowledged_bytes,
+)
 
 WRITE_BUFFER_BYTES_MAX: Final = 1 << 20
 """Queued to one side before the other is left unread."""
@@ -81,10 +89,18 @@ class Relay:
     """Between a TLS transport, which is not reading, and a socket pair."""
 
     def __init__(
-        self, encrypted: asyncio.Transport, ended: Callable[[Relay], None]
+        self,
+        encrypted: asyncio.Transport,
+        plain: asyncio.Transport,
+        ended: Callable[[Relay], None],
     ) -> None:
-        """Take the transport over; `ended` is called once, when both are closed."""
+        """Take a transport over, and `plain`, which it sends through.
+
+        `ended` is called once, when both sides are closed.
+        """
         self._ended = ended
+        self._loop = asyncio.get_running_loop()
+        self._plain = plain
         self._ours, self.theirs = socket.socketpair()
         for end in (self._ours, self.theirs):
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, PAIR_BUFFER_BYTES)
@@ -111,12 +127,41 @@ class Relay:
         """
         if self._client.transport is None:
             return
-        poll = select.poll()
-        poll.register(self._encrypted.get_extra_info("socket"), select.POLLRDHUP)
-        if poll.poll(0):
+        if has_hung_up(self._encrypted.get_extra_info("socket")):
             # At once: the transmission is asked next whether its client is there.
             self._ours.shutdown(socket.SHUT_WR)
             self.abort()
+
+    def ask(self, connection: socket.socket, told: Told) -> None:
+        """Ask for the volume's side, on its loop, whether the client is there.
+
+        `connection` is its end of the pair. What it has sent is first read here,
+        then written into TLS and sent in one go, and then acknowledged.
+        """
+        if unacknowledged_bytes(connection):
+            told(Life.UNKNOWN)
+            return
+        # Whoever read the last of it has passed it on before this runs there.
+        with contextlib.suppress(RuntimeError):  # closed, as everything is
+            self._loop.call_soon_threadsafe(
+                self._ask_client, asyncio.get_running_loop(), told
+            )
+
+    def _ask_client(self, asking: asyncio.AbstractEventLoop, told: Told) -> None:
+        def tell(life: Life) -> None:
+            with contextlib.suppress(RuntimeError):
+                asking.call_soon_threadsafe(told, life)
+
+        self.notice_hangup()
+        if self._client.transport is None or self._encrypted.is_closing():
+            tell(Life.GONE)
+        elif (
+            self._encrypted.get_write_buffer_size()
+            or self._plain.get_write_buffer_size()
+        ):
+            tell(Life.UNKNOWN)
+        else:
+            ask_socket(self._encrypted.get_extra_info("socket"), tell)
 
     async def _start(self) -> None:
         try:

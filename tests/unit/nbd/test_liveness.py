@@ -1,0 +1,418 @@
+"""Old writes of clients whose end cannot be seen, and clients that only seem gone."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import socket
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from common.nbd import replies
+from common.nbd.addresses import Listening
+from common.nbd.limits import NbdLimits
+from common.nbd.liveness import Ask, Life, Told, ask_socket, has_hung_up
+from common.nbd.negotiation import Agreed
+from common.nbd.protocol import Command, NbdError, WireForm
+from common.nbd.server import NbdSecurity, NbdServer
+from common.nbd.transmission import Transmission
+from common.ports import HostCommand
+from tests.support.certificates import Certificates
+from tests.support.hostile_clients import Ending, StoppingClient, end_client, request
+from tests.support.memory_volume import MemoryExports, MemoryVolume
+from tests.support.nbd_client import NbdClient, NbdReplyError
+from tests.support.nbd_server import until
+from tests.support.tls_client import connect_tls
+
+pytestmark = pytest.mark.usefixtures("no_loop_complaints")
+
+KIB = 1 << 10
+MIB = 1 << 20
+DEPTH = 4
+OLD = b"old!" * (16 * KIB)
+"""One write of a client that dies; many of them fill every buffer on the way."""
+
+
+@dataclass
+class Serving:
+    server: NbdServer
+    volume: MemoryVolume
+    folder: Path
+
+    def address(self, kind: str) -> str:
+        return next(a for a in self.server.addresses if a.startswith(kind))
+
+    async def client(self, kind: str = "tcp", form: str = "structured") -> NbdClient:
+        if kind == "tls":
+            return await connect_tls(self.address("tls"), self.folder, "g/v")
+        return await NbdClient.connect(
+            self.address(kind),
+            "g/v",
+            structured=form == "structured",
+            extended=form == "extended",
+        )
+
+    async def raw_client(self) -> StoppingClient:
+        client = StoppingClient(self.address("tcp"))
+        await asyncio.to_thread(client.go, "g/v")
+        return client
+
+    def old_writes(self) -> int:
+        """How many of the dying client's were ever submitted."""
+        return sum(
+            r.command == HostCommand.WRITE and r.length == len(OLD)
+            for batch in self.volume.submitted
+            for r in batch
+        )
+
+    async def turns(self) -> None:
+        """Give the server time for what it should not do."""
+        other = await NbdClient.connect(self.address("unix"), "g/other")
+        for _ in range(100):
+            await other.read(0, 1)
+        await other.disconnect()
+
+
+@contextlib.asynccontextmanager
+async def serving(
+    tmp_path: Path, limits: NbdLimits | None = None
+) -> AsyncIterator[Serving]:
+    certificates = Certificates(tmp_path)
+    security = NbdSecurity(Listening(has_tls=True), certificates.server())
+    volume = MemoryVolume(8 * MIB, held=True)
+    volume.keeps_submitted = True
+    exports = MemoryExports({"g/v": volume, "g/other": MemoryVolume(MIB)})
+    limits = limits or NbdLimits(requests_in_flight_max=DEPTH)
+    server = NbdServer(exports, limits, security)
+    await server.listen(
+        ["tcp:127.0.0.1:0", "tls:127.0.0.1:0", f"unix:{tmp_path / 'nbd.sock'}"]
+    )
+    try:
+        yield Serving(server, volume, certificates.client("host.test"))
+    finally:
+        volume.held = False
+        volume.step(len(volume.waiting))
+        await server.close(grace_seconds=1.0)
+    await until(lambda: server.connection_count == 0)
+    assert exports.all_released()
+
+
+def fill(client: StoppingClient) -> None:
+    """Send whole old writes until not even the system takes any more."""
+    client.socket.setblocking(False)
+    wire = b"".join(request(Command.WRITE, 0, len(OLD), OLD) for _ in range(16))
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            sent = client.socket.send(wire)
+            wire = wire[sent:] + wire[:sent]
+
+
+async def finish(served: Serving, *futures: asyncio.Future[None]) -> None:
+    """Step the volume, the newest request first, until all is answered."""
+    while not all(future.done() for future in futures):
+        if served.volume.waiting:
+            served.volume.step(last=True)
+        await asyncio.sleep(0)
+    for future in futures:
+        await future
+
+
+def server_side(served: Serving) -> socket.socket:
+    """The server's socket of its only connection to the volume."""
+    (hosts,) = served.server._hosts.values()
+    (transmission,) = hosts._open
+    found: socket.socket = transmission._transport.get_extra_info("socket")
+    return found
+
+
+class TestHiddenEnds:
+    async def test_unread_writes_of_a_dead_client_never_run_after_newer_ones(
+        self, tmp_path: Path
+    ) -> None:
+        async with serving(tmp_path) as served:
+            dying = await served.raw_client()
+            fill(dying)
+            await until(lambda: len(served.volume.waiting) == DEPTH)
+            fill(dying)
+            dying.socket.close()
+            assert not has_hung_up(server_side(served)), "nothing is hidden"
+            new = await served.client()
+            writes = [new.write(n * 4096, b"new") for n in range(20)]
+            await served.turns()
+            assert len(served.volume.waiting) == DEPTH, "it did not wait"
+            await finish(served, *writes)
+            await until(lambda: served.volume.released_count >= 1)
+            assert served.old_writes() == DEPTH
+            for n in range(16):
+                assert served.volume.content[n * 4096 :][:3] == b"new"
+            new.abort()
+
+    async def test_writes_that_wait_for_memory_are_dropped_when_it_comes(
+        self, tmp_path: Path
+    ) -> None:
+        """Nothing is in flight, so that nobody waits and no reply is on the way."""
+        limits = NbdLimits(daemon_bytes_in_flight_max=MIB, connections_max=64)
+        async with serving(tmp_path, limits) as served:
+            hog = await served.client("unix")
+            hogged = [hog.write(4 * MIB, bytes(MIB)) for _ in range(2)]
+            await until(lambda: len(served.volume.waiting) == 1)
+            dying = await served.raw_client()
+            fill(dying)
+            await until(lambda: served.server.budget.waiting_count == 2)
+            fill(dying)
+            dying.socket.close()
+            new = await served.client()
+            write = new.write(0, b"new")
+            await until(lambda: len(served.volume.waiting) == 2)
+            await finish(served, write, *hogged)
+            await until(lambda: served.volume.released_count == 1)
+            assert served.old_writes() == 0
+            assert served.volume.content[:3] == b"new"
+            new.abort()
+            hog.abort()
+
+    async def test_a_dead_client_is_known_though_many_came_before_it_died(
+        self, tmp_path: Path
+    ) -> None:
+        """What may be sent of one reply ahead is used up by then."""
+        async with serving(tmp_path) as served:
+            dying = await served.raw_client()
+            fill(dying)
+            await until(lambda: len(served.volume.waiting) == DEPTH)
+            others = []
+            for n in range(6):
+                others.append(await served.client())
+                if n < 4:  # the proof lets it go before the old ones end
+                    read = others[-1].read(4096, 1)
+                    await until(lambda: len(served.volume.waiting) == DEPTH + 1)
+                    served.volume.step(last=True)
+                    await read
+            assert await asyncio.to_thread(dying.take, 4) == replies.start(
+                WireForm.STRUCTURED
+            )
+            fill(dying)
+            dying.socket.close()
+            new = await served.client()
+            write = new.write(0, b"new")
+            await served.turns()
+            assert len(served.volume.waiting) == DEPTH, "it did not wait"
+            await finish(served, write)
+            await until(lambda: served.volume.released_count >= 1)
+            assert served.old_writes() == DEPTH
+            assert served.volume.content[:3] == b"new"
+            for other in [*others, new]:
+                other.abort()
+
+    async def test_a_dead_client_behind_tls_is_known_too(self, tmp_path: Path) -> None:
+        async with serving(tmp_path) as served:
+            dying = await served.client("tls")
+            left = [dying.write(0, OLD) for _ in range(600)]
+            (relay,) = served.server._relays
+            await until(lambda: len(served.volume.waiting) == DEPTH)
+            await until(lambda: not relay._encrypted.is_reading())
+            end_client(dying, Ending.CLOSE)
+            new = await served.client("tls")
+            write = new.write(0, b"new")
+            await served.turns()
+            assert len(served.volume.waiting) == DEPTH, "it did not wait"
+            await finish(served, write)
+            await until(lambda: served.volume.released_count >= 1)
+            assert served.old_writes() == DEPTH
+            assert served.volume.content[:3] == b"new"
+            new.abort()
+            await asyncio.gather(*left, return_exceptions=True)
+
+
+class TestLivingClients:
+    @pytest.mark.parametrize("form", ["simple", "structured", "extended"])
+    @pytest.mark.parametrize("kind", ["unix", "tcp", "tls"])
+    async def test_one_that_attaches_once_more_goes_on_with_all_it_has(
+        self, tmp_path: Path, kind: str, form: str
+    ) -> None:
+        async with serving(tmp_path) as served:
+            served.volume.errno_of[HostCommand.CACHE] = errno.EIO
+            first = await served.client(kind, form)
+            writes = [first.write(n, b"first") for n in range(4 * DEPTH)]
+            wrong = [first.cache(0, 512) for _ in range(2 * DEPTH)]
+            reads = [first.read(1 << 20, 5) for _ in range(4 * DEPTH)]
+            await until(lambda: len(served.volume.waiting) == DEPTH)
+            second = await served.client(kind, form)
+            write = second.write(1 << 22, b"second")
+            # Its client lives, so that nothing of it needs to end first.
+            if kind != "unix":
+                await until(lambda: len(served.volume.waiting) == DEPTH + 1)
+            third = await served.client(kind, form)
+            flush = third.flush()
+            await finish(served, write, flush, *writes)
+            served.volume.held = False
+            served.volume.step(len(served.volume.waiting))
+            for read in reads:
+                assert await read == bytes(5)
+            for refused in wrong:
+                with pytest.raises(NbdReplyError) as told:
+                    await refused
+                assert told.value.number == NbdError.EIO
+            for client in (first, second, third):
+                await client.write(0, b"on it goes")
+                await client.disconnect()
+
+    @pytest.mark.parametrize("form", ["simple", "structured", "extended"])
+    @pytest.mark.parametrize("command", ["write", "cache", "read"])
+    async def test_an_idle_one_proves_itself_with_its_next_request(
+        self, tmp_path: Path, form: str, command: str
+    ) -> None:
+        async with serving(tmp_path) as served:
+            served.volume.held = False
+            served.volume.errno_of[HostCommand.CACHE] = errno.EIO
+            first = await served.client("tcp", form)
+            second = await served.client("tcp", form)
+            for client in (second, first, first):
+                if command == "write":
+                    await client.write(0, bytes(2 * MIB))
+                elif command == "read":
+                    assert await client.read(0, 2) == bytes(2)
+                else:
+                    with pytest.raises(NbdReplyError):
+                        await client.cache(0, 512)
+            await first.disconnect()
+            await second.disconnect()
+
+    async def test_what_comes_with_its_disc_is_run_and_answered(
+        self, tmp_path: Path
+    ) -> None:
+        async with serving(tmp_path) as served:
+            served.volume.held = False
+            first = await served.client()
+            second = await served.client()
+            write = first.write(0, b"last words")
+            first.request(Command.DISC, 0, 0)
+            await write
+            await first.closed
+            assert served.volume.content[:10] == b"last words"
+            second.abort()
+
+    async def test_many_that_come_at_once_keep_none_out(self, tmp_path: Path) -> None:
+        async with serving(tmp_path) as served:
+            served.volume.held = False
+            first = await served.client()
+
+            async def attach(number: int) -> None:
+                client = await served.client()
+                for turn in range(20):
+                    await client.write(number * 4096 + turn, b"x")
+                await client.disconnect()
+
+            coming = asyncio.gather(*(attach(number) for number in range(16)))
+            while not coming.done():
+                await asyncio.gather(*(first.write(n, b"f") for n in range(3 * DEPTH)))
+            await coming
+            await first.disconnect()
+
+
+class TestOneThatNeverReads:
+    async def test_it_keeps_no_other_out_and_goes_on_when_it_reads(
+        self, tmp_path: Path
+    ) -> None:
+        limits = NbdLimits(requests_in_flight_max=DEPTH, write_buffer_bytes_max=MIB)
+        async with serving(tmp_path, limits) as served:
+            served.volume.held = False
+            never = await served.client()
+            assert never._transport is not None
+            never._transport.pause_reading()
+            reads = [never.read(0, MIB) for _ in range(40)]
+            await until(lambda: bool(served.volume.submitted))
+            (hosts,) = served.server._hosts.values()
+            (stuck,) = hosts._open
+            await until(stuck._must_wait)
+            new = await served.client()
+            # Done before the other has taken anything.
+            await new.write(0, b"new")
+            assert stuck._must_wait()
+            count = len(served.volume.submitted)
+            await served.turns()
+            assert len(served.volume.submitted) == count
+            never._transport.resume_reading()
+            for read in reads:
+                assert len(await read) == MIB
+            await never.disconnect()
+            await new.disconnect()
+
+
+class Connected:
+    """Transmissions on socket pairs, asked about their clients as a test likes."""
+
+    def __init__(self, volume: MemoryVolume, limits: NbdLimits) -> None:
+        self.volume = volume
+        self.limits = limits
+        self.closed: list[Transmission] = []
+
+    async def add(self, ask: Ask) -> tuple[Transmission, socket.socket]:
+        ours, theirs = socket.socketpair()
+        loop = asyncio.get_running_loop()
+        transport, _ = await loop.connect_accepted_socket(asyncio.Protocol, ours)
+        transport.pause_reading()
+        self.volume.opened_count += 1
+        transmission = Transmission(
+            transport,
+            self.volume,
+            Agreed("g/v", WireForm.SIMPLE, ()),
+            self.limits,
+            self.closed.append,
+            peer="test",
+            ask=ask,
+        )
+        transport.set_protocol(transmission)
+        transmission.start(b"")
+        return transmission, theirs
+
+
+async def test_one_that_does_not_prove_itself_is_aborted_in_the_end() -> None:
+    volume = MemoryVolume(MIB)
+    connected = Connected(volume, NbdLimits(reply_seconds=0.1))
+
+    def ask(_connection: socket.socket, told: Told) -> None:
+        told(Life.UNKNOWN)
+
+    doubtful, client = await connected.add(ask)
+    newer, other = await connected.add(ask_socket)
+    doubtful.give_way_to(newer)
+    client.sendall(request(Command.WRITE, 0, 3, b"old"))
+    await until(lambda: connected.closed == [doubtful])
+    assert volume.content[:3] == bytes(3)
+    assert client.recv(100) == replies.start(WireForm.SIMPLE)[:1]
+    newer.abort()
+    await until(lambda: len(connected.closed) == 2)
+    client.close()
+    other.close()
+
+
+async def test_a_proof_from_before_the_newest_connection_does_not_do() -> None:
+    volume = MemoryVolume(MIB)
+    connected = Connected(volume, NbdLimits())
+    asked: list[Told] = []
+
+    def ask(_connection: socket.socket, told: Told) -> None:
+        asked.append(told)
+
+    doubtful, client = await connected.add(ask)
+    newer, other = await connected.add(ask_socket)
+    doubtful.give_way_to(newer)
+    client.sendall(request(Command.WRITE, 0, 3, b"old"))
+    await until(lambda: len(asked) == 1)
+    doubtful.give_way_to(newer)
+    asked.pop()(Life.PROVED)
+    await until(lambda: len(asked) == 1)
+    assert volume.content[:3] == bytes(3)
+    assert client.recv(100) == replies.start(WireForm.SIMPLE)[:2]
+    asked.pop()(Life.PROVED)
+    await until(lambda: volume.content[:3] == b"old")
+    assert client.recv(100) == replies.success(WireForm.SIMPLE, 1, 0)[2:]
+    for transmission in (doubtful, newer):
+        transmission.abort()
+    await until(lambda: len(connected.closed) == 2)
+    client.close()
+    other.close()
