@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 
 import pytest
 
 from tests.simulation.regressions import REGRESSIONS
 from tests.support.simulation.scenario import Outcome, simulate
+
+pytestmark = [
+    # Of killed processes, found by the garbage collector at any time.
+    pytest.mark.filterwarnings("ignore:coroutine .* was never awaited"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 
 SECONDS = float(os.environ.get("FARSHORE_SIMULATION_SECONDS", "40"))
 """How long to run new seeds; a seed that has begun is finished."""
@@ -18,6 +26,14 @@ SECONDS = float(os.environ.get("FARSHORE_SIMULATION_SECONDS", "40"))
 SEEDS_MIN = 100
 """A fifth of what an idle core of 2026 does in 40 s: less means that the
 simulation has become slow, not that the machine is."""
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left() -> Iterator[None]:
+    """Leave no dead process to be found in the middle of another test."""
+    yield
+    gc.collect()
+
 
 _AGAIN = """
 import sys

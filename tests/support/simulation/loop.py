@@ -13,6 +13,7 @@ import hashlib
 import heapq
 import itertools
 import random
+import warnings
 from asyncio import events
 from collections import deque
 from collections.abc import Callable, Coroutine
@@ -276,5 +277,8 @@ class World:
     def close(self) -> None:
         for loop in self._buried:
             loop.kill()
-        for loop in self._buried:
-            loop.bury()
+        with warnings.catch_warnings():
+            # A killed process leaves tasks that it had not even begun.
+            warnings.simplefilter("ignore", RuntimeWarning)
+            for loop in self._buried:
+                loop.bury()
