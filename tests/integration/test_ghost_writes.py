@@ -14,7 +14,7 @@ import os
 import random
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -36,11 +36,8 @@ SIZE_BYTES = 8 * MIB
 BLOCK_BYTES = 4096
 BLOCKS = 16
 REQUESTS_IN_FLIGHT_MAX = 128
-"""Of one connection, by default; more stay in the socket.
-
-On TCP these tests send no more: the end of a connection comes after what is unread
-before it, so that a server which is not reading cannot know of it.
-"""
+"""Of one connection, by default; more stay in the socket, and on TCP hide its end."""
+REQUESTS_MAX = 300
 
 OTHERS_ROUND_TRIPS = 100
 """What a server that does not wait would need far less than to write newer data."""
@@ -57,10 +54,15 @@ class Host:
         self.address = address
         self.clients: list[NbdClient] = []
 
-    @property
-    def requests_max(self) -> int:
+    def requests_max(self, endings: Iterable[Ending]) -> int:
+        """Return how many requests clients that end so may leave behind.
+
+        One that has closed its half on TCP behind what is unread is alive and
+        waits for its replies: all that it sent is run, as for anybody who lives.
+        """
         is_tcp = self.address.startswith("tcp:")
-        return REQUESTS_IN_FLIGHT_MAX * (1 if is_tcp else 3)
+        is_alive = is_tcp and Ending.HALF_CLOSE in endings
+        return REQUESTS_IN_FLIGHT_MAX if is_alive else REQUESTS_MAX
 
     async def connect(self, export: str = "g/v") -> NbdClient:
         client = await NbdClient.connect(self.address, export)
@@ -116,7 +118,7 @@ async def test_what_a_replaced_connection_left_never_lands_on_newer_data(
     await old.write(0, b"before")
     held = Stopped("write", "v.img")
     host.disk.rules.append(held)
-    left = leave(old, host.requests_max)
+    left = leave(old, host.requests_max([how]))
     await reached(held)
     end_client(old, how)
     new = await host.connect()
@@ -150,19 +152,20 @@ async def test_random_rounds_of_hosts_that_lose_their_connections(host: Host) ->
             time.sleep(seconds)
 
     host.disk.rules.append(jitter)
-    most = host.requests_max
     image = bytes(BLOCKS * BLOCK_BYTES)
     new = [await host.connect()]
     for number in range(ROUNDS):
         assert await new[0].read(0, len(image)) == image, f"round {number}"
         old, new = new, []
         left: list[Awaitable[object]] = []
+        endings = chance.choices(list(Ending), k=len(old))
+        most = host.requests_max(endings)
         for client in old:
             left += scatter(client, chance, chance.randint(1, most))
         for _ in range(chance.randint(0, 3)):
             await asyncio.sleep(chance.uniform(0, JITTER_SECONDS))
-        for client in old:
-            end_client(client, chance.choice(list(Ending)))
+        for client, how in zip(old, endings, strict=True):
+            end_client(client, how)
         new = [await host.connect() for _ in range(chance.randint(1, 3))]
         image = chance.randbytes(len(image))
         # Spread over all connections: one host, or one of several that work together.
