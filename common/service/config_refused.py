@@ -32,8 +32,8 @@ _COMMON = (
     ),
     RefusedKey(
         "nbd.tls.psk_file",
-        "pre-shared keys need a Python whose ssl module has them (3.13), and arrive "
-        "with a later version: remove it and use certificates",
+        "Python's ssl module offers pre-shared keys from 3.13 on, where this version "
+        "was not tried: remove it and use certificates",
     ),
 )
 
