@@ -15,8 +15,27 @@ state_dir = "/var/lib/farshore/primary"
 control_socket = "/run/farshore/primary.sock"
 
 [nbd]
-# Whoever can connect can read and write every volume: keep TCP on a private network.
+# Whoever can connect can read and write every volume, unless access rules say else.
 listen = ["unix:/run/farshore/nbd.sock", "tcp:127.0.0.1:10809"]
+
+# Who connects to a socket file: mode, owner and group. docs/operating/nbd-access.md
+# has the commands for certificates and says how rules are read.
+# [nbd.unix]
+# mode = "0660"
+# group = "farshore"
+
+# For addresses like "tls:0.0.0.0:10809" and "systemd+tls:nbd-tls".
+# [nbd.tls]
+# ca = "/etc/farshore/ca-cert.pem"
+# cert = "/etc/farshore/nbd-cert.pem"
+# key = "/etc/farshore/nbd-key.pem"
+
+# An export that no rule governs is open to all who can connect.
+# [[nbd.access]]
+# exports = ["orders/data"] # and its cuts and recovery points
+# certificates = ["host-1.example.net"]
+# users = ["root"]
+# allow = "rw"
 
 # Volumes of a group are cut together: one recovery point holds all of them as they
 # were at one moment.
@@ -66,6 +85,25 @@ allow_plaintext_replication = true
 
 [nbd]
 listen = ["unix:/run/farshore/recovery.sock"] # read-only recovery points
+
+# Who connects to a socket file: mode, owner and group. docs/operating/nbd-access.md
+# has the commands for certificates and says how rules are read.
+# [nbd.unix]
+# mode = "0660"
+# group = "farshore"
+
+# For addresses like "tls:0.0.0.0:10809" and "systemd+tls:nbd-tls".
+# [nbd.tls]
+# ca = "/etc/farshore/ca-cert.pem"
+# cert = "/etc/farshore/nbd-cert.pem"
+# key = "/etc/farshore/nbd-key.pem"
+
+# An export that no rule governs is open to all who can connect.
+# [[nbd.access]]
+# exports = ["orders/data"] # and its cuts and recovery points
+# certificates = ["host-1.example.net"]
+# users = ["root"]
+# allow = "ro"
 
 [[group]]
 name = "orders"
