@@ -91,6 +91,8 @@ class Oracle:
             group = number_of.group
             assert group is not None
             number = group.state.cycle_number + 1
+            if self.is_older_state:
+                self._fail("I7", f"cut {number} of an older state directory")
             if volume is group.volumes[0]:
                 self.cuts[number] = {}
                 self.world.note(f"cut {number}")
@@ -199,8 +201,6 @@ class Oracle:
 
         async def committed(**what: Any) -> bytes:
             number = what["number"]
-            if self.is_older_state:
-                self._fail("I7", f"commit {number} from an older state directory")
             known = self.cycle_ids.setdefault(number, what["cycle_id"])
             if known != what["cycle_id"]:
                 self._fail("I7", f"number {number} is of two cycles")

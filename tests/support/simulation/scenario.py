@@ -213,6 +213,13 @@ class Simulation:
         if not self.is_over:
             self.world.after(0.05 + 0.4 * self.world.rng.random(), self._look)
 
+    def relied_on(self) -> int:
+        """Return the point that the primary takes for the remote's newest; 0: none."""
+        group = self.primary.group
+        if not self.primary.is_serving or group is None or group.cut is not None:
+            return 0
+        return group.state.committed_number or 0
+
     def copy_remote(self) -> RemoteCopy:
         return RemoteCopy(self.remote.machine.copied(), self.oracle.promised)
 
