@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import random
 import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -15,7 +16,14 @@ import pytest
 from common.nbd import replies
 from common.nbd.addresses import Listening
 from common.nbd.limits import NbdLimits
-from common.nbd.liveness import Ask, Life, Told, ask_socket, has_hung_up
+from common.nbd.liveness import (
+    LOOK_SECONDS_MIN,
+    Ask,
+    Life,
+    Told,
+    ask_socket,
+    has_hung_up,
+)
 from common.nbd.negotiation import Agreed
 from common.nbd.protocol import Command, NbdError, WireForm
 from common.nbd.server import NbdSecurity, NbdServer
@@ -313,6 +321,57 @@ class TestLivingClients:
             await first.disconnect()
 
 
+@pytest.mark.needs_package("nbdcopy", "qemu-img")
+class TestOtherPeoplesClients:
+    """They get the beginning of a reply ahead of its rest, again and again."""
+
+    async def attach_while(
+        self, served: Serving, process: asyncio.subprocess.Process
+    ) -> int:
+        done = asyncio.ensure_future(process.communicate())
+        count = 0
+        while not done.done():
+            # Done after a first request, so that it was doubted itself.
+            client = await served.client()
+            await client.flush()
+            await client.disconnect()
+            count += 1
+        output, _ = await done
+        assert process.returncode == 0, output
+        return count
+
+    async def test_nbdcopy_goes_on_however_many_attach(self, tmp_path: Path) -> None:
+        content = random.Random(1).randbytes(8 * MIB)
+        (tmp_path / "in").write_bytes(content)
+        async with serving(tmp_path) as served:
+            served.volume.held = False
+            uri = served.address("tcp").replace("tcp:", "nbd://") + "/g/v"
+            for source, target in (("in", uri), (uri, "out")):
+                process = await asyncio.create_subprocess_exec(
+                    *("nbdcopy", "--connections=4", "--requests=64"),
+                    *("--request-size=4096", source, target),
+                    cwd=tmp_path,
+                    stdout=asyncio.subprocess.PIPE,
+                    stderr=asyncio.subprocess.STDOUT,
+                )
+                assert await self.attach_while(served, process) > 5
+            assert served.volume.content == content
+            assert (tmp_path / "out").read_bytes() == content
+
+    async def test_qemu_goes_on_however_many_attach(self, tmp_path: Path) -> None:
+        async with serving(tmp_path) as served:
+            served.volume.held = False
+            uri = served.address("tcp").replace("tcp:", "nbd://") + "/g/v"
+            process = await asyncio.create_subprocess_exec(
+                *("qemu-img", "bench", "-w", "-f", "raw", "-d", "16", "-c", "1000"),
+                *("-s", "4096", "--pattern=170", "--flush-interval=1000", uri),
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.STDOUT,
+            )
+            assert await self.attach_while(served, process) > 5
+            assert served.volume.content[: 1000 * 4096] == b"\xaa" * (1000 * 4096)
+
+
 class TestOneThatNeverReads:
     async def test_it_keeps_no_other_out_and_goes_on_when_it_reads(
         self, tmp_path: Path
@@ -368,6 +427,89 @@ class Connected:
         transport.set_protocol(transmission)
         transmission.start(b"")
         return transmission, theirs
+
+
+async def leave(connected: Connected, *ends: Transmission | socket.socket) -> None:
+    for end in ends:
+        if isinstance(end, Transmission):
+            end.abort()
+        else:
+            end.close()
+    await until(lambda: len(connected.closed) == len(ends) // 2)
+
+
+async def test_whoever_waits_for_requests_in_flight_waits_for_them_only() -> None:
+    """Not for the proof: a client that never reads gives none."""
+    volume = MemoryVolume(MIB, held=True)
+    connected = Connected(volume, NbdLimits())
+
+    def ask(_connection: socket.socket, told: Told) -> None:
+        told(Life.UNKNOWN)
+
+    doubtful, client = await connected.add(ask)
+    newer, other = await connected.add(ask_socket)
+    client.sendall(request(Command.WRITE, 0, 3, b"old"))
+    await until(lambda: len(volume.waiting) == 1)
+    doubtful.give_way_to(newer)
+    other.sendall(request(Command.WRITE, 0, 3, b"new"))
+    client.sendall(request(Command.WRITE, 0, 3, b"old"))
+    await asyncio.sleep(0)
+    assert [r.data for r, _ in volume.waiting] == [b"old"]
+    volume.step()
+    await until(lambda: len(volume.waiting) == 1)
+    volume.step()
+    assert volume.content[:3] == b"new"
+    await leave(connected, doubtful, newer, client, other)
+
+
+async def test_what_is_not_sent_yet_proves_nothing() -> None:
+    volume = MemoryVolume(MIB)
+    connected = Connected(volume, NbdLimits())
+    asked: list[Told] = []
+
+    def ask(_connection: socket.socket, told: Told) -> None:
+        asked.append(told)
+        told(Life.PROVED)
+
+    doubtful, client = await connected.add(ask)
+    newer, other = await connected.add(ask_socket)
+    client.sendall(request(Command.READ, 0, MIB))
+    await until(lambda: doubtful._is_unsent)
+    doubtful.give_way_to(newer)
+    client.sendall(request(Command.WRITE, 0, 3, b"old"))
+    doubt = doubtful._doubt
+    assert doubt is not None
+    await until(lambda: doubt._seconds > 4 * LOOK_SECONDS_MIN)
+    assert not asked
+    assert volume.content[:3] == bytes(3)
+    await asyncio.to_thread(client.recv, MIB + 17, socket.MSG_WAITALL)
+    await until(lambda: volume.content[:3] == b"old")
+    assert len(asked) == 1
+    await leave(connected, doubtful, newer, client, other)
+
+
+def test_a_socket_tells_what_its_other_end_took_and_whether_it_is_there() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        client = socket.create_connection(listening.getsockname())
+        ours, _ = listening.accept()
+    told: list[Life] = []
+    with client, ours:
+        ours.setblocking(False)
+        sent = 0
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                sent += ours.send(bytes(MIB))
+        ask_socket(ours, told.append)
+        assert told == [Life.UNKNOWN]
+        while sent:
+            sent -= len(client.recv(MIB))
+        while told[-1] is Life.UNKNOWN:
+            ask_socket(ours, told.append)
+        assert told[-1] is Life.PROVED
+        client.close()
+        while told[-1] is Life.PROVED:
+            ask_socket(ours, told.append)
+        assert told[-1] is Life.GONE
 
 
 async def test_one_that_does_not_prove_itself_is_aborted_in_the_end() -> None:
