@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from common.errors import StorageError
 from common.replication.messages import Encoding, VolumeOffer
 from common.replication.tracks import TrackRecord, run_hash, track_hash
+from common.storage.extents import HOLE_AND_ZERO
 from remote_site.applier import apply_tracks
 from remote_site.group_disk import GroupDisk, StoreSettings
-from remote_site.recovery_point import BASE_HOLE_AND_ZERO, PointImage
+from remote_site.recovery_point import PointImage
 from remote_site.store_state import Point
 from tests.support.simulated_files import Lies, SimulatedFiles
 
@@ -331,7 +332,7 @@ class Explorer:
             offset = 0
             for length, flags in image.status(0, len(wanted)):
                 end = offset + length
-                if flags == BASE_HOLE_AND_ZERO and wanted[offset:end] != bytes(length):
+                if flags == HOLE_AND_ZERO and wanted[offset:end] != bytes(length):
                     raise ViolationError(f"{name}: a hole where there is data")
                 offset = end
 
