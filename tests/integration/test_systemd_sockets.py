@@ -189,6 +189,8 @@ async def test_hosts_that_come_while_the_daemon_is_away_are_served_when_it_is_ba
     [
         ("systemd:other", socket.SOCK_STREAM, "FileDescriptorName=other"),
         ("systemd:hosts", socket.SOCK_DGRAM, "ListenStream="),
+        # Bound, but nobody listens.
+        ("systemd:hosts", socket.SOCK_STREAM, "ListenStream="),
     ],
 )
 async def test_what_is_not_a_socket_to_listen_on_is_refused_by_the_unit_s_setting(
