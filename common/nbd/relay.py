@@ -152,7 +152,6 @@ class Relay:
             with contextlib.suppress(RuntimeError):
                 asking.call_soon_threadsafe(told, life)
 
-        self.notice_hangup()
         if self._client.transport is None or self._encrypted.is_closing():
             tell(Life.GONE)
         elif (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import os
 import random
 import socket
 from collections.abc import AsyncIterator
@@ -23,6 +24,7 @@ from common.nbd.liveness import (
     Told,
     ask_socket,
     has_hung_up,
+    unacknowledged_bytes,
 )
 from common.nbd.negotiation import Agreed
 from common.nbd.protocol import Command, NbdError, WireForm
@@ -131,10 +133,15 @@ async def finish(served: Serving, *futures: asyncio.Future[None]) -> None:
 
 def server_side(served: Serving) -> socket.socket:
     """The server's socket of its only connection to the volume."""
+    transport = open_connection(served)._transport
+    found: socket.socket = transport.get_extra_info("socket")
+    return found
+
+
+def open_connection(served: Serving) -> Transmission:
     (hosts,) = served.server._hosts.values()
     (transmission,) = hosts._open
-    found: socket.socket = transmission._transport.get_extra_info("socket")
-    return found
+    return transmission
 
 
 class TestHiddenEnds:
@@ -248,7 +255,10 @@ class TestLivingClients:
             wrong = [first.cache(0, 512) for _ in range(2 * DEPTH)]
             reads = [first.read(1 << 20, 5) for _ in range(4 * DEPTH)]
             await until(lambda: len(served.volume.waiting) == DEPTH)
+            transmission = open_connection(served)
             second = await served.client(kind, form)
+            if kind == "unix":
+                assert transmission._doubt is None, "its life is known at once"
             write = second.write(1 << 22, b"second")
             # Its client lives, so that nothing of it needs to end first.
             if kind != "unix":
@@ -288,20 +298,6 @@ class TestLivingClients:
                         await client.cache(0, 512)
             await first.disconnect()
             await second.disconnect()
-
-    async def test_what_comes_with_its_disc_is_run_and_answered(
-        self, tmp_path: Path
-    ) -> None:
-        async with serving(tmp_path) as served:
-            served.volume.held = False
-            first = await served.client()
-            second = await served.client()
-            write = first.write(0, b"last words")
-            first.request(Command.DISC, 0, 0)
-            await write
-            await first.closed
-            assert served.volume.content[:10] == b"last words"
-            second.abort()
 
     async def test_many_that_come_at_once_keep_none_out(self, tmp_path: Path) -> None:
         async with serving(tmp_path) as served:
@@ -486,6 +482,51 @@ async def test_what_is_not_sent_yet_proves_nothing() -> None:
     await until(lambda: volume.content[:3] == b"old")
     assert len(asked) == 1
     await leave(connected, doubtful, newer, client, other)
+
+
+async def test_what_comes_with_its_disc_is_run_and_answered() -> None:
+    volume = MemoryVolume(MIB)
+    connected = Connected(volume, NbdLimits())
+    leaving, client = await connected.add(lambda _, told: told(Life.PROVED))
+    newer, other = await connected.add(ask_socket)
+    leaving.give_way_to(newer)
+    client.sendall(
+        request(Command.WRITE, 0, 10, b"last words") + request(Command.DISC, 0, 0)
+    )
+    await until(lambda: connected.closed == [leaving])
+    assert volume.content[:10] == b"last words"
+    assert client.recv(100) == replies.success(WireForm.SIMPLE, 1, 0)
+    connected.closed.clear()
+    await leave(connected, newer, client)
+    other.close()
+
+
+async def test_a_relay_tells_what_the_client_itself_took(tmp_path: Path) -> None:
+    async with serving(tmp_path) as served:
+        client = await served.client("tls")
+        (relay,) = served.server._relays
+        await until(lambda: any(h._open for h in served.server._hosts.values()))
+        pair = server_side(served)
+        told: list[Life] = []
+
+        async def ask() -> Life:
+            count = len(told)
+            relay.ask(pair, told.append)
+            await until(lambda: len(told) > count)
+            return told[-1]
+
+        while await ask() is not Life.PROVED:
+            pass
+        os.write(pair.fileno(), b"x")
+        relay.ask(pair, told.append)
+        assert told[-1] is Life.UNKNOWN, "it lies in the pair"
+        assert client._transport is not None
+        client._transport.pause_reading()
+        while not relay._plain.get_write_buffer_size():
+            os.write(pair.fileno(), bytes(64 * KIB))
+            await until(lambda: unacknowledged_bytes(pair) == 0)
+        assert await ask() is Life.UNKNOWN
+        client.abort()
 
 
 def test_a_socket_tells_what_its_other_end_took_and_whether_it_is_there() -> None:
