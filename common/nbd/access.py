@@ -13,6 +13,7 @@ It is not outdone by a rule that names `orders/data@cut` itself: order alone dec
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from fnmatch import fnmatchcase
@@ -60,6 +61,16 @@ class AccessRule:
             for pattern in map(_without_classes, self.exports)
             for name in names
         )
+
+    def pattern_without_volume(self, volumes: Iterable[str]) -> str | None:
+        """Return a pattern that means none of these volumes: a slip of the pen,
+        which would leave open what it was to close.
+        """
+        for pattern in self.exports:
+            of_volume = _without_classes(volume_of(pattern))
+            if not any(fnmatchcase(volume, of_volume) for volume in volumes):
+                return pattern
+        return None
 
     def fits(self, caller: Caller) -> bool:
         return (

@@ -7,7 +7,7 @@ import ipaddress
 import math
 import pwd
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, StrictInt, StrictStr, model_validator
@@ -236,6 +236,21 @@ class NbdAccessTable(Table):
             certificates=frozenset(self.certificates),
             anyone=self.anyone,
         )
+
+
+def check_access_rules(
+    rules: tuple[NbdAccessTable, ...], volumes: Iterable[str]
+) -> None:
+    """Refuse a rule about a volume ("GROUP/VOLUME") that is not configured."""
+    known = list(volumes)
+    for table in rules:
+        pattern = table.rule().pattern_without_volume(known)
+        if pattern is not None:
+            raise ValueError(
+                f'nbd.access: exports: "{pattern}" is none of this site\'s volumes '
+                f"({', '.join(known)}): mend the name, or what it was to protect "
+                "stays open"
+            )
 
 
 class NbdTable(Table):

@@ -33,7 +33,7 @@ from common.service.config_common import (
     require_plaintext,
     written,
 )
-from common.service.config_nbd import NbdTable
+from common.service.config_nbd import NbdTable, check_access_rules
 from common.service.schedule import parse_schedule
 from common.service.units import (
     MIB,
@@ -339,6 +339,10 @@ class PrimaryConfig(Table):
     def _check(self) -> Self:
         check_distinct_names(self.groups, "group")
         check_distinct_paths(self._devices())
+        check_access_rules(
+            self.nbd.access,
+            [f"{g.name}/{v.name}" for g in self.groups for v in g.volumes],
+        )
         for group in self.groups:
             check_other_site(group.name, "link.peer", group.link.peer, self.site.name)
         return self

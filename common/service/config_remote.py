@@ -22,7 +22,7 @@ from common.service.config_common import (
     check_other_site,
     require_plaintext,
 )
-from common.service.config_nbd import NbdTable
+from common.service.config_nbd import NbdTable, check_access_rules
 
 
 class RemoteSite(Table):
@@ -123,6 +123,10 @@ class RemoteConfig(Table):
     def _check(self) -> Self:
         check_distinct_names(self.groups, "group")
         check_distinct_paths(self._devices())
+        check_access_rules(
+            self.nbd.access,
+            [f"{g.name}/{v.name}" for g in self.groups for v in g.volumes],
+        )
         for group in self.groups:
             check_other_site(group.name, "peer", group.peer, self.site.name)
         return self

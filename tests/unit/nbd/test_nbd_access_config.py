@@ -109,7 +109,7 @@ async def test_users_and_groups_are_told_by_name_and_by_number(tmp_path: Path) -
     user = pwd.getpwuid(os.geteuid()).pw_name
     group = grp.getgrgid(os.getegid()).gr_name
     rules = "".join(
-        f'[[nbd.access]]\nexports = ["orders/{export}"]\n{who}\nallow = "{how}"\n'
+        f'[[nbd.access]]\nexports = ["orders/data@{export}"]\n{who}\nallow = "{how}"\n'
         for export, who, how in [
             ("user", f'users = ["{user}"]', "rw"),
             ("number", f"users = [{os.geteuid()}]", "rw"),
@@ -120,7 +120,7 @@ async def test_users_and_groups_are_told_by_name_and_by_number(tmp_path: Path) -
         ]
     )
     names = [
-        f"orders/{name}"
+        f"orders/data@{name}"
         for name in ("user", "number", "group", "gid", "theirs", "certified")
     ]
     if user == OTHER_USER:
@@ -135,7 +135,7 @@ async def test_users_and_groups_are_told_by_name_and_by_number(tmp_path: Path) -
         client.abort()
         for name in names[:4]:
             client = await NbdClient.connect(address, name)
-            if name in {"orders/group", "orders/gid"}:
+            if name in {"orders/data@group", "orders/data@gid"}:
                 with pytest.raises(NbdReplyError):
                     await client.write(0, b"x")
             else:
