@@ -144,8 +144,8 @@ class Threads(Protocol):
     ) -> T:
         """Await `function(...)` run in a thread.
 
-        Cancelling the await does not stop the thread (RELIABILITY of ghost
-        writes): account for in-flight work with `submit` where that matters.
+        Cancelling the await does not stop the thread: account for in-flight
+        work with `submit` where that matters.
         """
         ...
 

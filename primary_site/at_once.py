@@ -89,7 +89,7 @@ class WritesAtOnce:
         if flashcopy.busy or not flashcopy.is_marked(first, count):
             if flashcopy.is_preserving(first, count):
                 return False
-            if flashcopy.relation is None or not flashcopy.relation.valid:
+            if not flashcopy.stands:
                 flashcopy.bitmap.set_range(first, count)
             elif not self._preserve(first, count):
                 return False

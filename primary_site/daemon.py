@@ -140,7 +140,7 @@ class PrimaryDaemon:
                     await asyncio.gather(*(g.status() for g in self._groups.values()))
                 ),
             ).to_json()
-        group = self._group(arguments["group"])
+        group = self._group(arguments.pop("group"))
         operation = OPERATIONS.get(command)
         if operation is None:
             raise RefusedError(f"{command}: not a command of a sending site")
@@ -155,9 +155,8 @@ class PrimaryDaemon:
 
 
 async def _cut(
-    replicator: Replicator, *, group: str, wait: bool, label: str | None
+    replicator: Replicator, *, wait: bool, label: str | None
 ) -> dict[str, Any]:
-    assert group == replicator.group.name
     ticket = await replicator.request_cut(label)
     cut = await ticket.taken
     if wait:
@@ -170,25 +169,14 @@ async def _cut(
     ).to_json()
 
 
-async def _suspend(replicator: Replicator, *, group: str) -> None:
-    assert group == replicator.group.name
-    await replicator.suspend()
-
-
-async def _resume(replicator: Replicator, *, group: str) -> None:
-    assert group == replicator.group.name
-    await replicator.resume()
-
-
-async def _points(replicator: Replicator, *, group: str) -> list[dict[str, Any]]:
-    assert group == replicator.group.name
+async def _points(replicator: Replicator) -> list[dict[str, Any]]:
     return [point.to_json() for point in points(replicator)]
 
 
 OPERATIONS: dict[str, Callable[..., Coroutine[Any, Any, Any]]] = {
     "cut": _cut,
-    "suspend": _suspend,
-    "resume": _resume,
+    "suspend": Replicator.suspend,
+    "resume": Replicator.resume,
     "points": _points,
 }
 """What operators ask of one group; run on its loop."""

@@ -139,7 +139,7 @@ def fast_zero_refused(volume: PrimaryVolume, request: HostRequest) -> bool:
     if not volume.device.zeroes_fast(punch=not request.no_hole):
         return True
     flashcopy = volume.changes.flashcopy
-    if not request.length or flashcopy.relation is None or not flashcopy.relation.valid:
+    if not request.length or not flashcopy.stands:
         return False
     first, count = volume.geometry.tracks(request.offset, request.length)
     return count > FAST_TRACKS_MAX or not flashcopy.is_marked(first, count)

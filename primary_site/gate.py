@@ -3,7 +3,7 @@
 Pure. All volumes of a group share one gate, so that closing it closes every
 volume at once: a cut is one instant for all of them (I5). A write enters before
 it marks a track and leaves when the thread that did its I/O has returned, not
-when its connection or task is gone (RELIABILITY of ghost writes).
+when its connection or task is gone: a thread goes on without them.
 """
 
 from __future__ import annotations

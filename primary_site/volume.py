@@ -8,7 +8,7 @@
            -> flush: one fdatasync begun after every write already replied to
 
 One hop to a thread serves all the writes of one socket read: a hop costs as much
-as two or three small requests. The order of a write (DESIGN: mark, preserve,
+as two or three small requests. The order of a write (mark, preserve,
 write, sync) is that of `_begin` and `HostWriteBatch.run`.
 """
 
@@ -150,7 +150,6 @@ class PrimaryVolume:
         self._region_shift = geometry.region_bytes.bit_length() - 1
         self._region_bytes = geometry.region_bytes
         self._region_mask = geometry.region_bytes - 1
-        self._slice_bytes = SLICE_BYTES
         self._track_shift = geometry.track_bytes.bit_length() - 1
         self._blocked: list[_Pinned] = []
         self.promptness = Promptness()
@@ -181,7 +180,6 @@ class PrimaryVolume:
     def submit(self, requests: list[HostRequest], complete: Complete) -> None:
         finished: list[HostRequest] = []
         writes: list[HostRequest] = []
-        slice_bytes = self._slice_bytes
         for request in requests:
             command, length = request.command, request.length
             if command == _READ:
@@ -194,7 +192,7 @@ class PrimaryVolume:
                 self._read(request, complete)
             elif (
                 command == _WRITE
-                and 0 < length <= slice_bytes
+                and 0 < length <= SLICE_BYTES
                 and (request.offset & self._region_mask) + length <= self._region_bytes
             ):
                 writes.append(request)

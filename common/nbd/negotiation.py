@@ -16,7 +16,6 @@ from typing import Final, Protocol
 from common.nbd.limits import NbdLimits
 from common.nbd.option_fields import BadOptionError, OptionFields, cut, decoded
 from common.nbd.protocol import (
-    BASE_ALLOCATION,
     CLIENT_FLAGS,
     ERROR_TEXT_BYTES_MAX,
     EXPORT_NAME_PADDING,
@@ -40,6 +39,7 @@ from common.nbd.protocol import (
     TransmissionFlag,
     WireForm,
 )
+from common.ports import BASE_ALLOCATION
 
 BLOCK_BYTES_MIN: Final = 1
 """Any offset and length is served."""

@@ -214,13 +214,3 @@ class NbdError(IntEnum):
     EOVERFLOW = 75
     ENOTSUP = 95
     ESHUTDOWN = 108
-
-
-BASE_ALLOCATION: Final = "base:allocation"
-
-
-class AllocationFlag(IntFlag):
-    """Flags of an extent in `base:allocation`; 0 is data, always a safe answer."""
-
-    HOLE = 1 << 0
-    ZERO = 1 << 1

@@ -114,7 +114,7 @@ class FlashCopyMap:
         them afterwards.
         """
         claims = self._claims
-        if self.relation is None or not self.relation.valid:
+        if not self.stands:
             self.bitmap.set_range(first, count)
             return []
         if count == 1:
@@ -129,6 +129,11 @@ class FlashCopyMap:
             for track in range(start, start + size):
                 claims[track] = owner
         return runs
+
+    @property
+    def stands(self) -> bool:
+        """Tell whether tracks are preserved: else they are marked and no more."""
+        return self.relation is not None and self.relation.valid
 
     def is_marked(self, first: int, count: int) -> bool:
         """Tell whether all tracks of the range are marked: none needs preserving."""

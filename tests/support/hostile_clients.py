@@ -10,7 +10,6 @@ from typing import Any
 
 from common.nbd.addresses import TcpAddress, UnixAddress, parse_address
 from common.nbd.protocol import (
-    BASE_ALLOCATION,
     CLIENT_FLAGS,
     GREETING,
     OPTION_HEADER,
@@ -23,6 +22,7 @@ from common.nbd.protocol import (
     Option,
     OptionReply,
 )
+from common.ports import BASE_ALLOCATION
 from tests.support.nbd_client import NbdClient, counted
 
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)

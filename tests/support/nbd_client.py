@@ -18,7 +18,6 @@ from typing import Any, TypeVar, cast
 
 from common.nbd.addresses import TcpAddress, parse_address
 from common.nbd.protocol import (
-    BASE_ALLOCATION,
     CHUNK,
     CHUNK_ERROR,
     CHUNK_MAGIC,
@@ -56,6 +55,7 @@ from common.nbd.protocol import (
     TransmissionFlag,
     WireForm,
 )
+from common.ports import BASE_ALLOCATION
 
 T = TypeVar("T")
 Extents = list[tuple[int, int]]
