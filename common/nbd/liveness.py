@@ -24,8 +24,10 @@ A Unix socket needs none of this: its end is seen at once, whatever lies unread.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import enum
 import fcntl
+import os
 import select
 import socket
 import sys
@@ -37,6 +39,8 @@ LOOK_SECONDS_MIN: Final = 0.001
 """Before the first look, doubled each time; a reply is acknowledged in a round trip,
 or after the 40 ms for which Linux may delay that."""
 LOOK_SECONDS_MAX: Final = 0.2
+READ_AWAY_BYTES_MAX: Final = 8 << 20
+"""More than the system holds for a socket; a client that keeps sending ends it."""
 
 
 class Life(enum.Enum):
@@ -74,6 +78,18 @@ def unacknowledged_bytes(connection: socket.socket) -> int:
     """Return what the other end has not acknowledged (TCP) or read (Unix)."""
     told = fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, bytes(4))
     return int.from_bytes(told, sys.byteorder)
+
+
+def read_away(connection: socket.socket) -> None:
+    """Take from the system what nobody will look at, before an orderly close.
+
+    Closing a socket with something unread resets it: a client that said goodbye and
+    waits for the end of its stream would get an error instead.
+    """
+    left = READ_AWAY_BYTES_MAX
+    with contextlib.suppress(OSError):  # nothing there, or no connection any more
+        while left > 0 and (data := os.read(connection.fileno(), 256 << 10)):
+            left -= len(data)
 
 
 def ask_socket(connection: socket.socket, told: Told) -> None:

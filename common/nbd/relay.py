@@ -20,6 +20,7 @@ from common.nbd.liveness import (
     Told,
     ask_socket,
     has_hung_up,
+    read_away,
     unacknowledged_bytes,
 )
 
@@ -127,7 +128,9 @@ class Relay:
         """
         if self._client.transport is None:
             return
-        if has_hung_up(self._encrypted.get_extra_info("socket")):
+        connection = self._encrypted.get_extra_info("socket")
+        if has_hung_up(connection):
+            read_away(connection)
             # At once: the transmission is asked next whether its client is there.
             self._ours.shutdown(socket.SHUT_WR)
             self.abort()

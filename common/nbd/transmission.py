@@ -40,6 +40,7 @@ from common.nbd.liveness import (
     ask_socket,
     ends_visibly,
     has_hung_up,
+    read_away,
 )
 from common.nbd.negotiation import Agreed
 from common.nbd.progress import Position, ProgressWatch, Underway
@@ -248,11 +249,16 @@ class Transmission(asyncio.BufferedProtocol):
         if self._ending:
             self._set_reading(wanted=False)
             if self._in_flight == 0:
-                self._transport.close()
+                self._close()
         else:
             self._set_reading(wanted=not (self._stream.is_stopped or self._must_wait()))
             if self._stream.is_within_request:
                 self._progress.arm()
+
+    def _close(self) -> None:
+        if not self._transport.is_closing():
+            read_away(self._transport.get_extra_info("socket"))
+            self._transport.close()
 
     def _send(self) -> None:
         answers = self._answers

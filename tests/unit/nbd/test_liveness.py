@@ -7,6 +7,7 @@ import contextlib
 import errno
 import os
 import random
+import select
 import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from common.nbd.liveness import (
     unacknowledged_bytes,
 )
 from common.nbd.negotiation import Agreed
-from common.nbd.protocol import Command, NbdError, WireForm
+from common.nbd.protocol import OFFSET_DATA, Command, NbdError, WireForm
 from common.nbd.server import NbdSecurity, NbdServer
 from common.nbd.transmission import Transmission
 from common.ports import HostCommand
@@ -138,6 +139,10 @@ def server_side(served: Serving) -> socket.socket:
     return found
 
 
+def is_readable(connection: socket.socket) -> bool:
+    return bool(select.select([connection.fileno()], [], [], 0)[0])
+
+
 def open_connection(served: Serving) -> Transmission:
     (hosts,) = served.server._hosts.values()
     (transmission,) = hosts._open
@@ -240,6 +245,34 @@ class TestHiddenEnds:
             assert served.volume.content[:3] == b"new"
             new.abort()
             await asyncio.gather(*left, return_exceptions=True)
+
+    @pytest.mark.parametrize("kind", ["unix", "tcp"])
+    async def test_one_that_said_goodbye_unread_is_answered_and_not_reset(
+        self, tmp_path: Path, kind: str
+    ) -> None:
+        """What lies unread when a socket is closed turns its end into an error."""
+        async with serving(tmp_path) as served:
+            leaving = StoppingClient(served.address(kind))
+            await asyncio.to_thread(leaving.go, "g/v")
+            for _ in range(DEPTH):
+                leaving.send(request(Command.READ, 0, 1))
+            await until(lambda: len(served.volume.waiting) == DEPTH)
+            for _ in range(DEPTH):
+                leaving.send(request(Command.READ, 0, 1))
+            leaving.send(request(Command.DISC, 0, 0))
+            await until(lambda: is_readable(server_side(served)))
+            leaving.socket.shutdown(socket.SHUT_WR)
+            await until(lambda: has_hung_up(server_side(served)))
+            new = await served.client(kind)
+            (hosts,) = served.server._hosts.values()
+            await until(lambda: len(hosts._open) == 2)
+            served.volume.held = False
+            served.volume.step(DEPTH)
+            replies_bytes = DEPTH * (OFFSET_DATA.size + 1)
+            await asyncio.to_thread(leaving.take, replies_bytes)
+            assert await asyncio.to_thread(leaving.socket.recv, 1) == b""
+            leaving.socket.close()
+            await new.disconnect()
 
 
 class TestLivingClients:
