@@ -1,18 +1,19 @@
 """One simulated machine: its disk, its threads, its clocks, and how they fail.
 
 A job for a thread runs at some later time, and in the order that the seed picks. Some
-jobs stop between two operations on the disk and let everything else go on: these run
-in a real thread, of which never more than one moves, so that it stays deterministic.
+jobs stop between two operations on the disk and let everything else go on: these have
+a stack of their own, which is switched to and from, so that it stays deterministic.
 """
 
 from __future__ import annotations
 
 import asyncio
 import errno
-import threading
 from collections import deque
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
+
+from greenlet import getcurrent, greenlet  # type: ignore[import-untyped]
 
 from tests.support.simulated_files import SimulatedFiles
 from tests.support.simulation.loop import SimulatedLoop, World
@@ -44,54 +45,53 @@ class SimulatedClock:
 
 
 class _Job:
-    """One job that may stop in the middle; moves only while `step` is called."""
+    """One job that may stop in the middle; moves only while `step` is called.
+
+    While it moves nothing else does: there is one thread, with many stacks.
+    """
 
     def __init__(self, work: Callable[[], Any]) -> None:
         self._work = work
-        self._go = threading.Semaphore(0)
-        self._stopped = threading.Semaphore(0)
-        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._stack = greenlet(self._run)
         self._is_condemned = False
         self.is_over = False
         self.result: Any = None
         self.error: BaseException | None = None
         self.waits_for: TurnLock | None = None
-        self._thread.start()
 
     def _run(self) -> None:
-        self._go.acquire()
-        _moving.job = self
         try:
             if not self._is_condemned:
                 self.result = self._work()
         except BaseException as error:  # noqa: BLE001 - handed to the caller
             self.error = error
         self.is_over = True
-        self._stopped.release()
 
     def pause(self) -> None:
-        """In the job's thread: let everything else go on."""
+        """Within the job: let everything else go on."""
         if self._is_condemned:
             raise DiedError
-        self._stopped.release()
-        self._go.acquire()
+        self._stack.parent.switch()
         if self._is_condemned:
             raise DiedError
 
     def step(self) -> None:
         """Let the job move to its next stop, or its end."""
-        self._go.release()
-        self._stopped.acquire()
+        self._stack.parent = getcurrent()
+        outer, _moving.job = _moving.job, self
+        try:
+            self._stack.switch()
+        finally:
+            _moving.job = outer
 
     def condemn(self) -> None:
         """The process is dead: unwind."""
         self._is_condemned = True
         while not self.is_over:
             self.step()
-        self._thread.join()
 
 
-class _Moving(threading.local):
+class _Moving:
     job: _Job | None = None
 
 
