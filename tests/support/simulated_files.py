@@ -94,10 +94,14 @@ class _Inode:
         first, last = offset // SECTOR_BYTES, -(-end // SECTOR_BYTES)
         now = bytes(self.content[first * SECTOR_BYTES : last * SECTOR_BYTES])
         now = now.ljust((last - first) * SECTOR_BYTES, b"\0")
+        versions, start = self.versions, 0
         for sector in range(first, last):
-            start = (sector - first) * SECTOR_BYTES
             version = now[start : start + SECTOR_BYTES]
-            self.versions.setdefault(sector, []).append(version)
+            start += SECTOR_BYTES
+            if sector in versions:
+                versions[sector].append(version)
+            else:
+                versions[sector] = [version]
 
     def resize(self, size: int) -> None:
         content = self.content

@@ -193,6 +193,7 @@ class World:
         self._digest = hashlib.blake2b(digest_size=16)
         self._timers: list[tuple[float, int, Callable[..., Any], tuple[Any, ...]]] = []
         self._buried: list[SimulatedLoop] = []
+        self._entered: SimulatedLoop | None = None
 
     # -- telling -----------------------------------------------------------------------
 
@@ -236,43 +237,53 @@ class World:
         """Let everything happen until `is_over`, or until there is a problem."""
         random_number = self.rng.random
         timers = self._timers
-        while not self.problems and not is_over():
-            self.steps += 1
-            if self.steps > STEPS_MAX:
-                raise StuckError("something runs for ever")
-            able = [x for x in self.loops if x.ready and not x.is_frozen]
-            if able:
-                index = int(random_number() * len(able)) if len(able) > 1 else 0
-                self._turn(able[index])
-            elif timers:
-                when, _, action, args = heapq.heappop(timers)
-                self.now = max(self.now, when)
-                action(*args)
-            else:
-                raise StuckError("nothing will ever happen again")
+        try:
+            while not self.problems and not is_over():
+                self.steps += 1
+                if self.steps > STEPS_MAX:
+                    raise StuckError("something runs for ever")
+                able = [x for x in self.loops if x.ready and not x.is_frozen]
+                if able:
+                    index = int(random_number() * len(able)) if len(able) > 1 else 0
+                    self._turn(able[index])
+                elif timers:
+                    self._enter(None)
+                    when, _, action, args = heapq.heappop(timers)
+                    if when > self.now:
+                        self.now = when
+                    action(*args)
+                else:
+                    raise StuckError("nothing will ever happen again")
+        finally:
+            self._enter(None)
 
     def _turn(self, loop: SimulatedLoop) -> None:
         if loop.fuse:
             loop.fuse -= 1
             if not loop.fuse:
+                self._enter(None)
                 loop.blow()
                 return
         handle = loop.ready.popleft()
-        if handle.cancelled():
-            return
-        events._set_running_loop(loop)
-        try:
+        if not handle.cancelled():
+            if loop is not self._entered:
+                self._enter(loop)
             handle._run()
-        finally:
-            events._set_running_loop(None)
+
+    def _enter(self, loop: SimulatedLoop | None) -> None:
+        """Have asyncio take that loop, or none, for the one that runs."""
+        if loop is not self._entered:
+            self._entered = loop
+            events._set_running_loop(loop)
 
     def call(self, loop: SimulatedLoop, work: Coroutine[Any, Any, Any]) -> Any:
         """Start a task in a process, from outside of it."""
-        events._set_running_loop(loop)
+        entered = self._entered
+        self._enter(loop)
         try:
             return loop.create_task(work)
         finally:
-            events._set_running_loop(None)
+            self._enter(entered)
 
     def close(self) -> None:
         for loop in self._buried:

@@ -140,15 +140,15 @@ class VolumeModel:
 
     def wrong_sectors(self, data: bytes) -> list[int]:
         """Return the sectors of an image of this instant that hold something else."""
-        return [
-            sector
-            for sector in range(self.sectors)
-            if not any(
-                w.has_failed
-                or w.content(sector) == data[sector * SECTOR : (sector + 1) * SECTOR]
-                for w in self.visible[sector]
-            )
-        ]
+        wrong = []
+        for sector, writes in enumerate(self.visible):
+            found = data[sector * SECTOR : (sector + 1) * SECTOR]
+            for write in writes:
+                if write.content(sector) == found or write.has_failed:
+                    break
+            else:
+                wrong.append(sector)
+        return wrong
 
     def recovered(self, data: bytes, *, lost_power: bool) -> list[int]:
         """Take what a start found for what is there; return the wrong sectors.
