@@ -50,6 +50,7 @@ class _Inode:
         self.allocated: set[int] | None = None
         self.has_lost = False
         self.changes = 0
+        self.flushes = 0
         self.lock: object = None
         self._content: bytearray | None = None
 
@@ -118,6 +119,7 @@ class _Inode:
             self.allocated = {b for b in blocks if b * BLOCK_BYTES < size}
 
     def flush(self) -> None:
+        self.flushes += 1
         content = self.content
         if not self.has_lost:
             self.durable = bytes(content)
@@ -272,6 +274,10 @@ class SimulatedFiles:
         for number in range(limit):
             fate = ("lost", "kept")[number] if number < 2 else "mixed"
             yield self._image(_Power(rng, fate))
+
+    def crash_image(self, rng: random.Random, fate: str) -> SimulatedFiles:
+        """Return one of `crash_images`: `fate` is lost, kept or mixed."""
+        return self._image(_Power(rng, fate))
 
     def _is_unflushed(self) -> bool:
         return any(
