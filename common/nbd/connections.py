@@ -18,7 +18,7 @@ import structlog
 from common.nbd.budget import MemoryBudget
 from common.nbd.limits import NbdLimits
 from common.nbd.liveness import Ask, ask_socket
-from common.nbd.negotiation import Agreed
+from common.nbd.outcome import Agreed
 from common.nbd.transmission import Transmission
 from common.ports import HostVolume
 

@@ -14,16 +14,11 @@ import structlog
 from common.nbd.access import ANYBODY, Access, AccessRule, Caller, access_to
 from common.nbd.addresses import prepare_tcp
 from common.nbd.connections import HandedOver, release_where_it_lives
+from common.nbd.export_facts import ExportFacts
 from common.nbd.limits import NbdLimits
 from common.nbd.liveness import Ask, ask_socket
-from common.nbd.negotiation import (
-    Agreed,
-    Ended,
-    ExportFacts,
-    Negotiation,
-    Outcome,
-    TlsMode,
-)
+from common.nbd.negotiation import Negotiation, TlsMode
+from common.nbd.outcome import Agreed, Ended, Outcome
 from common.nbd.relay import Relay
 from common.nbd.tls import SHUTDOWN_SECONDS, TlsServer, certificate_names
 from common.ports import HostVolume

@@ -17,7 +17,7 @@ from common.nbd.limits import (
     RECEIVE_TAIL_BYTES_MIN,
     NbdLimits,
 )
-from common.nbd.negotiation import Ended
+from common.nbd.outcome import Ended
 from common.nbd.protocol import (
     EXTENDED_REQUEST,
     EXTENDED_REQUEST_MAGIC,

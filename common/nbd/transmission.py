@@ -42,7 +42,7 @@ from common.nbd.liveness import (
     has_hung_up,
     read_away,
 )
-from common.nbd.negotiation import Agreed
+from common.nbd.outcome import Agreed
 from common.nbd.progress import Position, ProgressWatch, Underway
 from common.nbd.request_stream import RequestStream
 from common.nbd.requests import Rules

@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator
 
 from common.errors import ProtocolError
 from common.nbd.limits import NbdLimits
-from common.nbd.negotiation import Agreed, Negotiation, TlsMode
+from common.nbd.negotiation import Negotiation, TlsMode
+from common.nbd.outcome import Agreed
 from common.replication.frame import PAYLOAD_BYTES_MAX, FrameParser, encode_frame
 from common.replication.messages import decode, encode_meta
 from tests.support import nbd_wire as wire

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import socket
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from common.nbd.limits import RECEIVE_BUFFER_BYTES, NbdLimits
-from common.nbd.negotiation import Agreed
+from common.nbd.outcome import Agreed
 from common.nbd.protocol import WireForm
 from common.nbd.transmission import Transmission
 from tests.support.memory_volume import MemoryVolume
@@ -34,6 +35,13 @@ class RecordingTransport:
         self.written = bytearray()
         self.reading = False
         self.closing = False
+        # What the system would still hold: a closed socket holds nothing.
+        self._socket = socket.socket()
+        self._socket.close()
+
+    def get_extra_info(self, name: str) -> socket.socket:
+        assert name == "socket"
+        return self._socket
 
     def set_write_buffer_limits(self, high: int) -> None:
         assert high > 0

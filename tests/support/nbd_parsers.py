@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from common.nbd.export_facts import ExportFacts
 from common.nbd.limits import NbdLimits
-from common.nbd.negotiation import Ended, ExportFacts, Negotiation
+from common.nbd.negotiation import Negotiation
+from common.nbd.outcome import Ended
 from common.nbd.protocol import WireForm
 from common.nbd.request_stream import RequestStream
 from common.nbd.requests import Rules

@@ -27,7 +27,7 @@ from common.nbd.liveness import (
     has_hung_up,
     unacknowledged_bytes,
 )
-from common.nbd.negotiation import Agreed
+from common.nbd.outcome import Agreed
 from common.nbd.protocol import OFFSET_DATA, Command, NbdError, WireForm
 from common.nbd.server import NbdSecurity, NbdServer
 from common.nbd.transmission import Transmission

@@ -7,14 +7,10 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
+from common.nbd.export_facts import ExportFacts
 from common.nbd.limits import NbdLimits
-from common.nbd.negotiation import (
-    Agreed,
-    Ended,
-    ExportFacts,
-    Negotiation,
-    TlsMode,
-)
+from common.nbd.negotiation import Negotiation, TlsMode
+from common.nbd.outcome import Agreed, Ended
 from common.nbd.protocol import Info, Option, OptionReply, WireForm
 
 GREETING = b"NBDMAGICIHAVEOPT\x00\x03"
