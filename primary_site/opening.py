@@ -7,6 +7,7 @@ the config costs one sentence and nothing else.
 from __future__ import annotations
 
 import secrets
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 from common.errors import DeviceError, StateMismatchError, StorageError
@@ -100,7 +101,7 @@ def _checked(
     devices: list[File | None] = []
     try:
         devices.extend(
-            _open_device(files, volume, config, config_path)
+            _open_device(files, volume, config, config_path, is_new=state is None)
             for volume in config.volumes
         )
         geometries = [
@@ -137,13 +138,25 @@ def _load_state(
 
 
 def _open_device(
-    files: Files, volume: PrimaryVolume, config: PrimaryGroup, config_path: str
+    files: Files,
+    volume: PrimaryVolume,
+    config: PrimaryGroup,
+    config_path: str,
+    *,
+    is_new: bool,
 ) -> File | None:
-    """Open and check a device; None if it is yet to be created."""
+    """Open and check a device; None if it is yet to be created.
+
+    Of a group that never ran an empty file counts as none, where `size` is given: a
+    first start cut short leaves one.
+    """
     key = f"group {config.name!r}, volume {volume.name!r}"
     if files.exists(volume.device):
         device = files.open(volume.device, lock=True, scattered=True)
         size = device.size()
+        if size == 0 and is_new and volume.size_bytes is not None:
+            device.close()
+            return None
         if volume.size_bytes is not None and size != volume.size_bytes:
             device.close()
             raise DeviceError(
@@ -224,11 +237,8 @@ def _open_volume(
     device: File,
     state: GroupState | None,
 ) -> OpenedVolume:
-    log = RegionLog.open(files, f"{directory}/{name}.regions")
-    changed = BitmapFile.open(
-        files, f"{directory}/{name}.changed", geometry.track_count
-    )
-    acked = BitmapFile.open(files, f"{directory}/{name}.acked", geometry.track_count)
+    durable = _open_durable(files, directory, name, geometry)
+    changed, acked, log = durable.changed, durable.acked, durable.log
     # The names of new files, too, must outlive a power loss.
     files.sync_directory(directory)
     if state is not None and not state.clean:
@@ -246,9 +256,30 @@ def _open_volume(
         acked=acked.load(tag, when_damaged=False),
         hot={region for region in log.hot if region < geometry.region_count},
     )
-    return OpenedVolume(
-        name, geometry, device, DurableBitmaps(changed, acked, log), found
-    )
+    return OpenedVolume(name, geometry, device, durable, found)
+
+
+def _open_durable(
+    files: Files, directory: str, name: str, geometry: Geometry
+) -> DurableBitmaps:
+    """Open what hosts' writes wait for, with the room that it will ever need."""
+    tracks = geometry.track_count
+    with ExitStack() as undo:
+        try:
+            log = RegionLog.open(files, f"{directory}/{name}.regions")
+            undo.callback(log.close)
+            changed = BitmapFile.open(files, f"{directory}/{name}.changed", tracks)
+            undo.callback(changed.close)
+            acked = BitmapFile.open(files, f"{directory}/{name}.acked", tracks)
+        except StorageError as error:
+            if not error.is_out_of_space:
+                raise
+            raise DeviceError(
+                f"{error}: its room is set aside at the start, so that hosts never "
+                "want for it; make room there, or put site.state_dir elsewhere"
+            ) from error
+        undo.pop_all()
+    return DurableBitmaps(changed, acked, log)
 
 
 def _begun(
