@@ -69,6 +69,14 @@ class File(Protocol):
 
     def truncate(self, size: int) -> None: ...
 
+    def allocate(self, size: int) -> None:
+        """Make the file `size` bytes long at least, with room on the disk for them.
+
+        What is written into them later needs no room any more. New bytes read as
+        zeroes, and may show as a hole.
+        """
+        ...
+
     def datasync(self) -> None:
         """Make durable all that was written before the call (fdatasync)."""
         ...

@@ -38,6 +38,10 @@ class RelationEndedError(FarshoreError):
     """The FlashCopy can't be read any more: its cycle is to be abandoned."""
 
 
+class CutUnreadableError(RelationEndedError):
+    """The device or the target can't be read now: the next cycle tries again."""
+
+
 @dataclass(frozen=True, slots=True)
 class CutRun:
     """A run as read from the device, and the runs of it that lie in the target."""

@@ -12,7 +12,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator
 
-from common.errors import ProtocolError
+from common.errors import ProtocolError, StorageError
 from common.replication.messages import (
     Credit,
     CycleBegin,
@@ -26,7 +26,7 @@ from common.replication.tracks import RunData, encode_records, track_hash
 from common.storage.flashcopy import Runs
 from primary_site.background import first_of
 from primary_site.changes import pages_of_tracks
-from primary_site.cut_reader import CutReader
+from primary_site.cut_reader import CutReader, CutUnreadableError
 from primary_site.drain_plan import Gatherer, Unit, plan
 from primary_site.group import ConsistencyGroup, Cut
 from primary_site.session import SendingSession
@@ -66,8 +66,9 @@ class CycleDrain:
     async def run(self) -> None:
         """Send everything; return when all of it is durable at the remote.
 
-        Raises `RelationEndedError` (abandon the cycle), `ConnectionLostError`
-        (go on with the next session), `StorageError` (the device can't be read).
+        Raises `RelationEndedError` (abandon the cycle: so also where the device or
+        the target can't be read, as `CutUnreadableError`) and `ConnectionLostError`
+        (go on with the next session).
         """
         for volume in self._group.volumes:
             standing = volume.preserver.standing()
@@ -85,7 +86,10 @@ class CycleDrain:
                 for _ in range(WORKERS):
                     tasks.create_task(self._work())
         except BaseExceptionGroup as failed:
-            raise first_of(failed) from failed
+            error = first_of(failed)
+            if isinstance(error, StorageError):
+                raise CutUnreadableError(str(error)) from failed
+            raise error from failed
         for volume in self._group.volumes:
             changes = volume.changes
             assert changes.pprc is not None

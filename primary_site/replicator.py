@@ -55,6 +55,9 @@ REFUSED_SECONDS = 10.0
 RETRY_SECONDS = 1.0
 """After a cut that could not be made, or a cycle given up here."""
 
+RETRY_SECONDS_MAX = 30.0
+"""Each cycle in a row that was given up doubles the pause, up to this."""
+
 POLL_SECONDS = 0.2
 """How often the changed bytes are compared with the `changed` trigger."""
 
@@ -105,6 +108,8 @@ class Replicator:
         self._destage: asyncio.Task[None] | None = None
         self._cut_at = 0.0
         self._stopping = False
+        self._pause_seconds = RETRY_SECONDS
+        """After the next cycle that is given up over a link that stands."""
         self._schedule = Schedule(group.config.schedule)
         group.when_failed = self._group_failed
 
@@ -250,7 +255,7 @@ class Replicator:
         await self._reconcile(session.welcome)
         self.session = session
         self.link_state = "connected"
-        self.alarms.clear("refused", "remote_out_of_space", "link_down")
+        self.alarms.clear("refused", "link_down")
         self._log.info("link_connected", epoch=session.epoch, links=len(session.links))
         while self.group.failed is None:
             if session.ended or self._stopping:
@@ -431,7 +436,10 @@ class Replicator:
             self._tickets.safe(cut.number)
         self.drain = None
         self._last_commit = self._clock.monotonic()
-        self.alarms.clear("cycle_abandoned", "remote_lost_points")
+        self._pause_seconds = RETRY_SECONDS
+        self.alarms.clear(
+            "cycle_abandoned", "remote_lost_points", "remote_out_of_space"
+        )
         self._log_commit(cut)
         if self.group.is_whole():
             # From now on a crash need not cost a full comparison: make it durable.
@@ -473,7 +481,17 @@ class Replicator:
         await session.send(Abandon(session.epoch, cut.cycle_id))
         session.drain = self.drain = None
         await self._abandon_here(why)
-        await asyncio.sleep(RETRY_SECONDS)
+        await self._pause()
+
+    async def _pause(self) -> None:
+        """Wait before the next cycle; whoever asks for a cut is not kept waiting."""
+        pause = self._pause_seconds
+        self._pause_seconds = min(2 * pause, RETRY_SECONDS_MAX)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(pause):
+                while not self._tickets and self.group.failed is None:
+                    self._wake.clear()
+                    await self._wake.wait()
 
     async def _abandon_here(self, why: str) -> None:
         cut = self.group.cut

@@ -6,6 +6,8 @@ page u32, sequence u32, spare u32, crc32 u32 (of the slot with this field 0), th
 next sequence, so a torn or trashed write leaves the page as it was before.
 `tag` binds bits to something (acked bits to the remote's relation): slots of
 another tag count as clear. A slot never written is all zeroes, a clear page.
+All slots have their room from the start: a full file system never fails a save,
+on which hosts' writes wait.
 """
 
 from __future__ import annotations
@@ -48,7 +50,14 @@ class BitmapFile:
 
     @classmethod
     def open(cls, files: Files, path: str, bit_count: int) -> BitmapFile:
-        return cls(files.open(path, create=True), bit_count)
+        """Open it, or create it; raises `StorageError` where there is no room."""
+        opened = cls(files.open(path, create=True), bit_count)
+        try:
+            opened._file.allocate(opened._page_count * 2 * SLOT_BYTES)
+        except BaseException:
+            opened.close()
+            raise
+        return opened
 
     def load(self, tag: bytes = NO_TAG, *, when_damaged: bool) -> Bitmap:
         """Return the bits as they were last saved under `tag`.
@@ -60,12 +69,8 @@ class BitmapFile:
         self._file.datasync()
         self._file.drop_cache()  # a slot whose flush failed is in memory only
         bitmap = Bitmap(self._bit_count)
-        stored_pages = min(self._file.size() // (2 * SLOT_BYTES), self._page_count)
-        if self._file.size() % (2 * SLOT_BYTES):
-            self._file.truncate(self._page_count * 2 * SLOT_BYTES)
-            stored_pages = self._page_count
-        offset = 0
-        for length, is_hole in _all_extents(self._file, stored_pages * 2 * SLOT_BYTES):
+        offset, end_of_slots = 0, self._page_count * 2 * SLOT_BYTES
+        for length, is_hole in _all_extents(self._file, end_of_slots):
             if not is_hole:
                 first = offset // (2 * SLOT_BYTES)
                 end = -(-(offset + length) // (2 * SLOT_BYTES))

@@ -217,6 +217,10 @@ class SystemFile:
         with _translated(self.path):
             os.ftruncate(self._descriptor, size)
 
+    def allocate(self, size: int) -> None:
+        with _translated(self.path):
+            os.posix_fallocate(self._descriptor, 0, size)
+
     def datasync(self) -> None:
         with _translated(self.path):
             os.fdatasync(self._descriptor)

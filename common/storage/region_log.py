@@ -10,6 +10,9 @@ u16, cooled u16, crc32 u32 (of the block with this field 0), then `heated` and
 the hot set; each later block is one transaction: cooled taken out, heated put
 in. Every block is one transaction on a 4 KiB boundary of its own, so that a torn
 append cannot hurt an earlier durable one; nothing is assumed of sectors.
+
+Both areas have their room from the start: hosts wait for this log, and a full file
+system must not fail them.
 """
 
 from __future__ import annotations
@@ -50,12 +53,17 @@ class RegionLog:
 
         Order: fdatasync, then read. A killed process leaves blocks in the page
         cache that a power loss could still take, and what is trusted now must
-        not be gone then.
+        not be gone then. Raises `StorageError`, also where there is no room.
         """
         log = cls(files.open(path, create=True))
-        log._file.datasync()
-        log._file.drop_cache()  # a block whose flush failed is in memory only
-        log._load()
+        try:
+            log._file.allocate(2 * AREA_BLOCKS * BLOCK_BYTES)
+            log._file.datasync()
+            log._file.drop_cache()  # a block whose flush failed is in memory only
+            log._load()
+        except BaseException:
+            log.close()
+            raise
         return log
 
     def _load(self) -> None:
@@ -64,11 +72,8 @@ class RegionLog:
 
     def _load_area(self, area: int) -> tuple[int, set[int]]:
         """Return (generation, or 0 if its snapshot is not whole, and hot set)."""
-        start = area * AREA_BLOCKS * BLOCK_BYTES
-        length = min(self._file.size() - start, AREA_BLOCKS * BLOCK_BYTES)
-        if length < BLOCK_BYTES:
-            return 0, set()
-        data = self._file.read(start, length // BLOCK_BYTES * BLOCK_BYTES)
+        length = AREA_BLOCKS * BLOCK_BYTES
+        data = self._file.read(area * length, length)
         hot: set[int] = set()
         generation = snapshot = index = 0
         while (index + 1) * BLOCK_BYTES <= len(data):

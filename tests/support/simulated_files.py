@@ -543,6 +543,13 @@ class SimulatedFile:
         self._inode.resize(size)
         self._files._after("truncate", self.path)
 
+    def allocate(self, size: int) -> None:
+        self._check_writable()
+        self._files._before("allocate", self.path)
+        if size > self.size():
+            self._inode.resize(size)
+            self._files._after("allocate", self.path)
+
     def datasync(self) -> None:
         self._files._after("datasync", self.path)
         try:
