@@ -183,6 +183,16 @@ class Handshake(asyncio.Protocol):
         if self._starting_tls is not None:
             self._starting_tls.cancel()
 
+    def shut_down(self) -> None:
+        """Tell the client, whatever it asks from now on, that the server goes.
+
+        One that has chosen its export is dropped: it lost a connection, and
+        connects again.
+        """
+        self._negotiation.shut_down()
+        if self._agreed is not None:
+            self.close()
+
     def refuse(self, reason: str) -> None:
         """Drop the connection and leave one line in the log."""
         _log.warning("nbd_connection_refused", peer=self._peer, reason=reason)

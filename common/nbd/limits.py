@@ -25,6 +25,9 @@ class NbdLimits:
     handshake_seconds: float = 10.0
     """From accept to transmission; qemu-nbd allows the same. Established
     connections may idle for ever."""
+    farewell_seconds: float = 0.5
+    """How long a server that closes goes on telling those who negotiate why: time
+    for a question on its way, and for its client to leave."""
     connections_max: int = 100
     """Connections past their handshake, as qemu's default; more are closed at once."""
     handshakes_max: int = 200
@@ -79,6 +82,7 @@ class NbdLimits:
         assert self.handshakes_max > 0
         assert self.connections_per_export_max > 0
         assert self.daemon_bytes_in_flight_max > 0
+        assert self.farewell_seconds >= 0
         assert self.progress_seconds > 0
         assert self.reply_seconds > 0
         assert self.payload_bytes_max <= self.payload_bytes_drained_max

@@ -137,9 +137,10 @@ class NbdServer:
     async def close(self, *, grace_seconds: float = 5.0) -> None:
         """Stop reading, let what is in flight end and be answered, close.
 
-        Requests that were received but not started are dropped unanswered and no
-        client is told that we go: it then reconnects and sends them again, where
-        an error would reach its applications. After the grace the sockets are
+        Requests that were received but not started are dropped unanswered and their
+        client is not told that we go: it then reconnects and sends them again, where
+        an error would reach its applications. One that still negotiates has none; it
+        is told for `farewell_seconds`, if it asks. After the grace the sockets are
         closed all the same; volumes whose requests still run are released when
         these end, which may be after this returns. A volume's loop that hangs or
         has stopped costs the grace and no more: nothing of it is waited for.
@@ -151,18 +152,28 @@ class NbdServer:
         for server in self._servers:
             server.close()
         for handshake in list(self._handshakes):
-            handshake.close()
+            handshake.shut_down()
+        farewell = asyncio.get_running_loop().call_later(
+            self._limits.farewell_seconds, self._close_handshakes
+        )
         self._tell_hosts(HostConnections.finish)
         try:
             await asyncio.wait_for(self._all_closed.wait(), grace_seconds)
         except TimeoutError:
+            self._close_handshakes()
             self._tell_hosts(HostConnections.abort)
             for relay in list(self._relays):
                 relay.abort()
+        finally:
+            farewell.cancel()
         for server in self._servers:
             await server.wait_closed()
         self._servers.clear()
         self.addresses.clear()
+
+    def _close_handshakes(self) -> None:
+        for handshake in list(self._handshakes):
+            handshake.close()
 
     # What handshakes call, as `HandshakeOwner`
 
