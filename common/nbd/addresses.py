@@ -1,10 +1,6 @@
-"""Where NBD clients may connect: addresses and the sockets bound to them.
+"""Sockets bound to the addresses where NBD clients may connect.
 
-- "unix:/path" is a socket file, made and removed by us.
-- "tcp:host:port" is plain text: this machine only, unless `Listening` says else.
-- "tls:host:port" is TCP where every client must start TLS.
-- "systemd:name" and "systemd+tls:name" are sockets that systemd listens on and
-  hands over, with that FileDescriptorName (systemd.socket(5), sd_listen_fds(3)).
+Plain text over TCP is for this machine only, unless `Listening` says else.
 """
 
 from __future__ import annotations
@@ -19,45 +15,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from common.addresses import (
+    Address,
+    SystemdAddress,
+    TcpAddress,
+    UnixAddress,
+    parse_listen_address,
+)
 from common.errors import ConfigError, DeviceBusyError
 from common.nbd.limits import NbdLimits
 from common.nbd.systemd_sockets import SystemdSockets
 
 UNIX_SOCKET_MODE: Final = 0o660
 """Owner and group: who may connect to a Unix socket may write the volumes."""
-
-
-@dataclass(frozen=True, slots=True)
-class UnixAddress:
-    path: str
-
-    def __str__(self) -> str:
-        return f"unix:{self.path}"
-
-
-@dataclass(frozen=True, slots=True)
-class TcpAddress:
-    host: str
-    port: int
-    is_tls: bool = False
-
-    def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{'tls' if self.is_tls else 'tcp'}:{host}:{self.port}"
-
-
-@dataclass(frozen=True, slots=True)
-class SystemdAddress:
-    """A listening socket that was there when the daemon started."""
-
-    name: str
-    is_tls: bool = False
-
-    def __str__(self) -> str:
-        return f"systemd{'+tls' if self.is_tls else ''}:{self.name}"
-
-
-Address = UnixAddress | TcpAddress | SystemdAddress
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,21 +48,14 @@ def demands_tls(address: Address) -> bool:
 
 
 def parse_address(text: str) -> Address:
-    """Read an address; an IPv6 host stands in brackets."""
-    kind, _, rest = text.partition(":")
-    if kind == "unix" and rest.startswith("/"):
-        return UnixAddress(rest)
-    if kind in {"systemd", "systemd+tls"} and rest:
-        return SystemdAddress(rest, kind == "systemd+tls")
-    if kind in {"tcp", "tls"}:
-        host, _, port = rest.rpartition(":")
-        host = host.removeprefix("[").removesuffix("]")
-        if host and port.isascii() and port.isdigit() and int(port) <= 0xFFFF:
-            return TcpAddress(host, int(port), kind == "tls")
-    raise ConfigError(
-        f'listen address "{text}": write "unix:/path", "tcp:host:port", '
-        '"tls:host:port", "systemd:name" or "systemd+tls:name"'
-    )
+    """Read an address; a path must be absolute. Raises `ConfigError`."""
+    try:
+        address = parse_listen_address(text)
+    except ValueError as error:
+        raise ConfigError(f"listen address: {error}") from None
+    if isinstance(address, UnixAddress) and not address.path.startswith("/"):
+        raise ConfigError(f"listen address: {text!r}: write an absolute path")
+    return address
 
 
 def bind(

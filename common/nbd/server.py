@@ -14,10 +14,10 @@ from typing import Any, Final
 
 import structlog
 
+from common.addresses import UnixAddress
 from common.nbd.access import AccessRule
 from common.nbd.addresses import (
     Listening,
-    UnixAddress,
     bind,
     bound_address,
     demands_tls,
@@ -98,7 +98,7 @@ class NbdServer:
         return len(self._handshakes) + len(self._handed | set(self._relays.values()))
 
     async def listen(self, addresses: Sequence[str]) -> None:
-        """Accept clients; see `common.nbd.addresses` for what an address may be.
+        """Accept clients; see `common.addresses` for what an address may be.
 
         Raises `ConfigError` or `DeviceBusyError`; what was bound before stays
         until `close`.

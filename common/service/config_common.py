@@ -23,7 +23,7 @@ from pydantic import (
     WithJsonSchema,
 )
 
-from common.service.addresses import (
+from common.addresses import (
     Address,
     SystemdAddress,
     TcpAddress,

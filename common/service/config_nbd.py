@@ -12,13 +12,13 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, StrictInt, StrictStr, model_validator
 
+from common.addresses import TcpAddress, UnixAddress
 from common.errors import ConfigError
 from common.nbd.access import Access, AccessRule
 from common.nbd.addresses import Listening
 from common.nbd.limits import NbdLimits
 from common.nbd.server import NbdSecurity
 from common.nbd.tls import TlsFiles, TlsServer
-from common.service.addresses import TcpAddress, UnixAddress
 from common.service.config_common import (
     ADDRESSES_MAX,
     ListenAddress,

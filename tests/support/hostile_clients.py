@@ -8,7 +8,7 @@ import socket
 import struct
 from typing import Any
 
-from common.nbd.addresses import TcpAddress, UnixAddress, parse_address
+from common.addresses import TcpAddress, UnixAddress, parse_listen_address
 from common.nbd.protocol import (
     CLIENT_FLAGS,
     GREETING,
@@ -71,7 +71,7 @@ class StoppingClient:
     """
 
     def __init__(self, address: str, *, patience_seconds: float = 30.0) -> None:
-        where = parse_address(address)
+        where = parse_listen_address(address)
         if isinstance(where, TcpAddress):
             self.socket = socket.socket(socket.AF_INET)
             target: Any = (where.host, where.port)

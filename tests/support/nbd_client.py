@@ -16,7 +16,7 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
-from common.nbd.addresses import TcpAddress, parse_address
+from common.addresses import TcpAddress, UnixAddress, parse_listen_address
 from common.nbd.protocol import (
     CHUNK,
     CHUNK_ERROR,
@@ -169,10 +169,11 @@ class NbdClient(asyncio.Protocol):
     ) -> NbdClient:
         """Return after the client flags, ready for `option`."""
         loop = asyncio.get_running_loop()
-        where = parse_address(address)
+        where = parse_listen_address(address)
         if isinstance(where, TcpAddress):
             _, client = await loop.create_connection(cls, where.host, where.port)
         else:
+            assert isinstance(where, UnixAddress)
             _, client = await loop.create_unix_connection(cls, where.path)
         raw = await client.take(GREETING.size)
         magic, option_magic, _ = GREETING.unpack(raw)

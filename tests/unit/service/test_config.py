@@ -12,8 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from common.addresses import TcpAddress, UnixAddress
 from common.errors import ConfigError
-from common.service.addresses import TcpAddress, UnixAddress
 from common.service.config import _build, load_any, load_primary, load_remote, schema
 from common.service.config_primary import PrimaryConfig
 from common.service.config_reference import reference

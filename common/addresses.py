@@ -1,8 +1,14 @@
 """Socket addresses as a config file writes them.
 
-"unix:PATH", "tcp:HOST:PORT", "tls:HOST:PORT", "systemd:NAME" and "systemd+tls:NAME"
-where a daemon listens, "HOST:PORT" where it connects to; an IPv6 host stands in
-brackets.
+Where a daemon listens:
+
+- "unix:PATH" is a socket file, made and removed by us.
+- "tcp:HOST:PORT" is plain text.
+- "tls:HOST:PORT" is TCP where every client must start TLS.
+- "systemd:NAME" and "systemd+tls:NAME" are sockets that systemd listens on and
+  hands over, with that FileDescriptorName (systemd.socket(5), sd_listen_fds(3)).
+
+Where it connects to: "HOST:PORT". An IPv6 host stands in brackets.
 """
 
 from __future__ import annotations
