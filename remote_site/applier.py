@@ -104,12 +104,20 @@ def _old_runs(
 
 
 def _overwrite(volume: SecondaryVolume, record: TrackRecord) -> None:
-    volume.is_unsynced = True  # first: a failed write may have changed something
+    """Write a record's tracks, and only then call the device unsynced.
+
+    A flush that began before and finds it so takes care of what had been written,
+    not of this: said earlier, the next flush would believe that nothing is left to
+    do, and what is acknowledged could still be lost.
+    """
     offset, length = volume.geometry.byte_range(record.first, record.count)
-    if record.data is not None:
-        assert len(record.data) == length
-        volume.device.write(offset, record.data)
-        return
-    for start, size, is_hole in volume.byte_extents(offset, length):
-        if not is_hole:
-            volume.device.write_zeroes(start, size, punch=True)
+    try:
+        if record.data is not None:
+            assert len(record.data) == length
+            volume.device.write(offset, record.data)
+            return
+        for start, size, is_hole in volume.byte_extents(offset, length):
+            if not is_hole:
+                volume.device.write_zeroes(start, size, punch=True)
+    finally:
+        volume.is_unsynced = True  # a failed write may have changed something, too

@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
+import pytest
+
 from common.ports import File
 from common.replication.messages import VolumeOffer
 from common.storage.files import SystemFiles
@@ -199,6 +201,32 @@ def test_a_write_during_a_flush_needs_another_flush() -> None:
     assert volume.is_unsynced
     disk.flush()
     assert not volume.is_unsynced
+
+
+@pytest.mark.parametrize("operation", ["write", "write_zeroes"])
+def test_a_flush_that_meets_a_write_not_begun_leaves_it_to_the_next(
+    operation: str,
+) -> None:
+    files = make_files()
+    disk = bound(files)
+    apply_tracks(disk.volumes[0], [tracks_of(DATA, 0, filled(DATA, 1, 4))])
+    path = SETTINGS.devices[DATA.name]
+
+    def flush_before(asked: str, at: str) -> int | None:
+        if asked == operation and at == path:
+            files.inject = None
+            disk.flush()
+        return None
+
+    files.inject = flush_before
+    record = zero_tracks(0, 4)
+    if operation == "write":
+        record = tracks_of(DATA, 0, filled(DATA, 2, 4))
+    apply_tracks(disk.volumes[0], [record])
+    assert files.inject is None
+    assert files.unflushed_sectors(path)
+    disk.flush()
+    assert not files.unflushed_sectors(path)
 
 
 def test_a_second_flush_waits_for_the_first_that_covers_its_writes() -> None:
