@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path as FilePath
 from typing import Annotated, Any, Protocol
 
@@ -137,6 +137,31 @@ RemoteAddress = Annotated[
 class Named(Protocol):
     @property
     def name(self) -> str: ...
+
+
+class Volume(Named, Protocol):
+    @property
+    def device(self) -> str: ...
+
+
+class Group(Named, Protocol):
+    @property
+    def volumes(self) -> Sequence[Volume]: ...
+
+
+def check_groups(groups: Sequence[Group]) -> None:
+    """Raise ValueError where two groups have one name, or two volumes one device."""
+    check_distinct_names(groups, "group")
+    check_distinct_paths(
+        (f"volume {name}", volume.device) for name, volume in all_volumes(groups)
+    )
+
+
+def all_volumes(groups: Iterable[Group]) -> Iterator[tuple[str, Volume]]:
+    """Yield ("GROUP/VOLUME", volume) of all volumes of a site."""
+    for group in groups:
+        for volume in group.volumes:
+            yield f"{group.name}/{volume.name}", volume
 
 
 def check_distinct_names(items: Iterable[Named], what: str) -> None:

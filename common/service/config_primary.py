@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -26,8 +25,9 @@ from common.service.config_common import (
     RemoteAddress,
     SocketPath,
     Table,
+    all_volumes,
     check_distinct_names,
-    check_distinct_paths,
+    check_groups,
     check_other_site,
     json_text,
     require_plaintext,
@@ -337,17 +337,10 @@ class PrimaryConfig(Table):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        check_distinct_names(self.groups, "group")
-        check_distinct_paths(self._devices())
+        check_groups(self.groups)
         check_access_rules(
-            self.nbd.access,
-            [f"{g.name}/{v.name}" for g in self.groups for v in g.volumes],
+            self.nbd.access, [name for name, _ in all_volumes(self.groups)]
         )
         for group in self.groups:
             check_other_site(group.name, "link.peer", group.link.peer, self.site.name)
         return self
-
-    def _devices(self) -> Iterator[tuple[str, str]]:
-        for group in self.groups:
-            for volume in group.volumes:
-                yield f"volume {group.name}/{volume.name}", volume.device

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from common.nbd.limits import NbdLimits
 from common.nbd.protocol import Option, WireForm
 from common.nbd.server import NbdServer
-from common.service.config_nbd import NbdLimitsTable
+from common.service.config_nbd_limits import NbdLimitsTable
 from tests.support.memory_volume import MemoryExports, MemoryVolume
 from tests.support.nbd_client import NbdClient, OptionRefusedError
 
