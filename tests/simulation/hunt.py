@@ -7,13 +7,15 @@ python -m tests.simulation.hunt --seed 4711      prints every event of that run
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Iterator
 
-from tests.support.simulation.scenario import COMMAND, Outcome, simulate
+from tests.support.evidence import commit, record
+from tests.support.simulation.campaign import Totals, outcomes
+from tests.support.simulation.scenario import simulate
+
+PROGRESS_SECONDS = 10.0
 
 
 def main() -> int:
@@ -22,17 +24,21 @@ def main() -> int:
     options.add_argument("--first", type=int, default=0)
     options.add_argument("--seeds", type=int, default=10_000)
     options.add_argument("--seconds", type=float, help="stop after so long")
-    options.add_argument("--jobs", type=int, default=os.cpu_count())
+    options.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     options.add_argument("--failures", type=int, default=10, help="stop after so many")
+    options.add_argument(
+        "--restore",
+        action="store_true",
+        help="operators put older copies of a site back, too",
+    )
     chosen = options.parse_args()
     if chosen.seed is not None:
-        return _again(chosen.seed)
-    seeds = range(chosen.first, chosen.first + chosen.seeds)
-    return _hunt(seeds, chosen.seconds, chosen.failures, chosen.jobs)
+        return _again(chosen.seed, restore=chosen.restore)
+    return _hunt(chosen)
 
 
-def _again(seed: int) -> int:
-    outcome = simulate(seed, keep_trace=True)
+def _again(seed: int, *, restore: bool) -> int:
+    outcome = simulate(seed, keep_trace=True, restore=restore)
     print("\n".join(outcome.trace))
     for problem in outcome.problems:
         print(problem)
@@ -40,40 +46,29 @@ def _again(seed: int) -> int:
     return bool(outcome.problems)
 
 
-def _hunt(seeds: range, seconds: float | None, failures_max: int, jobs: int) -> int:
-    began = time.monotonic()
-    outcomes: list[Outcome] = []
-    failed = 0
-    for outcome in _outcomes(seeds, jobs):
-        outcomes.append(outcome)
+def _hunt(chosen: argparse.Namespace) -> int:
+    seeds = range(chosen.first, chosen.first + chosen.seeds)
+    print(f"seeds {seeds.start} to {seeds.stop - 1} at {commit()[:12]}", flush=True)
+    began = told = time.monotonic()
+    totals = Totals()
+    for outcome in outcomes(seeds, chosen.jobs, restore=chosen.restore):
+        totals.add(outcome)
+        now = time.monotonic()
         if outcome.problems:
-            failed += 1
             print(f"seed {outcome.seed}: {outcome.problems[0]}")
-            print(f"  again: {COMMAND.format(seed=outcome.seed)}", flush=True)
-        if failed == failures_max:
+            print(f"  again: {outcome.again}", flush=True)
+        if now - told > PROGRESS_SECONDS:
+            told = now
+            rate = totals.seeds / (now - began)
+            print(f"  {totals.seeds} of {len(seeds)}, {rate:.1f} a second", flush=True)
+        if totals.failed == chosen.failures:
             break
-        if seconds is not None and time.monotonic() - began > seconds:
+        if chosen.seconds is not None and now - began > chosen.seconds:
             break
     took = time.monotonic() - began
-    print(
-        f"{len(outcomes)} seeds in {took:.0f} s ({len(outcomes) / took:.1f} a second), "
-        f"{failed} failed; {sum(o.simulated_seconds for o in outcomes):.0f} simulated "
-        f"seconds, {sum(o.writes for o in outcomes)} writes, "
-        f"{sum(o.cuts for o in outcomes)} cuts, "
-        f"{sum(o.commits for o in outcomes)} commits, "
-        f"{sum(o.points_compared for o in outcomes)} images compared, "
-        f"{sum(o.starts for o in outcomes)} starts"
-    )
-    return bool(failed)
-
-
-def _outcomes(seeds: range, jobs: int) -> Iterator[Outcome]:
-    """Yield what became of each seed, in their order, from several processes."""
-    if jobs == 1:
-        yield from map(simulate, seeds)
-        return
-    with multiprocessing.get_context("spawn").Pool(jobs) as pool:
-        yield from pool.imap(simulate, seeds, chunksize=8)
+    print(f"{totals}; {took:.0f} s, {totals.seeds / took:.1f} seeds a second")
+    record("simulation", " ".join(["make hunt", *sys.argv[1:]]), totals.figures())
+    return bool(totals.failed)
 
 
 if __name__ == "__main__":

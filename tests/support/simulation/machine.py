@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
@@ -174,6 +174,13 @@ class SimulatedThreads:
             if self._queue:
                 self._begin(*self._queue.popleft(), inline=True)
 
+    def is_busy_with(self, name: str) -> bool:
+        """Tell whether a job that calls a function of this name has not returned."""
+        jobs = [job for job, _ in self._queue]
+        jobs += [job for job, _ in self._starting.values()]
+        jobs += [job._work for job in self._under_way]
+        return any(getattr(getattr(j, "func", j), "__name__", "") == name for j in jobs)
+
     def _next(self) -> None:
         if not self._queue or not self._free:
             return
@@ -276,8 +283,17 @@ class Machine:
         """Path prefixes on which nothing more can be allocated."""
         self.errors: list[tuple[str, str, int]] = []
         """(operation, path prefix, errno), each to be met once."""
-        self.errors_met = 0
+        self.errors_met: list[tuple[str, str]] = []
+        """(operation, path) of what failed in this life of the process."""
+        self.failed_flush = ""
+        """The first flush that failed in this life, if it was one that counts."""
+        self.injected: Counter[str] = Counter()
+        """What was made to fail, over the whole run."""
         self.on_error: Callable[[], None] | None = None
+        self.on_operation: Callable[[str, str], None] = lambda *_: None
+        """Told of each operation as it takes effect; of a flush, just before."""
+        self.hung_until = 0.0
+        """No call to the disk returns before."""
         self.fuse = 0
         """The process dies at so many operations on the disk from now; 0: never."""
         self.blow: Callable[[], None] = lambda: None
@@ -288,6 +304,8 @@ class Machine:
     def job_seconds(self) -> float:
         """Return how long something in a thread takes to get on."""
         rng = self.world.rng
+        if self.world.now < self.hung_until:
+            return self.hung_until - self.world.now + 0.1 * rng.random()
         if self.world.now < self.slow_until:
             return rng.random() * (3.0 if rng.random() < 0.1 else 0.3)
         return rng.random() * (0.03 if rng.random() < 0.05 else 0.001)
@@ -307,20 +325,35 @@ class Machine:
         for index, (failing, prefix, number) in enumerate(self.errors):
             if operation == failing and path.startswith(prefix):
                 del self.errors[index]
-                self.errors_met += 1
-                self.world.note(f"{self.name}: {operation} {path} fails: {number}")
+                self._note_failure(operation, path, number)
                 if self.on_error is not None:
                     on_error, self.on_error = self.on_error, None
                     self.world.after(self.world.rng.random() * 0.2, on_error)
                 return number
         grows = operation in {"write", "create"}
         if grows and any(path.startswith(prefix) for prefix in self.full):
-            self.errors_met += 1
+            self._note_failure(operation, path, errno.ENOSPC)
             return errno.ENOSPC
         return None
 
+    def _note_failure(self, operation: str, path: str, number: int) -> None:
+        self.world.note(f"{self.name}: {operation} {path} fails: {number}")
+        self.errors_met.append((operation, path))
+        name = errno.errorcode[number]
+        self.injected[f"{operation} /{path.split('/')[1]} {name}"] += 1
+        is_flush = operation in {"datasync", "sync_directory"}
+        if is_flush and not path.endswith(".index"):
+            self.failed_flush = self.failed_flush or path
+
+    def has_failed_at(self, *prefixes: str) -> bool:
+        """Tell whether anything failed under these paths in this life."""
+        return any(path.startswith(prefixes) for _, path in self.errors_met)
+
     def _after(self, operation: str, path: str) -> None:
-        if self.fuse and not self._quiet:
+        if self._quiet:
+            return
+        self.on_operation(operation, path)
+        if self.fuse:
             self.fuse -= 1
             if not self.fuse:
                 self.world.note(f"{self.name} dies at {operation} {path}")
@@ -342,8 +375,8 @@ class Machine:
 
     def after_power_loss(self) -> None:
         """Go on with what the disk has: what was not flushed may be gone or torn."""
-        images = list(self.files.crash_images(self.world.rng, 3))
-        self._go_on(images[int(self.world.rng.random() * len(images))])
+        fate = self.world.rng.choice(("lost", "kept", "mixed"))
+        self._go_on(self.files.crash_image(self.world.rng, fate))
 
     def restore(self, files: SimulatedFiles) -> None:
         """Go on with another disk: an operator put an older copy back."""
@@ -368,12 +401,17 @@ class Machine:
         self.files.hook = self.files.inject = None
         self.files = files
         self.fuse = 0
+        self.errors_met, self.failed_flush = [], ""
         self._hook(files)
         # A file's time of change never comes again, whatever a copy counts from.
         self._changes += CHANGES_STEP
         for directory in files._directories.values():
             for inode in directory.names.values():
                 inode.changes += self._changes
+        self.end_jobs()
+
+    def end_jobs(self) -> None:
+        """Unwind every job that has stopped in the middle: its process is gone."""
         jobs, self.jobs = self.jobs, []
         for job in jobs:
             if job is not _moving.job:

@@ -150,6 +150,19 @@ class VolumeModel:
                 wrong.append(sector)
         return wrong
 
+    def wrong_after_power_loss(self, data: bytes) -> list[int]:
+        """Return the sectors of which a flushed write would be lost."""
+        wrong = []
+        for sector, writes in enumerate(self.durable):
+            if len(writes) > 1 or writes[0].has_failed:
+                continue  # not flushed since: it may hold anything
+            if (
+                writes[0].content(sector)
+                != data[sector * SECTOR : (sector + 1) * SECTOR]
+            ):
+                wrong.append(sector)
+        return wrong
+
     def recovered(self, data: bytes, *, lost_power: bool) -> list[int]:
         """Take what a start found for what is there; return the wrong sectors.
 

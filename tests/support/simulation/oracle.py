@@ -8,6 +8,7 @@ that had ended; I6 an image that is read does not change; I9 a failed flush ends
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -19,10 +20,12 @@ from primary_site.group import ConsistencyGroup
 from primary_site.replicator import Replicator
 from primary_site.volume import PrimaryVolume
 from remote_site.recovery_point import PointImage
-from remote_site.store import GroupStore
+from remote_site.secondary import SecondaryVolume
+from remote_site.store import GroupStore, Point
+from tests.support.simulation.durability import Durability
 from tests.support.simulation.hosts import Hosts
 from tests.support.simulation.loop import World
-from tests.support.simulation.model import Flush, summary
+from tests.support.simulation.model import Flush, VolumeModel, summary
 from tests.support.simulation.sites import PrimarySite, RemoteSite
 
 Images = dict[str, bytes]
@@ -60,9 +63,15 @@ class Oracle:
         """The primary's machine has lost power since the hosts last looked."""
         self.is_older_state = False
         """The primary runs with an older state directory: nothing may be sent."""
+        self.durability = Durability(world, primary, remote, self.cuts)
+        self._writes_seen = 0
         self._primary = primary
         self._remote = remote
         self._hosts = hosts
+
+    def model(self, volume: str) -> VolumeModel:
+        """Return what hosts were promised of a volume."""
+        return self._hosts.models[volume]
 
     # -- the primary -------------------------------------------------------------------
 
@@ -100,6 +109,7 @@ class Oracle:
             self.cuts[number][volume.name] = data
             model = self._hosts.models[volume.name]
             self._destaged[number, volume.name] = model.flush_submitted()
+            self.durability.cut(number, volume.name, volume.device)
             wrong = model.wrong_sectors(data)
             if wrong:
                 self._fail("I5", f"cut {number}: {volume.name}: {summary(wrong)}")
@@ -188,6 +198,7 @@ class Oracle:
             self._fail("I8", f"epoch {promised.epoch} was told, not {store.epoch}")
         self._promise_point(number)
         self.compare_points(store)
+        self.durability.watch_store(store)
         self._watch_store(store)
 
     def _promise_point(self, number: int) -> None:
@@ -204,6 +215,7 @@ class Oracle:
             known = self.cycle_ids.setdefault(number, what["cycle_id"])
             if known != what["cycle_id"]:
                 self._fail("I7", f"number {number} is of two cycles")
+            self.durability.told_to_commit(number)
             # What the remote is told to commit the primary can lose no more.
             for name, model in self._hosts.models.items():
                 flush = self._destaged.get((number, name))
@@ -213,7 +225,8 @@ class Oracle:
             self.world.note(f"commit {number}")
             self.commits += 1
             self._promise_point(number)
-            self.compare_points(store)
+            self.durability.committed(number, store)
+            self.compare_points(store, store.points[-2:])
             return relation
 
         async def advanced(number: int, time_ns: int) -> None:
@@ -223,6 +236,7 @@ class Oracle:
                 self.promised = replace(promised, current_as_of_ns=time_ns)
 
         async def begun() -> int:
+            self.durability.session_begins()
             epoch: int = await new_epoch()
             if epoch <= self.promised.epoch:
                 self._fail("I8", f"epoch {epoch} after {self.promised.epoch}")
@@ -235,14 +249,19 @@ class Oracle:
             advanced,
         )
 
-    def compare_points(self, store: Any) -> None:
-        """I1: what can be recovered now is exactly one cut."""
-        for point in store.points:
+    def compare_points(
+        self,
+        store: Any,
+        points: Sequence[Point] | None = None,
+        volumes: Sequence[SecondaryVolume] | None = None,
+    ) -> None:
+        """I1: what can be recovered now is exactly one cut; all of it by default."""
+        for point in store.points if points is None else points:
             cut = self.cuts.get(point.number)
             if cut is None:
                 self._fail("I1", f"point {point.number} is of no cut")
                 return
-            for volume in store._disk.volumes:
+            for volume in store._disk.volumes if volumes is None else volumes:
                 self.points_compared += 1
                 wanted = cut[volume.offer.name]
                 image = PointImage(volume, point.number)
@@ -257,10 +276,19 @@ class Oracle:
                     )
 
     def look_at_remote(self) -> None:
-        """Compare the points now, whatever is being applied."""
-        site = self._remote
-        if site.is_serving and site.is_alive and site.store is not None:
-            self.compare_points(site.store)
+        """Compare one point of one volume now, whatever is being applied."""
+        site, rng = self._remote, self.world.rng
+        writes = site.machine.files.counts.get("write", 0)
+        if not site.is_serving or not site.is_alive or writes == self._writes_seen:
+            return
+        self._writes_seen = writes
+        store: Any = site.store
+        volumes = store._disk.volumes
+        if store.points and volumes:
+            self.compare_points(
+                store, [rng.choice(store.points)], [rng.choice(volumes)]
+            )
+        self.durability.look_at_acked()
 
     def look_at_cut(self) -> None:
         """I6: read the FlashCopy target as a host does; it must be the cut."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import traceback
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from common.errors import FarshoreError
 from primary_site.group import ConsistencyGroup
 from primary_site.replicator import Replicator
 from primary_site.tickets import CutTicket
+from tests.support.evidence import commit, sources_digest
 from tests.support.simulated_files import SimulatedFiles
 from tests.support.simulation.faults import Faults
 from tests.support.simulation.hosts import Hosts
@@ -30,6 +32,8 @@ from tests.support.simulation.knobs import (
 from tests.support.simulation.links import Network
 from tests.support.simulation.loop import SimulatedLoop, StuckError, World
 from tests.support.simulation.oracle import Oracle, Promised
+from tests.support.simulation.readers import PointReaders
+from tests.support.simulation.shadows import Shadows
 from tests.support.simulation.sites import STATE, PrimarySite, RemoteSite, Site
 
 SAFETY_SECONDS = 12.0
@@ -39,8 +43,6 @@ lost handshake (10 s), a few back-offs (5 s each), restarts, a full comparison."
 
 REQUESTS = 140
 SETTLE_SECONDS = 1.0
-
-COMMAND = "python -m tests.simulation.hunt --seed {seed}"
 
 
 class FoundError(AssertionError):
@@ -52,6 +54,7 @@ class Outcome:
     """What became of a seed: `problems` is empty when all held."""
 
     seed: int
+    restore: bool
     digest: str
     problems: tuple[str, ...]
     simulated_seconds: float
@@ -61,13 +64,26 @@ class Outcome:
     points_compared: int
     starts: int
     writes: int
+    point_reads: int
+    shadows: int
+    acked_compared: int
+    kills: int
+    power_losses: int
     faults: dict[str, int]
+    injected: dict[str, int]
     trace: tuple[str, ...]
 
     def check(self) -> None:
         if self.problems:
-            command = COMMAND.format(seed=self.seed)
-            raise FoundError(f"{self.problems[0]}\n  again: {command}")
+            raise FoundError(f"{self.problems[0]}\n  again: {self.again}")
+
+    @property
+    def again(self) -> str:
+        """What to type to see this run again, and with which sources."""
+        command = f"python -m tests.simulation.hunt --seed {self.seed}"
+        if self.restore:
+            command += " --restore"
+        return f"{command}   (at {commit()[:12]}, sources {sources_digest()})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +105,9 @@ class OlderState:
 class Simulation:
     """Both sites and all around them, for one seed."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, *, restore: bool) -> None:
         self.world = world
+        self.restore = restore
         rng = world.rng
         sizes = chosen_sizes(rng)
         self.network = Network(world)
@@ -108,6 +125,9 @@ class Simulation:
         for site in (self.primary, self.remote):
             site.machine.sync_seconds = rng.choice((0.0, 0.01, 0.3))
             site.machine.stops = rng.choice((0.0, 0.05, 0.2))
+        self.remote.retained_count = rng.choice((1, 1, 2, 4))
+        self.shadows = Shadows(world.seed, self.oracle, self.primary, self.remote)
+        self.readers = PointReaders(world, self.remote, self.oracle.cuts)
         self._workers = rng.choice((2, 4, 8))
         self._failed_since: dict[Site, float] = {}
         self.is_healing = False
@@ -116,6 +136,13 @@ class Simulation:
         self._ticket: CutTicket | None = None
         self._ticket_life = 0
         self._newest_state: SimulatedFiles | None = None
+
+    def close(self) -> None:
+        """Unwind what is in the middle of an operation on disk."""
+        self.shadows.is_active = False
+        self.readers.detach()
+        for site in (self.primary, self.remote):
+            site.machine.end_jobs()
 
     def run(self) -> Faults:
         world = self.world
@@ -390,11 +417,11 @@ def _uncollected() -> Iterator[None]:
             gc.enable()
 
 
-def simulate(seed: int, *, keep_trace: bool = False) -> Outcome:
-    """Run one seed."""
+def simulate(seed: int, *, keep_trace: bool = False, restore: bool = False) -> Outcome:
+    """Run one seed; with `restore` operators put older copies of a site back, too."""
     world = World(seed, keep_trace=keep_trace)
     with _uncollected(), quiet_logs(world), controlled(world):
-        simulation = Simulation(world)
+        simulation = Simulation(world, restore=restore)
         faults: Faults | None = None
         try:
             faults = simulation.run()
@@ -402,21 +429,31 @@ def simulate(seed: int, *, keep_trace: bool = False) -> Outcome:
             world.problem(f"stuck: {error}")
         except Exception as error:  # noqa: BLE001 - told with its traceback
             world.problem(repr(error), error)
-        digest = world.digest
+        digest, steps, seconds = world.digest, world.steps, world.now
+        problems = tuple(_told(*problem) for problem in world.problems)
+        simulation.close()
         world.close()
     oracle = simulation.oracle
+    sites = simulation.primary, simulation.remote
     return Outcome(
         seed=seed,
+        restore=restore,
         digest=digest,
-        problems=tuple(_told(*problem) for problem in world.problems),
-        simulated_seconds=world.now,
-        steps=world.steps,
+        problems=problems,
+        simulated_seconds=seconds,
+        steps=steps,
         cuts=len(oracle.cuts),
         commits=oracle.commits,
         points_compared=oracle.points_compared,
         starts=oracle.starts_checked,
         writes=simulation.hosts.writes_replied,
+        point_reads=simulation.readers.reads,
+        shadows=simulation.shadows.count,
+        acked_compared=oracle.durability.acked_compared,
+        kills=sum(site.deaths["kill"] for site in sites),
+        power_losses=sum(site.deaths["power"] for site in sites),
         faults=faults.counts if faults else {},
+        injected=dict(sum((s.machine.injected for s in sites), Counter())),
         trace=tuple(world.trace),
     )
 

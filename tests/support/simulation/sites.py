@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine
+from collections import Counter
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from common.errors import FarshoreError
@@ -22,7 +23,7 @@ from primary_site.promptness import PROOF_BATCHES
 from primary_site.replicator import Replicator
 from remote_site.group import ReceivingGroup
 from remote_site.listener import ReplicationListener
-from remote_site.store import GroupStore, StoreSettings
+from remote_site.store import GroupStore, Point, StoreSettings
 from tests.support.simulation.links import Network
 from tests.support.simulation.loop import SimulatedLoop, World
 from tests.support.simulation.machine import Machine, SimulatedThreads
@@ -41,8 +42,10 @@ class Site:
         self.network = network
         self.machine = Machine(world, name)
         self.is_serving = False
+        self.is_stopping = False
         self.start_error: str | None = None
         self.lives = 0
+        self.deaths: Counter[str] = Counter()
         self.loop: SimulatedLoop
         for path in ("/devices", STATE):
             self.machine.files.make_directory(path)
@@ -58,7 +61,7 @@ class Site:
         self.loop = self.world.new_loop(f"{self.name}-{self.lives}")
         self.machine.loop = self.loop
         self.machine.is_up = True
-        self.is_serving = False
+        self.is_serving = self.is_stopping = False
         self.start_error = None
         self.world.note(f"{self.name} starts")
         self._call(self._serve())
@@ -67,10 +70,11 @@ class Site:
         """Kill the daemon now, or cut its machine's power."""
         self.world.note(f"{self.name} {'loses power' if power else 'is killed'}")
         was_alive = self.is_alive
+        self.is_serving = self.is_stopping = False
         if was_alive:
+            self.deaths["power" if power else "kill"] += 1
             self.loop.kill()
             self._gone()
-        self.is_serving = False
         if power:
             self.machine.is_up = False
             self.machine.after_power_loss()
@@ -83,7 +87,7 @@ class Site:
         """Stop the daemon in good order; it may be killed before it has."""
         if self.is_serving:
             self.world.note(f"{self.name} stops")
-            self.is_serving = False
+            self.is_serving, self.is_stopping = False, True
             self._call(self._stopped())
 
     def freeze(self, seconds: float) -> None:
@@ -204,20 +208,33 @@ class RemoteSite(Site):
         self.store: GroupStore | None = None
         self.group: ReceivingGroup | None = None
         self.on_open: Callable[[GroupStore], None]
+        self.settings = StoreSettings(
+            group=GROUP,
+            state_directory=f"{STATE}/{GROUP}",
+            journal_directory=f"/journal/{GROUP}",
+            devices={volume.name: volume.device for volume in config.volumes},
+            peer=config.peer,
+        )
+        self.retained_count = 1
+        """Points that stay at a commit."""
+        self.threads: SimulatedThreads | None = None
+        self.on_serving: Callable[[], None] = lambda: None
+        self.on_gone: Callable[[], None] = lambda: None
+        self.before_close: Callable[[], bool] = lambda: True
+        """Ends what hosts do here; called again until it says that it has."""
         self._listener: ReplicationListener | None = None
+
+    def retain(self, points: Sequence[Point]) -> set[int]:
+        """Keep the newest few: the store's rule of retention."""
+        return {point.number for point in points[-self.retained_count :]}
 
     async def _serve(self) -> None:
         machine = self.machine
         count = min(2 * len(self.config.volumes) + 2, 16)
-        threads = self._threads("group", count)
-        settings = StoreSettings(
-            group=GROUP,
-            state_directory=f"{STATE}/{GROUP}",
-            journal_directory=f"/journal/{GROUP}",
-            devices={volume.name: volume.device for volume in self.config.volumes},
-            peer=self.config.peer,
+        self.threads = threads = self._threads("group", count)
+        store = await GroupStore.open(
+            machine.files, threads, self.settings, retain=self.retain
         )
-        store = await GroupStore.open(machine.files, threads, settings)
         self.store = store
         self.on_open(store)
         group = ReceivingGroup(self.config, self.name, store, threads, machine.clock)
@@ -226,10 +243,13 @@ class RemoteSite(Site):
         self.network.listener = self._listener
         self.network.listener_loop = self.loop
         self.is_serving = True
+        self.on_serving()
 
     async def _close(self) -> None:
         assert self._listener is not None
         assert self.group is not None
+        while not self.before_close():
+            await asyncio.sleep(0.01)
         await self._listener.stop_accepting()
         await self.group.end_sessions()
         await self._listener.close()
@@ -237,3 +257,5 @@ class RemoteSite(Site):
 
     def _gone(self) -> None:
         self.network.listener = None
+        if not self.is_stopping:
+            self.on_gone()
