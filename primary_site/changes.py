@@ -109,6 +109,14 @@ class VolumeChanges:
         """The remote's relation is another one: nothing it acknowledged counts."""
         self.acked = Bitmap(self.geometry.track_count)
 
+    def doubt_acked(self) -> None:
+        """The remote may lack what it acknowledged: compare it instead."""
+        if not self.acked.count:
+            return
+        doubted = [] if self.suspect is None else [self.suspect]
+        self.suspect = self.acked.union_of(doubted)
+        self.acked = Bitmap(self.geometry.track_count)
+
     def carry(self, bitmap: Bitmap) -> None:
         """Have these tracks sent with the next cycle, whatever hosts do."""
         self.carried.append(bitmap)

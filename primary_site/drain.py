@@ -113,6 +113,7 @@ class CycleDrain:
     def on_progress(self, message: Progress) -> None:
         if message.cycle_id != self._cut.cycle_id:
             return
+        self._group.note_progress(message.count)
         for first, last in message.sequences:
             if last >= self._sequence:
                 raise ProtocolError(f"PROGRESS of frame {last}, which was never sent")

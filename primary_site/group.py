@@ -15,6 +15,7 @@ from typing import Any
 
 from common.errors import FarshoreError, StorageError
 from common.ports import Clock, FileIdentity, Files, Threads
+from common.replication.lineage import SenderState
 from common.service.config_primary import PrimaryGroup
 from common.storage.bitmap import Bitmap
 from primary_site.background import to_its_end
@@ -107,7 +108,7 @@ class ConsistencyGroup:
             hot_regions_max,
             self._volume_failed,
         )
-        heat.acked_tag = self.state.relation_id
+        heat.acked_tag = self.state.acked_tag
         preserver = Preserver(
             files,
             threads,
@@ -251,11 +252,12 @@ class ConsistencyGroup:
             committed_label=cut.label,
             current_as_of_ns=cut.cut_ns,
             relation_id=relation_id,
+            acked_tag=relation_id,
         )
         assert self.cut is cut
         for volume in self.volumes:
             volume.changes.complete()
-            volume.heat.acked_tag = relation_id
+        self._tag_acked(relation_id)
         self.cut = None
 
     def abandon_cycle(self) -> None:
@@ -265,8 +267,7 @@ class ConsistencyGroup:
         for volume in self.volumes:
             volume.changes.abandon()
         # Its number is spent, were it abandoned before it became durable.
-        number = max(self.state.cycle_number, cut.number)
-        self.state = replace(self.state, cycle_number=number)
+        self.state = replace(self.state, cycle_number=cut.number, cycle_id=cut.cycle_id)
         self.cut = None
         self.withdraw()
 
@@ -318,14 +319,51 @@ class ConsistencyGroup:
                 raise
             self.state = change(self.state)
 
+    # -- lineage ---------------------------------------------------------------------
+
+    def judged(self) -> SenderState:
+        """Return what the remote judges this site by."""
+        return self.state.judged(self._progress_count())
+
+    def _progress_count(self) -> int:
+        return max(volume.heat.progress_count for volume in self.volumes)
+
+    def note_progress(self, count: int) -> None:
+        """The remote's progress count, durable there; call it before `ack`."""
+        for volume in self.volumes:
+            volume.heat.progress_count = max(volume.heat.progress_count, count)
+
+    def _tag_acked(self, tag: bytes) -> None:
+        """Have durable acked bits saved under this tag, which the record names."""
+        for volume in self.volumes:
+            volume.heat.acked_tag = tag
+            volume.heat.progress_count = 0
+
     async def adopt_relation(self, relation_id: bytes) -> None:
         """Bind acked bits to the remote's relation; those of another are worthless."""
+        if self.state.relation_id == relation_id:
+            return
         for volume in self.volumes:
-            if volume.heat.acked_tag != relation_id:
-                volume.changes.forget_acked()
-                volume.heat.acked_tag = relation_id
-        if self.state.relation_id != relation_id:
-            await self.update(relation_id=relation_id)
+            volume.changes.forget_acked()
+        self._tag_acked(relation_id)
+        await self.update(relation_id=relation_id, acked_tag=relation_id)
+
+    async def doubt_acked(self) -> None:
+        """The remote is an older copy of itself: compare what it had acknowledged.
+
+        Order: the record names another tag, durably, before anything is acknowledged
+        anew. The crash it defends against: acked bits of before, found on disk again
+        when the remote has counted up to where it once was.
+        """
+        for volume in self.volumes:
+            volume.changes.doubt_acked()
+        tag = secrets.token_bytes(16)
+        self._tag_acked(tag)
+        await self.update(acked_tag=tag)
+
+    async def record_session(self, epoch: int, receipt: bytes) -> None:
+        """Record a session, durably, before anything is said in it."""
+        await self.update(epoch=epoch, receipt=receipt)
 
     async def note_committed(
         self, number: int, cycle_id: bytes, cut_ns: int, as_of_ns: int
@@ -354,6 +392,8 @@ class ConsistencyGroup:
         """
         if self.cut is not None:
             self.abandon_cycle()
+        tag = secrets.token_bytes(16)
+        self._tag_acked(tag)
         for volume in self.volumes:
             everything = Bitmap.full(volume.geometry.track_count)
             volume.changes.forget_acked()
@@ -371,6 +411,7 @@ class ConsistencyGroup:
                 committed_cut_ns=cut_ns,
                 committed_label=None,
                 current_as_of_ns=as_of_ns,
+                acked_tag=tag,
             )
 
         await self.change(suspected)

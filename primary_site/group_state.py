@@ -11,10 +11,11 @@ from typing import Any
 
 from common.errors import StateMismatchError
 from common.ports import FileIdentity
+from common.replication.lineage import NO_ID, CycleName, SenderState
 from common.storage.bitmap import Bitmap
 from common.storage.geometry import Geometry
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,12 @@ class VolumeState:
 
 @dataclass(frozen=True, slots=True)
 class GroupState:
-    """One durable record a group; `cycle_number` is the newest ever begun."""
+    """One durable record a group; `cycle_number` is the newest ever begun.
+
+    `epoch` and `receipt` are of the newest session recorded here, `relation_id` the
+    remote's newest relation known; see `common.replication.lineage`. Durable acked
+    bits count if they were saved under `acked_tag`.
+    """
 
     group: str
     group_id: bytes
@@ -48,13 +54,34 @@ class GroupState:
     committed_cut_ns: int | None = None
     current_as_of_ns: int | None = None
     committed_label: str | None = None
-    relation_id: bytes = bytes(16)
+    relation_id: bytes = NO_ID
+    acked_tag: bytes = NO_ID
+    epoch: int = 0
+    receipt: bytes = NO_ID
     suspended: bool = False
     clean: bool = False
     volumes: dict[str, VolumeState] = field(default_factory=dict)
 
     def with_volume(self, name: str, volume: VolumeState) -> GroupState:
         return replace(self, volumes={**self.volumes, name: volume})
+
+    def judged(self, progress_count: int) -> SenderState:
+        """Return what a session is judged by."""
+        newest = committed = None
+        if self.cycle_id:
+            newest = CycleName(self.cycle_number, self.cycle_id)
+        if self.committed_number is not None:
+            committed = CycleName(self.committed_number, self.committed_cycle_id)
+        return SenderState(
+            self.group_id,
+            self.lineage,
+            self.epoch,
+            self.receipt,
+            newest,
+            committed,
+            self.relation_id,
+            progress_count,
+        )
 
 
 def to_record(state: GroupState) -> dict[str, Any]:

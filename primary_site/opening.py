@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from common.errors import DeviceError, StateMismatchError, StorageError
 from common.ports import File, Files
+from common.replication.lineage import ID_BYTES
 from common.service.config_primary import PrimaryGroup, PrimaryVolume
 from common.storage.bitmap_file import BitmapFile
 from common.storage.geometry import SECTOR_BYTES, Geometry, default_track_bytes
@@ -26,8 +27,6 @@ from primary_site.group_state import (
     verdict,
 )
 from primary_site.regions import DurableBitmaps
-
-ID_BYTES = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,7 +245,7 @@ def _open_volume(
         device.datasync()
         device.drop_cache()
     saved = None if state is None else state.volumes[name]
-    tag = bytes(ID_BYTES) if state is None else state.relation_id
+    tag = bytes(ID_BYTES) if state is None else state.acked_tag
     found = verdict(
         geometry,
         saved,

@@ -54,11 +54,15 @@ class DurableBitmaps:
         self.log = log
 
     def save_pages(
-        self, changed: dict[int, bytes], acked: dict[int, bytes], tag: bytes
+        self,
+        changed: dict[int, bytes],
+        acked: dict[int, bytes],
+        tag: bytes,
+        progress_count: int,
     ) -> None:
         """Write pages and make them durable, both files, in one order."""
         self.changed.save(changed)
-        self.acked.save(acked, tag)
+        self.acked.save(acked, tag, progress_count)
         self.changed.datasync()
         self.acked.datasync()
 
@@ -92,6 +96,8 @@ class RegionHeat:
         """Counts writes, so that `marked_at` tells the region used longest ago."""
         self._marks_at_last_call = 0
         self.acked_tag = bytes(16)
+        self.progress_count = durable.acked.stamp
+        """Of the remote's relation: what the acked bits here rely on."""
         self.dirty_acked_pages: set[int] = set()
         self._lazily_cooled: set[int] = set()
         self._left_hot = set(durable.log.hot)
@@ -302,7 +308,11 @@ class RegionHeat:
                 changed = {p: self._changes.changed_page(p) for p in part}
                 acked = {p: self._changes.acked_page(p) for p in part}
                 await self._threads.run(
-                    self.durable.save_pages, changed, acked, self.acked_tag
+                    self.durable.save_pages,
+                    changed,
+                    acked,
+                    self.acked_tag,
+                    self.progress_count,
                 )
             if self._failed is not None:
                 raise self._failed

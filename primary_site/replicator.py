@@ -23,12 +23,14 @@ from common.errors import (
     StorageError,
 )
 from common.ports import Clock
+from common.replication.lineage import CycleName, Verdict, judge, why_refused
 from common.replication.messages import (
     PROTOCOL_VERSION,
     Abandon,
     Goodbye,
     GoodbyeReason,
     Hello,
+    Noted,
     VolumeOffer,
     Welcome,
 )
@@ -66,6 +68,11 @@ TEND_SECONDS = 5.0
 """A region not written for this long cools: it bounds what a crash has compared."""
 
 COMPRESSION_AUTO_LEVEL = 1
+
+REMOTE_RESTORED = (
+    "the remote's state is an older copy of itself: what it had acknowledged since is "
+    "compared"
+)
 
 log = structlog.get_logger()
 
@@ -223,8 +230,7 @@ class Replicator:
             PROTOCOL_VERSION,
             self._site,
             group.name,
-            state.group_id,
-            state.lineage,
+            group.judged(),
             tuple(
                 VolumeOffer(
                     volume.name,
@@ -253,6 +259,7 @@ class Replicator:
         if self._taking is not None:
             await asyncio.wait([self._taking])  # the last session's, under way still
         await self._reconcile(session.welcome)
+        await self._tell_noted(session)
         self.session = session
         self.link_state = "connected"
         self.alarms.clear("refused", "link_down")
@@ -294,38 +301,54 @@ class Replicator:
 
     async def _reconcile(self, welcome: Welcome) -> None:
         """Agree with the remote on the newest recovery point, before anything else."""
-        group, state = self.group, self.group.state
-        committed = welcome.committed_cycle_id or b""
-        number = welcome.committed_number
-        if number is not None and number > state.cycle_number:
+        group, receiver = self.group, welcome.receiver
+        sender = group.judged()
+        verdict = judge(sender, receiver)
+        if verdict.is_refusal:
             raise PeerRefusedError(
                 GoodbyeReason.LINEAGE,
-                f"group {group.name}: the remote holds point {number}, but this state "
-                f"directory knows no cycle after {state.cycle_number}: it is an older "
-                "copy; put the newest state directory back, or take over at the remote",
+                why_refused(verdict, group.name, sender, receiver),
             )
-        if group.cut is not None and committed == group.cut.cycle_id:
-            await self._complete(welcome.relation_id)  # only its answer was lost
-        elif committed == state.committed_cycle_id:
-            pass
-        elif committed and committed == state.cycle_id:
-            assert number is not None
+        point = receiver.committed
+        cut = group.cut
+        if cut is not None and point == CycleName(cut.number, cut.cycle_id):
+            await self._complete(receiver.relation_id)  # only its answer was lost
+        elif verdict is Verdict.NOTE_POINT:
+            assert point is not None
             assert welcome.committed_cut_ns is not None
             as_of = welcome.current_as_of_ns or welcome.committed_cut_ns
             await group.note_committed(
-                number, committed, welcome.committed_cut_ns, as_of
+                point.number, point.cycle_id, welcome.committed_cut_ns, as_of
             )
-        else:
-            self._log.warning("remote_lost_points", has=number)
-            self.alarms.set(
-                "remote_lost_points",
-                f"the remote no longer has point {state.committed_number}; "
-                "all tracks are compared",
-            )
-            await group.suspect_everything(
-                number, committed, welcome.committed_cut_ns, welcome.current_as_of_ns
-            )
-        await group.adopt_relation(welcome.relation_id)
+        elif verdict is Verdict.COMPARE_ALL:
+            await self._compare_everything(welcome)
+        elif verdict is Verdict.COMPARE_ACKED:
+            self._log.warning("remote_restored", progress=receiver.progress_count)
+            self.alarms.set("remote_restored", REMOTE_RESTORED)
+            await group.doubt_acked()
+        await group.adopt_relation(receiver.relation_id)
+        await group.record_session(welcome.epoch, welcome.receipt)
+
+    async def _compare_everything(self, welcome: Welcome) -> None:
+        point = welcome.receiver.committed
+        number = None if point is None else point.number
+        self._log.warning("remote_lost_points", has=number)
+        self.alarms.set(
+            "remote_lost_points",
+            f"the remote no longer has point {self.group.state.committed_number}; "
+            "all tracks are compared",
+        )
+        await self.group.suspect_everything(
+            number,
+            b"" if point is None else point.cycle_id,
+            welcome.committed_cut_ns,
+            welcome.current_as_of_ns,
+        )
+
+    async def _tell_noted(self, session: SendingSession) -> None:
+        """Have the remote know that session and newest point are recorded here."""
+        cycle_id = self.group.state.committed_cycle_id or None
+        await session.send(Noted(session.epoch, cycle_id))
 
     # -- one cycle ---------------------------------------------------------------------
 
@@ -426,6 +449,7 @@ class Replicator:
             session.sent_bytes - wire_before,
         )
         await self._complete(answer.relation_id)
+        await self._tell_noted(session)
 
     async def _complete(self, relation_id: bytes) -> None:
         cut = self.group.cut
@@ -438,7 +462,10 @@ class Replicator:
         self._last_commit = self._clock.monotonic()
         self._pause_seconds = RETRY_SECONDS
         self.alarms.clear(
-            "cycle_abandoned", "remote_lost_points", "remote_out_of_space"
+            "cycle_abandoned",
+            "remote_lost_points",
+            "remote_out_of_space",
+            "remote_restored",
         )
         self._log_commit(cut)
         if self.group.is_whole():

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from common.errors import ConnectionLostError, PeerRefusedError, ProtocolError
+from common.replication.lineage import judge, why_refused
 from common.replication.link import Link
 from common.replication.messages import (
     PROTOCOL_VERSION,
@@ -173,11 +174,11 @@ def check_welcome(welcome: Message, hello: Hello, peer: str) -> Welcome:
             f"the remote is site {welcome.site!r}, not {peer!r} as group.link.peer "
             "says; mend peer or remotes",
         )
-    if welcome.lineage != hello.lineage:
+    verdict = judge(hello.sender, welcome.receiver)
+    if verdict.is_refusal:
         raise PeerRefusedError(
             GoodbyeReason.LINEAGE,
-            f"the remote's line of data of group {hello.group!r} is another one; "
-            "nothing is sent over it",
+            why_refused(verdict, hello.group, hello.sender, welcome.receiver),
         )
     return welcome
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from common.replication.lineage import ReceiverState, Verdict, judge, why_refused
 from common.replication.messages import (
     PROTOCOL_VERSION,
     Goodbye,
@@ -26,8 +27,7 @@ class Expected:
     group: str
     peer: str
     volume_names: Sequence[str]
-    group_id: bytes | None
-    lineage: bytes | None
+    state: ReceiverState
     volumes: Sequence[VolumeOffer]
 
 
@@ -36,7 +36,7 @@ def refusal(hello: Hello, expected: Expected) -> Goodbye | None:
     return (
         _version_refusal(hello)
         or _peer_refusal(hello, expected)
-        or _identity_refusal(hello, expected)
+        or lineage_refusal(hello, expected.group, expected.state)
         or _names_refusal(hello, expected)
         or _shape_refusal(hello, expected)
     )
@@ -70,24 +70,15 @@ def _peer_refusal(hello: Hello, expected: Expected) -> Goodbye | None:
     )
 
 
-def _identity_refusal(hello: Hello, expected: Expected) -> Goodbye | None:
-    if expected.group_id is not None and hello.group_id != expected.group_id:
-        return goodbye(
-            GoodbyeReason.WRONG_GROUP,
-            f"group {expected.group!r} at the remote belongs to group id "
-            f"{expected.group_id.hex()}, this site's is {hello.group_id.hex()}: "
-            "another state_dir made it; start with the site.state_dir that has always "
-            "sent this group, or use another group.name",
-        )
-    if expected.lineage is not None and hello.lineage != expected.lineage:
-        return goodbye(
-            GoodbyeReason.LINEAGE,
-            f"group {expected.group!r} at the remote is of lineage "
-            f"{expected.lineage.hex()}, this site's of {hello.lineage.hex()}: the data "
-            "have parted; look at `farshore status` at both sites before anything "
-            "is sent",
-        )
-    return None
+def lineage_refusal(hello: Hello, group: str, state: ReceiverState) -> Goodbye | None:
+    """Return why no data may flow from this sender, or None if they may."""
+    verdict = judge(hello.sender, state)
+    if not verdict.is_refusal:
+        return None
+    reason = GoodbyeReason.LINEAGE
+    if verdict is Verdict.UNRELATED:
+        reason = GoodbyeReason.WRONG_GROUP
+    return goodbye(reason, why_refused(verdict, group, hello.sender, state))
 
 
 def _names_refusal(hello: Hello, expected: Expected) -> Goodbye | None:

@@ -17,9 +17,9 @@ from common.errors import (
     StorageError,
 )
 from common.ports import Clock, Threads
+from common.replication.lineage import ID_BYTES, ReceiverState
 from common.replication.link import Link
 from common.replication.messages import (
-    ID_BYTES,
     PROTOCOL_VERSION,
     Goodbye,
     GoodbyeReason,
@@ -81,7 +81,8 @@ class ReceivingGroup:
             refused = self._refusal(hello)
             if refused is None:
                 await self._supersede(hello)
-                refused = await self._bind(hello)
+                # The session before may have gone on while this one waited.
+                refused = self._refusal(hello) or await self._bind(hello)
             if refused is not None:
                 self._note_refusal(refused)
                 return refused
@@ -137,8 +138,7 @@ class ReceivingGroup:
                 group=self.name,
                 peer=self.config.peer,
                 volume_names=names,
-                group_id=store.group_id,
-                lineage=store.lineage,
+                state=store.judged,
                 volumes=store.volumes,
             ),
         )
@@ -162,8 +162,8 @@ class ReceivingGroup:
             return None
         try:
             await self.store.bind(
-                group_id=hello.group_id,
-                lineage=hello.lineage,
+                group_id=hello.sender.group_id,
+                lineage=hello.sender.lineage,
                 peer=hello.site,
                 volumes=hello.volumes,
             )
@@ -174,11 +174,14 @@ class ReceivingGroup:
             return goodbye(GoodbyeReason.STORAGE_FAILED, str(error))
         except StorageError as error:
             return self._storage_goodbye(error)
-        self._log.info("group_bound", peer=hello.site, group_id=hello.group_id.hex())
+        self._log.info(
+            "group_bound", peer=hello.site, group_id=hello.sender.group_id.hex()
+        )
         return None
 
     async def _start(self, link: Link, hello: Hello) -> ReceivingSession:
-        epoch = await self.store.new_epoch()
+        before = self.store.judged
+        epoch = await self.store.new_epoch(hello.sender)
         newest = self.store.points[-1] if self.store.points else None
         session = ReceivingSession(
             name=self.name,
@@ -201,7 +204,7 @@ class ReceivingGroup:
         self.session = session
         session.start(link)
         try:
-            await self._welcome(link, session, newest)
+            await self._welcome(link, session, before, newest)
         except ConnectionLostError as error:
             session.end(str(error))
             raise
@@ -211,10 +214,12 @@ class ReceivingGroup:
         return session
 
     async def _welcome(
-        self, link: Link, session: ReceivingSession, newest: Point | None
+        self,
+        link: Link,
+        session: ReceivingSession,
+        before: ReceiverState,
+        newest: Point | None,
     ) -> None:
-        lineage = self.store.lineage
-        assert lineage is not None
         link.epoch = session.epoch
         await link.send(
             Welcome(
@@ -222,10 +227,8 @@ class ReceivingGroup:
                 site=self._site,
                 epoch=session.epoch,
                 token=session.token,
-                lineage=lineage,
-                relation_id=self.store.relation_id,
-                committed_number=newest.number if newest else None,
-                committed_cycle_id=newest.cycle_id if newest else None,
+                receipt=self.store.receipt,
+                receiver=before,
                 committed_cut_ns=newest.cut_ns if newest else None,
                 current_as_of_ns=newest.current_as_of_ns if newest else None,
                 credit_bytes=WINDOW_BYTES,

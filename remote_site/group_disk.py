@@ -20,7 +20,8 @@ from common.errors import (
     StorageError,
 )
 from common.ports import File, Files
-from common.replication.messages import ID_BYTES, VolumeOffer
+from common.replication.lineage import ID_BYTES, CycleName, SenderState
+from common.replication.messages import PROGRESS_MAX, VolumeOffer
 from common.storage.flush_guard import FlushGuard
 from common.storage.record import DurableRecord
 from remote_site.group_journals import GroupJournals
@@ -241,16 +242,43 @@ class GroupDisk:
                     "site.state_dir and devices"
                 )
 
-    def new_epoch(self) -> int:
+    def new_epoch(self, sender: SenderState) -> int:
+        with self._changing:
+            self._store(self._bound().met(sender, self._new_identity()))
+            return self._bound().epoch
+
+    def begin_cycle(self, cycle: CycleName) -> None:
+        """Record that tracks of this cycle may be applied from now on.
+
+        Order: the record, fdatasync; only then the first track. The crash it defends
+        against: a sender whose state is older than what was applied here, and which
+        does not know what it must send again.
+        """
+        with self._changing:
+            state = self._bound().heard()
+            begun = state.begun
+            if begun is not None and begun != cycle and begun.number >= cycle.number:
+                raise ProtocolError(
+                    f"cycle {cycle.number} begins after cycle {begun.number}"
+                )
+            state = replace(state, begun=cycle)
+            if state != self.state:
+                self._store(state)
+
+    def note(self, cycle_id: bytes | None) -> None:
+        """Record that the sender has recorded this session, and the newest point."""
         with self._changing:
             state = self._bound()
-            self._store(replace(state, epoch=state.epoch + 1))
-            return self._bound().epoch
+            newest = state.points[-1].cycle_id if state.points else None
+            if newest == cycle_id:
+                state = state.heard()
+            if state != self.state:
+                self._store(state)
 
     def advance_current(self, number: int, time_ns: int) -> None:
         """Move the newest point's time forward, durably; backwards is ignored."""
         with self._changing:
-            state = self._bound()
+            state = self._bound().heard()
             if not state.points or state.points[-1].number != number:
                 raise ProtocolError(f"point {number} is not the newest")
             newest = state.points[-1]
@@ -367,11 +395,22 @@ class GroupDisk:
 
     # -- the rest ----------------------------------------------------------------------
 
-    def flush(self) -> None:
-        """fdatasync every device written to since its last flush."""
+    def flush(self) -> int:
+        """Make what was applied durable; return the relation's progress count.
+
+        Order: fdatasync of every device written to; then the count in the record,
+        fdatasync; only then may it be acknowledged. What it defends against: an older
+        copy of this site put back, which lacks what was acknowledged and would go
+        unnoticed while its newest point is still the newest.
+        """
         self.guard.check()
         for volume in self.volumes:
             volume.datasync()
+        with self._changing:
+            state = self._bound()
+            count = min(state.progress_count + 1, PROGRESS_MAX)
+            self._store(replace(state, progress_count=count))
+            return self._bound().progress_count
 
     def point_bytes(self, number: int) -> int:
         """Return the bytes of a point's own journals."""

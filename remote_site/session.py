@@ -23,6 +23,7 @@ from common.errors import (
     StorageError,
 )
 from common.ports import Clock, Threads
+from common.replication.lineage import CycleName
 from common.replication.link import Link
 from common.replication.messages import (
     RUNS_MAX,
@@ -37,6 +38,7 @@ from common.replication.messages import (
     Hashes,
     Message,
     NeedFull,
+    Noted,
     Progress,
     Tracks,
     goodbye,
@@ -59,7 +61,7 @@ FLUSH_SECONDS = 0.5
 
 LINKS_MAX = 64
 
-_CONTROL = CycleBegin | CycleEnd | Abandon | CurrentAsOf
+_CONTROL = CycleBegin | CycleEnd | Abandon | CurrentAsOf | Noted
 
 
 class ReceivingSession:
@@ -214,7 +216,7 @@ class ReceivingSession:
                     self._unapplied_count += 1
                     self._idle.clear()
                     await self._queues[message.volume].put(message)
-            case CycleBegin() | CycleEnd() | Abandon() | CurrentAsOf():
+            case CycleBegin() | CycleEnd() | Abandon() | CurrentAsOf() | Noted():
                 await self._control.put(message)
             case _:
                 raise ProtocolError(f"{type(message).__name__} is not a sender's")
@@ -236,12 +238,19 @@ class ReceivingSession:
                         self._log.info("cycle_abandoned", cycle=message.cycle_id.hex())
                 case CurrentAsOf():
                     await self._advance_current(message)
+                case Noted():
+                    await self._note(message)
 
     async def _begin(self, message: CycleBegin) -> None:
         match self.receiver.begin(message):
             case Begun.OPENED:
                 # Frames of the cycle before are dropped now; those in a thread end.
                 await self._idle.wait()
+                if self._stopping:
+                    return
+                await self._store.begin_cycle(
+                    CycleName(message.cycle_number, message.cycle_id)
+                )
                 await self._send(
                     Credit(self.epoch, message.cycle_id, self.receiver.credit_bytes)
                 )
@@ -265,6 +274,10 @@ class ReceivingSession:
             raise ProtocolError(f"CURRENT_AS_OF for point {message.number}, not newest")
         await self._store.advance_current(message.number, message.time_ns)
         await self._send(message)
+
+    async def _note(self, message: Noted) -> None:
+        if message.epoch == self.epoch and not self._stopping:
+            await self._store.note(message.cycle_id)
 
     # -- appliers --------------------------------------------------------------------
 
@@ -383,12 +396,12 @@ class ReceivingSession:
         self._unflushed_bytes = 0
         if applied is None:
             return
-        await self._store.flush()
+        count = await self._store.flush()
         if not self.receiver.flushed(applied):
             return
         for start in range(0, len(applied.sequences), RUNS_MAX):
             pairs = applied.sequences[start : start + RUNS_MAX]
-            await self._send(Progress(self.epoch, applied.cycle_id, pairs))
+            await self._send(Progress(self.epoch, applied.cycle_id, pairs, count))
 
     async def _commit(self) -> None:
         began = self._clock.monotonic()

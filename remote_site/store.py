@@ -14,7 +14,13 @@ from typing import TypeVar
 
 from common.errors import StorageError
 from common.ports import Buffer, Files, HostVolume, Threads
-from common.replication.messages import ID_BYTES, VolumeOffer
+from common.replication.lineage import (
+    ID_BYTES,
+    CycleName,
+    ReceiverState,
+    SenderState,
+)
+from common.replication.messages import VolumeOffer
 from common.replication.tracks import TrackRecord
 from remote_site.applier import apply_tracks
 from remote_site.group_disk import GroupDisk, Retain, StoreSettings, keep_newest
@@ -102,6 +108,17 @@ class GroupStore:
         return self._disk.state.relation_id if self._disk.state else bytes(ID_BYTES)
 
     @property
+    def judged(self) -> ReceiverState:
+        """What a session is judged by; of a group not bound yet, nothing is known."""
+        return self._disk.state.judged() if self._disk.state else ReceiverState()
+
+    @property
+    def receipt(self) -> bytes:
+        """What the session that was begun last gives its sender."""
+        assert self._disk.state is not None
+        return self._disk.state.given
+
+    @property
     def volumes(self) -> tuple[VolumeOffer, ...]:
         """As bound, in wire order; empty before."""
         return self._disk.state.volumes if self._disk.state else ()
@@ -141,9 +158,20 @@ class GroupStore:
             partial(self._disk.bind, group_id, lineage, peer, tuple(volumes))
         )
 
-    async def new_epoch(self) -> int:
-        """Return the number of a new session; durable before it is returned."""
-        return await self._run(self._disk.new_epoch)
+    async def new_epoch(self, sender: SenderState) -> int:
+        """Return the number of a new session; durable before it is returned.
+
+        `sender` is what its HELLO showed; `receipt` is then what to give it.
+        """
+        return await self._run(partial(self._disk.new_epoch, sender))
+
+    async def begin_cycle(self, cycle: CycleName) -> None:
+        """Record a cycle, durably, before any track of it may be applied."""
+        await self._run(partial(self._disk.begin_cycle, cycle))
+
+    async def note(self, cycle_id: bytes | None) -> None:
+        """Record, durably, that the sender knows of this session and this point."""
+        await self._run(partial(self._disk.note, cycle_id))
 
     async def apply(self, volume: int, records: Sequence[TrackRecord]) -> None:
         """Preserve, then overwrite (see `apply_tracks`); durable after `flush`.
@@ -164,9 +192,12 @@ class GroupStore:
         secondary = self._disk.volumes[volume]
         return await self._run(partial(secondary.differing, first, count, hashes))
 
-    async def flush(self) -> None:
-        """Make every returned `apply` durable; then it may be acknowledged."""
-        await self._run(self._disk.flush)
+    async def flush(self) -> int:
+        """Make every returned `apply` durable; then it may be acknowledged.
+
+        Returns the count that the acknowledgement has to name.
+        """
+        return await self._run(self._disk.flush)
 
     async def commit(
         self, *, number: int, cycle_id: bytes, cut_ns: int, label: str | None

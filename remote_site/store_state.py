@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from common.errors import StateMismatchError
+from common.replication.lineage import NO_ID, CycleName, ReceiverState, SenderState
 from common.replication.messages import VolumeOffer
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,9 @@ class StoreState:
     `relation_id` is the open relation: the newest point's, or before the first
     point one that was made when the group was bound. `created[i]` tells whether
     this store made the device of `volumes[i]`, so that it held zeroes only.
+
+    `begun`, `is_noted`, `progress_count`, `shown` and `given` are what an older copy
+    of the sender, or of this state, is known by: see `common.replication.lineage`.
     """
 
     group: str
@@ -44,6 +48,11 @@ class StoreState:
     created: tuple[bool, ...]
     points: tuple[Point, ...] = ()
     relations: tuple[bytes, ...] = ()
+    begun: CycleName | None = None
+    is_noted: bool = False
+    progress_count: int = 0
+    shown: bytes = NO_ID
+    given: bytes = NO_ID
 
     def __post_init__(self) -> None:
         assert len(self.points) == len(self.relations)
@@ -60,6 +69,8 @@ class StoreState:
             points=(*self.points, point),
             relations=(*self.relations, relation_id),
             relation_id=relation_id,
+            is_noted=False,
+            progress_count=0,
         )
 
     def since(self, number: int) -> StoreState:
@@ -69,6 +80,49 @@ class StoreState:
             self, points=self.points[dropped:], relations=self.relations[dropped:]
         )
 
+    # -- what the sender is judged by --------------------------------------------------
+
+    def judged(self) -> ReceiverState:
+        """Return what a session is judged by, before it begins."""
+        newest = self.points[-1] if self.points else None
+        return ReceiverState(
+            self.group_id,
+            self.lineage,
+            self.epoch,
+            self.shown,
+            self.given,
+            self.begun,
+            CycleName(newest.number, newest.cycle_id) if newest else None,
+            self.is_noted,
+            self.relation_id,
+            self.progress_count,
+        )
+
+    def met(self, sender: SenderState, new_receipt: bytes) -> StoreState:
+        """Return this state with a session more, whose HELLO showed `sender`.
+
+        A receipt given and not shown yet is given again: the sender may have recorded
+        it without being heard since. A sender that has seen later sessions than this
+        state proves it an older copy; their numbers are not used again.
+        """
+        given = self.given
+        if given in (NO_ID, sender.receipt) or sender.receipt != self.shown:
+            given = new_receipt
+        epoch = max(self.epoch, sender.epoch) + 1
+        committed = self.judged().committed
+        noted = self.is_noted or committed in (None, sender.committed)
+        return replace(
+            self, epoch=epoch, shown=sender.receipt, given=given, is_noted=noted
+        )
+
+    def heard(self) -> StoreState:
+        """Return this state once the sender has recorded the session it is in.
+
+        A sender says anything about cycles only after that, and after it has recorded
+        the newest point: both are proved by the first such message.
+        """
+        return replace(self, shown=self.given, is_noted=bool(self.points))
+
 
 def to_record(state: StoreState) -> dict[str, Any]:
     """Return the msgpack-able form."""
@@ -76,10 +130,11 @@ def to_record(state: StoreState) -> dict[str, Any]:
     record["version"] = FORMAT_VERSION
     record["volumes"] = [_values(offer) for offer in state.volumes]
     record["points"] = [_values(point) for point in state.points]
+    record["begun"] = state.begun and _values(state.begun)
     return record
 
 
-def _values(record: VolumeOffer | Point) -> list[Any]:
+def _values(record: VolumeOffer | Point | CycleName) -> list[Any]:
     return [getattr(record, name) for name in record.__slots__]
 
 
@@ -94,6 +149,7 @@ def from_record(record: dict[str, Any], path: str) -> StoreState:
         )
     record["volumes"] = tuple(VolumeOffer(*fields) for fields in record["volumes"])
     record["points"] = tuple(Point(*fields) for fields in record["points"])
+    record["begun"] = record["begun"] and CycleName(*record["begun"])
     record["created"] = tuple(record["created"])
     record["relations"] = tuple(record["relations"])
     return StoreState(**record)

@@ -40,6 +40,13 @@ def identity(length_bytes: int) -> Check:
     return check
 
 
+def truth(value: Any) -> bool:
+    """Accept true and false only."""
+    if type(value) is not bool:
+        raise ProtocolError("expected true or false")
+    return value
+
+
 def name(value: Any) -> str:
     """Accept a name as users may choose it."""
     if type(value) is not str or not NAME.fullmatch(value):

@@ -11,6 +11,7 @@ from collections import deque
 
 from common.errors import ConnectionLostError, PeerRefusedError
 from common.ports import ByteStream, Clock
+from common.replication.codec import decode, encode_meta
 from common.replication.frame import (
     PAYLOAD_BYTES_MAX,
     Frame,
@@ -23,8 +24,6 @@ from common.replication.messages import (
     Heartbeat,
     Message,
     Tracks,
-    decode,
-    encode_meta,
 )
 
 HEARTBEAT_SECONDS = 2.0

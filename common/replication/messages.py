@@ -1,10 +1,7 @@
 """The closed set of replication messages: what each field means and its bounds.
 
-Pure: no clock, no socket. `encode_meta` / `decode` turn a message into the
-msgpack meta of a frame and back: an array of the fields in declared order,
-without `payload` and `checksum`. Decoding checks every field against its
-declared type and bounds and never trusts the peer. Bulk bytes travel as the
-frame's payload beside the meta (`payload` fields here), never inside it.
+Pure. `codec.py` puts them on the wire. Bulk bytes travel as a frame's payload beside
+its meta (`payload` fields here), never inside it.
 
 docs/internals/protocol.md has the same tables for people.
 """
@@ -12,27 +9,13 @@ docs/internals/protocol.md has the same tables for people.
 from __future__ import annotations
 
 import enum
-from dataclasses import astuple, dataclass, field, replace
-from dataclasses import fields as declared
-from typing import Any, cast
+from dataclasses import dataclass, field
 
-import msgpack  # type: ignore[import-untyped]
+from common.replication.lineage import ReceiverState, SenderState
+from common.storage.geometry import TRACK_BYTES_MIN
 
-from common.errors import ProtocolError
-from common.replication import fields
-from common.replication.frame import Frame
-from common.storage.geometry import (
-    SECTOR_BYTES,
-    TRACK_BYTES_MAX,
-    TRACK_BYTES_MIN,
-    VOLUME_BYTES_MAX,
-)
-
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 """The one version spoken; HELLO carries a range so that later ones can overlap."""
-
-ID_BYTES = 16
-"""Random identities: group, volume, lineage, relation, cycle, session token."""
 
 HASH_BYTES = 16
 
@@ -62,9 +45,9 @@ HASHES_TRACKS_MAX = COVERED_BYTES_MAX // TRACK_BYTES_MIN
 RUNS_MAX = 4096
 """Runs of one NEED_FULL, pairs of one PROGRESS: more take several messages."""
 
-_U63 = (1 << 63) - 1
-_U64 = (1 << 64) - 1
-_TRACKS_MAX = VOLUME_BYTES_MAX // TRACK_BYTES_MIN
+
+PROGRESS_MAX = (1 << 32) - 1
+"""Progress of one relation is counted up to here: a flush a millisecond for weeks."""
 
 
 class MessageType(enum.IntEnum):
@@ -84,6 +67,7 @@ class MessageType(enum.IntEnum):
     ABANDON = 14
     HEARTBEAT = 15
     GOODBYE = 16
+    NOTED = 17
 
 
 class GoodbyeReason(enum.IntEnum):
@@ -130,14 +114,16 @@ class VolumeOffer:
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """Sender to receiver, first frame of a session's first link."""
+    """Sender to receiver, first frame of a session's first link.
+
+    `sender` is what the receiver judges it by; see `lineage.py`.
+    """
 
     version_min: int
     version_max: int
     site: str
     group: str
-    group_id: bytes
-    lineage: bytes
+    sender: SenderState
     volumes: tuple[VolumeOffer, ...]
     features: tuple[str, ...] = ()
 
@@ -146,18 +132,17 @@ class Hello:
 class Welcome:
     """Receiver's answer: the session exists, durably numbered `epoch`.
 
-    `relation_id` names the receiver's open relation: acked bits of another one
-    are worthless. `committed_number` is None before the first point.
+    `receiver` is its state before this session, which the sender judges. `receipt`
+    is for the sender to record before it sends anything: the next HELLO shows it.
+    The times are of the point `receiver.committed`.
     """
 
     version: int
     site: str
     epoch: int
     token: bytes
-    lineage: bytes
-    relation_id: bytes
-    committed_number: int | None
-    committed_cycle_id: bytes | None
+    receipt: bytes
+    receiver: ReceiverState
     committed_cut_ns: int | None
     current_as_of_ns: int | None
     credit_bytes: int
@@ -251,11 +236,16 @@ class NeedFull:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Frames whose tracks are durable on the secondary volume: [first, last] pairs."""
+    """Frames whose tracks are durable on the secondary volume: [first, last] pairs.
+
+    `count` is the relation's progress count, durable too: a receiver that comes back
+    with a lower one is an older copy, and lacks what was acknowledged since.
+    """
 
     epoch: int
     cycle_id: bytes
     sequences: tuple[tuple[int, int], ...]
+    count: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,6 +291,18 @@ class Abandon:
 
 
 @dataclass(frozen=True, slots=True)
+class Noted:
+    """The sender has recorded this session, and that this cycle is the newest point.
+
+    None before the first point. What the sender has recorded it can't have forgotten
+    later, unless it is an older copy of itself.
+    """
+
+    epoch: int
+    cycle_id: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
 class Heartbeat:
     """A sign of life; `sent_ns` is the sender's wall clock.
 
@@ -336,6 +338,7 @@ Message = (
     | Abandon
     | Heartbeat
     | Goodbye
+    | Noted
 )
 
 
@@ -343,180 +346,3 @@ def goodbye(reason: GoodbyeReason, text: str) -> Goodbye:
     """Return a goodbye whose text fits, whatever it was made of."""
     whole = text.encode("utf-8", "replace")[:GOODBYE_BYTES_MAX]
     return Goodbye(reason, whole.decode("utf-8", "ignore"))
-
-
-_identity = fields.identity(ID_BYTES)
-_u63 = fields.count(_U63)
-_u64 = fields.count(_U64)
-_track = fields.count(_TRACKS_MAX)
-_volume = fields.count(VOLUMES_MAX - 1)
-_pair = fields.record(_track, _track)
-
-
-def _offer(value: Any) -> VolumeOffer:
-    return VolumeOffer(*_offer_fields(value))
-
-
-_offer_fields = fields.record(
-    fields.name,
-    _identity,
-    fields.multiple(SECTOR_BYTES, VOLUME_BYTES_MAX),
-    fields.power_of_two(TRACK_BYTES_MIN, TRACK_BYTES_MAX),
-)
-
-_features = fields.many(fields.name, FEATURES_MAX)
-_version = fields.count(0xFFFF)
-_optional_u63 = fields.optional(_u63)
-
-_TABLE: dict[MessageType, tuple[type[Any], fields.Check]] = {
-    MessageType.HELLO: (
-        Hello,
-        fields.record(
-            _version,
-            _version,
-            fields.name,
-            fields.name,
-            _identity,
-            _identity,
-            fields.many(_offer, VOLUMES_MAX),
-            _features,
-        ),
-    ),
-    MessageType.WELCOME: (
-        Welcome,
-        fields.record(
-            _version,
-            fields.name,
-            _u63,
-            _identity,
-            _identity,
-            _identity,
-            _optional_u63,
-            fields.optional(_identity),
-            _optional_u63,
-            _optional_u63,
-            _u63,
-            _features,
-        ),
-    ),
-    MessageType.JOIN: (Join, fields.record(_u63, _identity)),
-    MessageType.JOINED: (Joined, fields.record(_u63)),
-    MessageType.CYCLE_BEGIN: (
-        CycleBegin,
-        fields.record(
-            _u63,
-            _u63,
-            _identity,
-            _u63,
-            fields.optional(fields.text(LABEL_BYTES_MAX)),
-        ),
-    ),
-    MessageType.CREDIT: (Credit, fields.record(_u63, _identity, _u63)),
-    MessageType.TRACKS: (
-        Tracks,
-        fields.record(_u63, _identity, _u63, _volume, fields.count(RAW_BYTES_MAX)),
-    ),
-    MessageType.HASHES: (
-        Hashes,
-        fields.record(
-            _u63, _identity, _u63, _volume, _track, fields.count(HASHES_TRACKS_MAX)
-        ),
-    ),
-    MessageType.NEED_FULL: (
-        NeedFull,
-        fields.record(_u63, _identity, _u63, _volume, fields.many(_pair, RUNS_MAX)),
-    ),
-    MessageType.PROGRESS: (
-        Progress,
-        fields.record(
-            _u63, _identity, fields.many(fields.record(_u63, _u63), RUNS_MAX)
-        ),
-    ),
-    MessageType.CYCLE_END: (CycleEnd, fields.record(_u63, _identity, _u63, _u64)),
-    MessageType.COMMITTED: (
-        Committed,
-        fields.record(_u63, _u63, _identity, _u63, _identity),
-    ),
-    MessageType.CURRENT_AS_OF: (CurrentAsOf, fields.record(_u63, _u63, _u63)),
-    MessageType.ABANDON: (Abandon, fields.record(_u63, _identity)),
-    MessageType.HEARTBEAT: (Heartbeat, fields.record(_u63, _u63, _u63)),
-    MessageType.GOODBYE: (
-        Goodbye,
-        fields.record(fields.count(0xFFFF), fields.text(GOODBYE_BYTES_MAX)),
-    ),
-}
-_TYPES = {message: kind for kind, (message, _) in _TABLE.items()}
-_FIELD_NAMES = {
-    kind: [each.name for each in declared(message) if each.compare]
-    for kind, (message, _) in _TABLE.items()
-}
-assert len(_TYPES) == len(MessageType), "every type has its one message"
-
-
-def encode_meta(message: Message) -> tuple[MessageType, bytes]:
-    """Return a message's type and meta; its payload goes beside them.
-
-    A field out of bounds is a mistake of this program: `AssertionError`.
-    """
-    kind = _TYPES[type(message)]
-    values = [_plain(getattr(message, name)) for name in _FIELD_NAMES[kind]]
-    try:
-        _TABLE[kind][1](values)
-    except ProtocolError as error:
-        raise AssertionError(f"{kind.name} breaks its own bounds: {error}") from error
-    return kind, cast("bytes", msgpack.packb(values, use_bin_type=True))
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return [_plain(element) for element in value]
-    if isinstance(value, enum.IntEnum):
-        return int(value)
-    return astuple(value) if isinstance(value, VolumeOffer) else value
-
-
-def decode(frame: Frame) -> Message:
-    """Return the message of a whole frame, every field checked.
-
-    Raises `ProtocolError`. The payload stays the frame's memory.
-    """
-    try:
-        kind = MessageType(frame.type)
-    except ValueError:
-        raise ProtocolError(f"unknown message type {frame.type}") from None
-    message_class, check = _TABLE[kind]
-    try:
-        message = message_class(*check(_unpack(frame.meta)))
-    except ProtocolError as error:
-        raise ProtocolError(f"{kind.name}: {error}") from error
-    return _with_payload(cast("Message", message), frame)
-
-
-def _unpack(meta: bytes) -> Any:
-    try:
-        return msgpack.unpackb(
-            meta,
-            raw=False,
-            strict_map_key=True,
-            max_str_len=GOODBYE_BYTES_MAX,
-            max_bin_len=ID_BYTES,
-            max_array_len=RUNS_MAX,
-            max_map_len=0,  # no message holds a map: no duplicate keys either
-            max_ext_len=0,
-        )
-    except (ValueError, msgpack.exceptions.UnpackException) as error:
-        raise ProtocolError(f"meta is not a message: {error}") from error
-
-
-def _with_payload(message: Message, frame: Frame) -> Message:
-    match message:
-        case Tracks():
-            return replace(message, payload=frame.payload, checksum=frame.checksum)
-        case Hashes():
-            if len(frame.payload) != HASH_BYTES * message.count or not message.count:
-                raise ProtocolError("HASHES: payload is not one hash a track")
-            return replace(message, payload=frame.payload, checksum=frame.checksum)
-        case _:
-            if len(frame.payload):
-                raise ProtocolError(f"{type(message).__name__} carries no payload")
-            return message

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from common.errors import StateMismatchError
 from common.ports import File, Files
-from common.replication.messages import ID_BYTES
+from common.replication.lineage import ID_BYTES
 from common.storage.record import DurableRecord
 
 RECORD_NAME = "site.record"

@@ -1,13 +1,13 @@
 """A bitmap's durable copy, page by page, each page in two slots.
 
 Layout: page p has two slots of 4 KiB at 2p and 2p + 1. A slot: magic 8s, tag 16s,
-page u32, sequence u32, spare u32, crc32 u32 (of the slot with this field 0), then
+page u32, sequence u32, stamp u32, crc32 u32 (of the slot with this field 0), then
 4056 bytes of bits. A save goes to the slot that is not the newest and takes the
 next sequence, so a torn or trashed write leaves the page as it was before.
 `tag` binds bits to something (acked bits to the remote's relation): slots of
-another tag count as clear. A slot never written is all zeroes, a clear page.
-All slots have their room from the start: a full file system never fails a save,
-on which hosts' writes wait.
+another tag count as clear. `stamp` is a number of the caller's that only grows under
+one tag. A slot never written is all zeroes, a clear page. All slots have their room
+from the start: a full file system never fails a save, on which hosts' writes wait.
 """
 
 from __future__ import annotations
@@ -47,6 +47,8 @@ class BitmapFile:
         self._bit_count = bit_count
         self._page_count = -(-bit_count // PAGE_BITS)
         self._sequences: dict[int, int] = {}
+        self.stamp = 0
+        """The highest of the pages last loaded."""
 
     @classmethod
     def open(cls, files: Files, path: str, bit_count: int) -> BitmapFile:
@@ -69,6 +71,7 @@ class BitmapFile:
         self._file.datasync()
         self._file.drop_cache()  # a slot whose flush failed is in memory only
         bitmap = Bitmap(self._bit_count)
+        self.stamp = 0
         offset, end_of_slots = 0, self._page_count * 2 * SLOT_BYTES
         for length, is_hole in _all_extents(self._file, end_of_slots):
             if not is_hole:
@@ -97,20 +100,23 @@ class BitmapFile:
         at = page * PAGE_BYTES
         size = min(PAGE_BYTES, len(bitmap.data) - at)
         if whole:
-            sequence, found_tag, bits = max(whole, key=lambda slot: slot[0])
+            sequence, found_tag, stamp, bits = max(whole, key=lambda slot: slot[0])
             self._sequences[page] = sequence
             if found_tag == tag:
+                self.stamp = max(self.stamp, stamp)
                 bitmap.data[at : at + size] = bits[:size]
         elif all(slot != _EMPTY_SLOT for slot in slots) and when_damaged:
             first = page * PAGE_BITS
             bitmap.set_range(first, min(PAGE_BITS, self._bit_count - first))
 
-    def save(self, pages: Mapping[int, bytes], tag: bytes = NO_TAG) -> None:
+    def save(
+        self, pages: Mapping[int, bytes], tag: bytes = NO_TAG, stamp: int = 0
+    ) -> None:
         """Write pages (number: up to `PAGE_BYTES` of bits), each to its older slot."""
         for page, bits in pages.items():
             assert 0 <= page < self._page_count
             sequence = self._sequences.get(page, 0) + 1
-            slot = format_slot(page, sequence, tag, bits)
+            slot = format_slot(page, sequence, tag, bits, stamp)
             self._file.write((2 * page + (sequence & 1)) * SLOT_BYTES, slot)
             self._sequences[page] = sequence
 
@@ -131,19 +137,21 @@ def _all_extents(file: File, length: int) -> list[tuple[int, bool]]:
     return found
 
 
-def format_slot(page: int, sequence: int, tag: bytes, bits: bytes) -> bytes:
+def format_slot(
+    page: int, sequence: int, tag: bytes, bits: bytes, stamp: int = 0
+) -> bytes:
     body = bits.ljust(PAGE_BYTES, b"\0")
-    header = _HEADER.pack(MAGIC, tag, page, sequence, 0, 0)
+    header = _HEADER.pack(MAGIC, tag, page, sequence, stamp, 0)
     crc = zlib.crc32(body, zlib.crc32(header))
-    return _HEADER.pack(MAGIC, tag, page, sequence, 0, crc) + body
+    return _HEADER.pack(MAGIC, tag, page, sequence, stamp, crc) + body
 
 
-def parse_slot(page: int, slot: bytes) -> tuple[int, bytes, bytes] | None:
-    """Return (sequence, tag, bits), or None if the slot is not whole."""
-    magic, tag, found_page, sequence, spare, crc = _HEADER.unpack_from(slot)
+def parse_slot(page: int, slot: bytes) -> tuple[int, bytes, int, bytes] | None:
+    """Return (sequence, tag, stamp, bits), or None if the slot is not whole."""
+    magic, tag, found_page, sequence, stamp, crc = _HEADER.unpack_from(slot)
     if (magic, found_page) != (MAGIC, page):
         return None
-    header = _HEADER.pack(magic, tag, found_page, sequence, spare, 0)
+    header = _HEADER.pack(magic, tag, found_page, sequence, stamp, 0)
     if zlib.crc32(slot[_HEADER.size :], zlib.crc32(header)) != crc:
         return None
-    return sequence, tag, slot[_HEADER.size :]
+    return sequence, tag, stamp, slot[_HEADER.size :]

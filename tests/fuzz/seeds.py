@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 
+from common.replication.codec import encode_meta
 from common.replication.frame import encode_frame
-from common.replication.messages import encode_meta
 from tests.fuzz.targets import FORMS, LIMITS
 from tests.support import nbd_streams as streams
 from tests.support import nbd_wire as wire

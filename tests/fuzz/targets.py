@@ -14,8 +14,8 @@ from common.errors import ProtocolError
 from common.nbd.limits import NbdLimits
 from common.nbd.negotiation import Negotiation, TlsMode
 from common.nbd.outcome import Agreed
+from common.replication.codec import decode, encode_meta
 from common.replication.frame import PAYLOAD_BYTES_MAX, FrameParser, encode_frame
-from common.replication.messages import decode, encode_meta
 from tests.support import nbd_wire as wire
 from tests.support.nbd_parsers import (
     CONTEXTS,

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import PeerRefusedError, RefusedError
+from common.replication.lineage import CycleName
 from common.replication.messages import Committed, CycleBegin, GoodbyeReason
 from common.replication.stream import Address, connect
 from common.replication.tracks import RunData
@@ -34,6 +35,7 @@ class Remote(Daemon):
         super().__init__("remote", directory, sockets)
         self.port = free_port()
         self.directory = directory
+        self.last: ScriptedSender | None = None
         self.write_config()
 
     def write_config(self, **changes: str) -> None:
@@ -58,7 +60,9 @@ class Remote(Daemon):
         self.config_path.write_text(text)
 
     async def sender(self) -> ScriptedSender:
-        return await ScriptedSender.open(self.port, HELLO)
+        hello = HELLO if self.last is None else self.last.hello_again()
+        self.last = await ScriptedSender.open(self.port, hello)
+        return self.last
 
     def files(self) -> dict[str, bytes]:
         """Return all it keeps on disk."""
@@ -167,7 +171,7 @@ async def test_a_kill_in_mid_cycle_leaves_the_point_and_the_cycle_resumes(
     point = await one_cycle(sender, 1, C1, images)
     await sender.close()
     sender = await remote.sender()
-    relation = sender.welcome.relation_id
+    relation = sender.welcome.receiver.relation_id
     changed = images.change(40)
     half = len(changed) // 2
     await sender.begin(2, C2)
@@ -181,8 +185,8 @@ async def test_a_kill_in_mid_cycle_leaves_the_point_and_the_cycle_resumes(
     await remote.start()
     assert await points_read(remote) == point, "applied tracks show in the point"
     sender = await remote.sender()
-    assert sender.welcome.committed_number == 1
-    assert sender.welcome.relation_id == relation, "acked bits would be worthless"
+    assert sender.welcome.receiver.committed == CycleName(1, C1)
+    assert sender.welcome.receiver.relation_id == relation, "acked is void"
     await sender.begin(2, C2)
     await send_all(sender, changed[half:])
     await sender.commit()
@@ -264,12 +268,13 @@ async def test_a_mismatching_peer_is_told_why_and_leaves_no_trace(
     await one_cycle(sender, 1, C1, Images(7))
     await sender.close()
     before = remote.files()
-    grown = replace(HELLO.volumes[0], size_bytes=SIZES["v"] + 512)
+    known = sender.hello_again()
+    grown = replace(known.volumes[0], size_bytes=SIZES["v"] + 512)
     for hello, words in (
-        (replace(HELLO, site="x"), "group.peer"),
-        (replace(HELLO, group_id=b"x" * 16), "state_dir"),
-        (replace(HELLO, lineage=b"x" * 16), "lineage"),
-        (replace(HELLO, volumes=(grown, HELLO.volumes[1])), "group.volume.size"),
+        (replace(known, site="x"), "group.peer"),
+        (replace(known, sender=replace(known.sender, group_id=b"x" * 16)), "state_dir"),
+        (replace(known, sender=replace(known.sender, lineage=b"x" * 16)), "lineage"),
+        (replace(known, volumes=(grown, known.volumes[1])), "group.volume.size"),
     ):
         with pytest.raises(PeerRefusedError, match=words):
             await ScriptedSender.open(remote.port, hello)

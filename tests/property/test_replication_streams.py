@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.errors import ProtocolError
+from common.replication.codec import decode, encode_meta
 from common.replication.frame import Frame, FrameParser, encode_frame
-from common.replication.messages import Hashes, Message, Tracks, decode, encode_meta
+from common.replication.messages import Hashes, Message, Tracks
 from common.replication.tracks import RunData, decode_records, encode_records
 from tests.support.replication_messages import EXAMPLES
 

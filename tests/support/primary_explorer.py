@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from common.ports import HostCommand, HostRequest
+from common.replication.lineage import CycleName, ReceiverState
 from common.replication.messages import Welcome
 from common.service.config_primary import PrimaryGroup
 from common.storage.flashcopy import Runs
@@ -102,10 +103,14 @@ class Remote:
 
     def welcome(self) -> Welcome:
         number, cycle_id, cut_ns = self.newest or (None, None, None)
-        relation = self.relation_id
-        return Welcome(
-            1, "dr", 1, b"t" * 16, b"", relation, number, cycle_id, cut_ns, cut_ns, 1
+        committed = CycleName(number, cycle_id) if number and cycle_id else None
+        receiver = ReceiverState(
+            epoch=1,
+            given=b"s" * 16,
+            committed=committed,
+            relation_id=self.relation_id,
         )
+        return Welcome(2, "dr", 1, b"t" * 16, b"s" * 16, receiver, cut_ns, cut_ns, 1)
 
 
 class CutClock:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from common.errors import StorageError
+from common.replication.lineage import SenderState
 from common.replication.messages import Encoding, VolumeOffer
 from common.replication.tracks import TrackRecord, run_hash, track_hash
 from common.storage.extents import HOLE_AND_ZERO
@@ -35,6 +36,7 @@ OFFERS = (
     VolumeOffer("log", b"l" * 16, 5 * 8192 - 1536, 8192),
 )
 GROUP_ID, LINEAGE, PEER = b"g" * 16, b"L" * 16, "amsterdam"
+SENDER = SenderState(GROUP_ID, LINEAGE)
 
 ATTEMPTS_MAX = 50
 """Tries of one cycle under injected errors before it counts as stuck (I11)."""
@@ -160,7 +162,7 @@ class Explorer:
             number = max(self.history)
             for call in (
                 self.disk.flush,
-                self.disk.new_epoch,
+                lambda: self.disk.new_epoch(SENDER),
                 lambda: self.disk.commit_point(number + 1, b"never" * 4, 0, None),
                 lambda: self._abandoned_cycle(self.disk),
             ):
@@ -176,7 +178,7 @@ class Explorer:
             self._new_epoch(self.disk)
 
     def _new_epoch(self, disk: GroupDisk) -> None:
-        epoch = disk.new_epoch()
+        epoch = disk.new_epoch(SENDER)
         if disk is self.disk:
             assert epoch > self.acknowledged_epoch
             self.acknowledged_epoch = epoch

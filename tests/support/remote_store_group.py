@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from common.ports import HostRequest, HostVolume
+from common.replication.lineage import SenderState
 from common.replication.messages import Encoding, VolumeOffer
 from common.replication.tracks import TrackRecord, run_hash
 from remote_site.store import StoreSettings
@@ -13,6 +14,7 @@ from tests.support.simulated_files import SimulatedFiles
 DATA = VolumeOffer("data", b"d" * 16, 64 * 4096, 4096)
 LOG = VolumeOffer("log", b"l" * 16, 10 * 8192 - 1536, 8192)
 OFFERS = (DATA, LOG)
+SENDER = SenderState(b"g" * 16, b"L" * 16)
 BINDING = {
     "group_id": b"g" * 16,
     "lineage": b"L" * 16,

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TypeVar, cast
 
+from common.replication.lineage import CycleName, ReceiverState, SenderState
 from common.replication.link import Link
 from common.replication.messages import (
     PROTOCOL_VERSION,
@@ -49,11 +51,26 @@ def hello_for(
         PROTOCOL_VERSION,
         site,
         group,
-        group.encode().ljust(16, b"g"),
-        b"l" * 16,
+        SenderState(group.encode().ljust(16, b"g"), b"l" * 16),
         tuple(
             VolumeOffer(name, name.encode().ljust(16, b"v"), size, track)
             for name, size in volumes
+        ),
+    )
+
+
+def knowing(hello: Hello, receiver: ReceiverState) -> Hello:
+    """Return the HELLO of a sender that has recorded all that the receiver has."""
+    return replace(
+        hello,
+        sender=replace(
+            hello.sender,
+            epoch=receiver.epoch,
+            receipt=receiver.given,
+            newest=receiver.begun,
+            committed=receiver.committed,
+            relation_id=receiver.relation_id,
+            progress_count=receiver.progress_count,
         ),
     )
 
@@ -66,8 +83,9 @@ async def dial(port: int) -> Link:
 class ScriptedSender:
     """One session. Errors of its links are raised by the next thing awaited."""
 
-    def __init__(self, port: int, link: Link, welcome: Welcome) -> None:
+    def __init__(self, port: int, link: Link, hello: Hello, welcome: Welcome) -> None:
         self.welcome = welcome
+        self.hello = hello
         self.epoch = welcome.epoch
         self.links = [link]
         self.durable: set[int] = set()
@@ -75,6 +93,7 @@ class ScriptedSender:
         self.cycle_id = b""
         self._port = port
         self._cycle: CycleBegin | None = None
+        self._committed: Committed | None = None
         self._sequence = 0
         self._digest = 0
         self._credit_bytes = 0
@@ -96,7 +115,26 @@ class ScriptedSender:
         assert isinstance(welcome, Welcome)
         link.epoch = welcome.epoch
         link.start_heartbeat()
-        return cls(port, link, welcome)
+        return cls(port, link, hello, welcome)
+
+    def hello_again(self) -> Hello:
+        """Return the HELLO of a sender that has recorded all of this session."""
+        receiver = self.welcome.receiver
+        state = replace(
+            self.hello.sender,
+            epoch=self.epoch,
+            receipt=self.welcome.receipt,
+            committed=receiver.committed,
+            relation_id=receiver.relation_id,
+        )
+        if self._cycle is not None:
+            name = CycleName(self._cycle.cycle_number, self._cycle.cycle_id)
+            state = replace(state, newest=name)
+            if self._committed is not None:
+                state = replace(
+                    state, committed=name, relation_id=self._committed.relation_id
+                )
+        return replace(self.hello, sender=state)
 
     async def join(self) -> None:
         """Add a link to the session."""
@@ -116,7 +154,9 @@ class ScriptedSender:
         self._sequence = self._digest = self._credit_bytes = 0
         self.durable.clear()
         self.needed.clear()
-        await self.send(CycleBegin(self.epoch, number, cycle_id, number * 1000, label))
+        self._cycle = CycleBegin(self.epoch, number, cycle_id, number * 1000, label)
+        self._committed = None
+        await self.send(self._cycle)
         await self._until(lambda: self._credit_bytes > 0)
 
     async def tracks(
@@ -224,4 +264,6 @@ class ScriptedSender:
                 assert message.sequence not in self.durable, "PROGRESS came first"
                 self.needed.append(message)
             case _:
+                if isinstance(message, Committed):
+                    self._committed = message
                 self._answers.append(message)

@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any
 
 from common.ports import HostCommand, HostRequest
+from common.replication.lineage import SenderState
 from common.storage.bitmap_file import PAGE_BYTES
 from primary_site.cut_volume import CutVolume
 from primary_site.group import ConsistencyGroup
@@ -235,9 +236,9 @@ class Oracle:
             if number == promised.number and time_ns > promised.current_as_of_ns:
                 self.promised = replace(promised, current_as_of_ns=time_ns)
 
-        async def begun() -> int:
+        async def begun(sender: SenderState) -> int:
             self.durability.session_begins()
-            epoch: int = await new_epoch()
+            epoch: int = await new_epoch(sender)
             if epoch <= self.promised.epoch:
                 self._fail("I8", f"epoch {epoch} after {self.promised.epoch}")
             self.promised = replace(self.promised, epoch=epoch)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from common.errors import ConnectionLostError, PeerRefusedError, StorageError
+from common.replication.lineage import CycleName, ReceiverState
 from common.replication.messages import Welcome
 from common.service.clock import SystemClock
 from common.storage.record import DurableRecord
@@ -32,9 +33,11 @@ def stored(site: Site) -> GroupState:
 
 
 def welcome(number: int | None, cycle_id: bytes | None, relation: bytes) -> Welcome:
-    return Welcome(
-        1, "dr", 1, b"t" * 16, b"", relation, number, cycle_id, number, number, 1
+    committed = cycle_id and CycleName(number or 0, cycle_id)
+    receiver = ReceiverState(
+        given=b"s" * 16, committed=committed or None, relation_id=relation
     )
+    return Welcome(2, "dr", 1, b"t" * 16, b"s" * 16, receiver, number, number, 1)
 
 
 def replicator(site: Site) -> Any:
@@ -129,8 +132,10 @@ async def test_a_point_the_remote_lost_is_suspected_once_not_at_each_session(
     site: Site,
 ) -> None:
     await site.commit_cut()
+    first = site.group.state
+    await site.commit_cut()
     await site.write(0, b"a" * TRACK)
-    older = welcome(1, b"o" * 16, b"q" * 16)
+    older = welcome(1, first.committed_cycle_id, b"q" * 16)
     await replicator(site)._reconcile(older)
     changes = site.volume.changes
     assert sum(b.count for b in changes.carried) == SIZE // TRACK

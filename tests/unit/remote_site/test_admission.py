@@ -4,14 +4,16 @@ from dataclasses import replace
 
 import pytest
 
+from common.replication.lineage import ReceiverState, SenderState
 from common.replication.messages import GoodbyeReason, Hello, VolumeOffer
 from remote_site.admission import Expected, refusal, unknown_group
 
 DATA = VolumeOffer("data", b"d" * 16, 1 << 30, 4096)
 LOG = VolumeOffer("log", b"w" * 16, 1 << 20, 8192)
-HELLO = Hello(1, 1, "amsterdam", "orders", b"g" * 16, b"l" * 16, (DATA, LOG))
-UNBOUND = Expected("orders", "amsterdam", ["data", "log"], None, None, ())
-BOUND = replace(UNBOUND, group_id=b"g" * 16, lineage=b"l" * 16, volumes=(DATA, LOG))
+SENDER = SenderState(b"g" * 16, b"l" * 16)
+HELLO = Hello(2, 2, "amsterdam", "orders", SENDER, (DATA, LOG))
+UNBOUND = Expected("orders", "amsterdam", ["data", "log"], ReceiverState(), ())
+BOUND = replace(UNBOUND, state=ReceiverState(b"g" * 16, b"l" * 16), volumes=(DATA, LOG))
 
 
 @pytest.mark.parametrize("expected", [UNBOUND, BOUND])
@@ -25,10 +27,10 @@ def test_who_belongs_here_is_let_in(expected: Expected) -> None:
     ("hello", "expected", "reason", "words"),
     [
         (
-            replace(HELLO, version_min=2, version_max=3),
+            replace(HELLO, version_min=3, version_max=4),
             UNBOUND,
             GoodbyeReason.VERSION,
-            ["version 1", "2 to 3", "install"],
+            ["version 2", "3 to 4", "install"],
         ),
         (
             replace(HELLO, site="berlin"),
@@ -37,13 +39,13 @@ def test_who_belongs_here_is_let_in(expected: Expected) -> None:
             ["'amsterdam'", "'berlin'", "group.peer", "site.name"],
         ),
         (
-            replace(HELLO, group_id=b"h" * 16),
+            replace(HELLO, sender=replace(SENDER, group_id=b"h" * 16)),
             BOUND,
             GoodbyeReason.WRONG_GROUP,
             [(b"g" * 16).hex(), (b"h" * 16).hex(), "state_dir"],
         ),
         (
-            replace(HELLO, lineage=b"m" * 16),
+            replace(HELLO, sender=replace(SENDER, lineage=b"m" * 16)),
             BOUND,
             GoodbyeReason.LINEAGE,
             [(b"l" * 16).hex(), (b"m" * 16).hex(), "farshore status"],

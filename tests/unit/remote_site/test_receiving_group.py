@@ -16,7 +16,9 @@ import pytest
 
 from common.errors import ConnectionLostError, PeerRefusedError, StorageError
 from common.ports import Buffer, File
+from common.replication.codec import encode_meta
 from common.replication.frame import encode_frame
+from common.replication.lineage import CycleName
 from common.replication.messages import (
     Abandon,
     Committed,
@@ -26,7 +28,6 @@ from common.replication.messages import (
     GoodbyeReason,
     Join,
     Tracks,
-    encode_meta,
 )
 from common.replication.stream import Address, SocketStream, connect
 from common.replication.tracks import RunData, encode_records, track_hash
@@ -44,6 +45,7 @@ from tests.support.scripted_sender import (
     ScriptedSender,
     dial,
     hello_for,
+    knowing,
 )
 
 TRACK = 4096
@@ -108,7 +110,8 @@ class Site:
         return self.listener.ports[0]
 
     async def open(self, **changes: Any) -> ScriptedSender:
-        return await ScriptedSender.open(self.port, replace(HELLO, **changes))
+        hello = replace(knowing(HELLO, self.store.judged), **changes)
+        return await ScriptedSender.open(self.port, hello)
 
     def status(self) -> Any:
         return group_status(self.group, SystemClock().now_ns())
@@ -259,15 +262,14 @@ async def test_hashes_ask_for_exactly_the_tracks_that_differ(site: Site) -> None
 
 async def test_a_new_session_learns_what_was_committed(site: Site) -> None:
     sender = await site.open()
-    assert sender.welcome.committed_number is None
+    assert sender.welcome.receiver.committed is None
     committed = await first_point(sender)
     again = await site.open()
     assert again.epoch == sender.epoch + 1
     assert again.welcome.token != sender.welcome.token
-    assert again.welcome.committed_number == 1
-    assert again.welcome.committed_cycle_id == C1
+    assert again.welcome.receiver.committed == CycleName(1, C1)
     assert again.welcome.committed_cut_ns == committed.cut_ns
-    assert again.welcome.relation_id == committed.relation_id
+    assert again.welcome.receiver.relation_id == committed.relation_id
     await again.send(CycleBegin(again.epoch, 1, C1, 1000, None))
     assert await again.answer(Committed) == replace(committed, epoch=again.epoch)
     await again.close()
@@ -383,7 +385,7 @@ async def test_no_room_ends_the_session_keeps_the_point_and_is_tried_again(
     assert site.status().recovery_point.number == 1
     site.disk.write_error = 0
     again = await site.open()
-    assert again.welcome.committed_number == 1
+    assert again.welcome.receiver.committed == CycleName(1, C1)
     await again.begin(2, C2)
     await again.tracks(0, [run(1, b"n")])
     await again.all_durable()
@@ -415,7 +417,7 @@ async def test_the_time_up_to_which_a_point_is_current_goes_forward(
         ({"site": "elsewhere"}, GoodbyeReason.WRONG_PEER),
         ({"group": "h"}, GoodbyeReason.UNKNOWN_GROUP),
         ({"volumes": HELLO.volumes[:1]}, GoodbyeReason.VOLUME_MISMATCH),
-        ({"version_min": 2, "version_max": 2}, GoodbyeReason.VERSION),
+        ({"version_min": 3, "version_max": 3}, GoodbyeReason.VERSION),
     ],
 )
 async def test_a_refused_hello_changes_nothing(
@@ -467,7 +469,7 @@ async def test_a_peer_that_breaks_the_protocol_loses_its_session_only(
     assert error.reason == GoodbyeReason.PROTOCOL
     await sender.close()
     again = await site.open()
-    assert again.welcome.committed_number == 1
+    assert again.welcome.receiver.committed == CycleName(1, C1)
     await again.close()
 
 

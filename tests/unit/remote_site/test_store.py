@@ -19,6 +19,7 @@ from common.errors import (
     StateMismatchError,
     StorageError,
 )
+from common.replication.lineage import CycleName
 from common.replication.messages import VolumeOffer
 from common.replication.tracks import track_hash
 from common.storage.files import SystemFiles
@@ -29,6 +30,7 @@ from tests.support.remote_store_group import (
     DATA,
     LOG,
     OFFERS,
+    SENDER,
     SETTINGS,
     filled,
     make_files,
@@ -171,9 +173,9 @@ async def test_a_second_daemon_is_refused() -> None:
 async def test_an_epoch_is_never_used_twice() -> None:
     files = make_files()
     store = await bound_store(files)
-    assert [await store.new_epoch() for _ in range(3)] == [1, 2, 3]
+    assert [await store.new_epoch(SENDER) for _ in range(3)] == [1, 2, 3]
     store = await open_store(files.after_kill())
-    assert await store.new_epoch() == 4
+    assert await store.new_epoch(SENDER) == 4
 
 
 async def test_a_commit_opens_a_relation_and_is_idempotent() -> None:
@@ -348,7 +350,9 @@ async def test_after_a_failed_flush_nothing_is_acknowledged(operation: str) -> N
     assert store.failed is not None
     for call in (
         store.flush,
-        store.new_epoch,
+        lambda: store.new_epoch(SENDER),
+        lambda: store.begin_cycle(CycleName(9, b"9" * 16)),
+        lambda: store.note(b"\x01" * 16),
         lambda: store.apply(0, [zero_tracks(0, 1)]),
         lambda: store.commit(number=2, cycle_id=b"2" * 16, cut_ns=2, label=None),
         lambda: store.advance_current(1, 99),

@@ -17,6 +17,7 @@ from common.errors import (
     ProtocolError,
 )
 from common.ports import Buffer
+from common.replication.codec import encode_meta
 from common.replication.frame import encode_frame
 from common.replication.link import Link
 from common.replication.messages import (
@@ -26,7 +27,6 @@ from common.replication.messages import (
     Join,
     Joined,
     Tracks,
-    encode_meta,
     goodbye,
 )
 from common.replication.stream import (

@@ -8,6 +8,7 @@ import msgpack  # type: ignore[import-untyped]
 import pytest
 
 from common.errors import ProtocolError
+from common.replication.codec import decode, encode_meta
 from common.replication.frame import Frame, FrameParser, encode_frame
 from common.replication.messages import (
     GOODBYE_BYTES_MAX,
@@ -19,15 +20,15 @@ from common.replication.messages import (
     Message,
     MessageType,
     Tracks,
-    decode,
-    encode_meta,
     goodbye,
 )
 from tests.support.replication_messages import CYCLE, EXAMPLES
 
 VECTORS = Path(__file__).parents[2] / "vectors" / "replication"
 
-HELLO_FIELDS = [1, 1, "a", "g", b"g" * 16, b"l" * 16, [["v", b"v" * 16, 512, 4096]], []]
+NO_ID = bytes(16)
+SENDER = [b"g" * 16, b"l" * 16, 0, NO_ID, None, None, NO_ID, 0]
+HELLO_FIELDS = [1, 1, "a", "g", SENDER, [["v", b"v" * 16, 512, 4096]], []]
 
 
 def as_bytes(message: Message) -> bytes:
@@ -127,7 +128,7 @@ def test_hostile_msgpack_is_refused(meta: bytes) -> None:
 
 
 def test_an_unknown_type_is_refused() -> None:
-    for kind in (0, 17, 255):
+    for kind in (0, 18, 255):
         with pytest.raises(ProtocolError, match=f"type {kind}"):
             decode(frame_of(kind, []))
 

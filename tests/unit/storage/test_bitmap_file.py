@@ -91,8 +91,9 @@ def test_a_page_damaged_in_both_slots_reads_as_the_answer_that_loses_nothing(
 
 
 def test_a_slot_is_refused_for_another_page_and_with_any_bit_flipped() -> None:
-    slot = format_slot(5, 9, b"t" * 16, b"\x01\x02")
-    assert parse_slot(5, slot) == (9, b"t" * 16, b"\x01\x02".ljust(PAGE_BYTES, b"\0"))
+    slot = format_slot(5, 9, b"t" * 16, b"\x01\x02", 7)
+    bits = b"\x01\x02".ljust(PAGE_BYTES, b"\0")
+    assert parse_slot(5, slot) == (9, b"t" * 16, 7, bits)
     assert parse_slot(4, slot) is None
     rng = random.Random(4)
     for _ in range(300):

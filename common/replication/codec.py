@@ -1,0 +1,284 @@
+"""Messages on the wire: the msgpack meta of a frame, and back.
+
+Pure. A meta is an array of the message's fields in declared order, without `payload`
+and `checksum`. Decoding checks every field against its declared type and bounds and
+never trusts the peer; the same checks guard encoding.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import astuple, replace
+from dataclasses import fields as declared
+from typing import Any, cast
+
+import msgpack  # type: ignore[import-untyped]
+
+from common.errors import ProtocolError
+from common.replication import fields
+from common.replication.frame import Frame
+from common.replication.lineage import (
+    ID_BYTES,
+    CycleName,
+    ReceiverState,
+    SenderState,
+)
+from common.replication.messages import (
+    FEATURES_MAX,
+    GOODBYE_BYTES_MAX,
+    HASH_BYTES,
+    HASHES_TRACKS_MAX,
+    LABEL_BYTES_MAX,
+    PROGRESS_MAX,
+    RAW_BYTES_MAX,
+    RUNS_MAX,
+    VOLUMES_MAX,
+    Abandon,
+    Committed,
+    Credit,
+    CurrentAsOf,
+    CycleBegin,
+    CycleEnd,
+    Goodbye,
+    Hashes,
+    Heartbeat,
+    Hello,
+    Join,
+    Joined,
+    Message,
+    MessageType,
+    NeedFull,
+    Noted,
+    Progress,
+    Tracks,
+    VolumeOffer,
+    Welcome,
+)
+from common.storage.geometry import (
+    SECTOR_BYTES,
+    TRACK_BYTES_MAX,
+    TRACK_BYTES_MIN,
+    VOLUME_BYTES_MAX,
+)
+
+_U63 = (1 << 63) - 1
+_U64 = (1 << 64) - 1
+_TRACKS_MAX = VOLUME_BYTES_MAX // TRACK_BYTES_MIN
+
+_identity = fields.identity(ID_BYTES)
+_u63 = fields.count(_U63)
+_u64 = fields.count(_U64)
+_progress = fields.count(PROGRESS_MAX)
+_track = fields.count(_TRACKS_MAX)
+_volume = fields.count(VOLUMES_MAX - 1)
+_pair = fields.record(_track, _track)
+
+
+def _offer(value: Any) -> VolumeOffer:
+    return VolumeOffer(*_offer_fields(value))
+
+
+_offer_fields = fields.record(
+    fields.name,
+    _identity,
+    fields.multiple(SECTOR_BYTES, VOLUME_BYTES_MAX),
+    fields.power_of_two(TRACK_BYTES_MIN, TRACK_BYTES_MAX),
+)
+
+
+def _cycle(value: Any) -> CycleName:
+    return CycleName(*_cycle_fields(value))
+
+
+_cycle_fields = fields.record(fields.count(_U63), _identity)
+_optional_cycle = fields.optional(_cycle)
+
+
+def _sender(value: Any) -> SenderState:
+    return SenderState(*_sender_fields(value))
+
+
+_sender_fields = fields.record(
+    _identity,
+    _identity,
+    _u63,
+    _identity,
+    _optional_cycle,
+    _optional_cycle,
+    _identity,
+    _progress,
+)
+
+
+def _receiver(value: Any) -> ReceiverState:
+    return ReceiverState(*_receiver_fields(value))
+
+
+_receiver_fields = fields.record(
+    fields.optional(_identity),
+    fields.optional(_identity),
+    _u63,
+    _identity,
+    _identity,
+    _optional_cycle,
+    _optional_cycle,
+    fields.truth,
+    _identity,
+    _progress,
+)
+
+_features = fields.many(fields.name, FEATURES_MAX)
+_version = fields.count(0xFFFF)
+_optional_u63 = fields.optional(_u63)
+
+_TABLE: dict[MessageType, tuple[type[Any], fields.Check]] = {
+    MessageType.HELLO: (
+        Hello,
+        fields.record(
+            _version,
+            _version,
+            fields.name,
+            fields.name,
+            _sender,
+            fields.many(_offer, VOLUMES_MAX),
+            _features,
+        ),
+    ),
+    MessageType.WELCOME: (
+        Welcome,
+        fields.record(
+            _version,
+            fields.name,
+            _u63,
+            _identity,
+            _identity,
+            _receiver,
+            _optional_u63,
+            _optional_u63,
+            _u63,
+            _features,
+        ),
+    ),
+    MessageType.JOIN: (Join, fields.record(_u63, _identity)),
+    MessageType.JOINED: (Joined, fields.record(_u63)),
+    MessageType.CYCLE_BEGIN: (
+        CycleBegin,
+        fields.record(
+            _u63,
+            _u63,
+            _identity,
+            _u63,
+            fields.optional(fields.text(LABEL_BYTES_MAX)),
+        ),
+    ),
+    MessageType.CREDIT: (Credit, fields.record(_u63, _identity, _u63)),
+    MessageType.TRACKS: (
+        Tracks,
+        fields.record(_u63, _identity, _u63, _volume, fields.count(RAW_BYTES_MAX)),
+    ),
+    MessageType.HASHES: (
+        Hashes,
+        fields.record(
+            _u63, _identity, _u63, _volume, _track, fields.count(HASHES_TRACKS_MAX)
+        ),
+    ),
+    MessageType.NEED_FULL: (
+        NeedFull,
+        fields.record(_u63, _identity, _u63, _volume, fields.many(_pair, RUNS_MAX)),
+    ),
+    MessageType.PROGRESS: (
+        Progress,
+        fields.record(
+            _u63, _identity, fields.many(fields.record(_u63, _u63), RUNS_MAX), _progress
+        ),
+    ),
+    MessageType.CYCLE_END: (CycleEnd, fields.record(_u63, _identity, _u63, _u64)),
+    MessageType.COMMITTED: (
+        Committed,
+        fields.record(_u63, _u63, _identity, _u63, _identity),
+    ),
+    MessageType.CURRENT_AS_OF: (CurrentAsOf, fields.record(_u63, _u63, _u63)),
+    MessageType.ABANDON: (Abandon, fields.record(_u63, _identity)),
+    MessageType.HEARTBEAT: (Heartbeat, fields.record(_u63, _u63, _u63)),
+    MessageType.GOODBYE: (
+        Goodbye,
+        fields.record(fields.count(0xFFFF), fields.text(GOODBYE_BYTES_MAX)),
+    ),
+    MessageType.NOTED: (Noted, fields.record(_u63, fields.optional(_identity))),
+}
+_RECORDS = (VolumeOffer, SenderState, ReceiverState)
+_TYPES = {message: kind for kind, (message, _) in _TABLE.items()}
+_FIELD_NAMES = {
+    kind: [each.name for each in declared(message) if each.compare]
+    for kind, (message, _) in _TABLE.items()
+}
+assert len(_TYPES) == len(MessageType), "every type has its one message"
+
+
+def encode_meta(message: Message) -> tuple[MessageType, bytes]:
+    """Return a message's type and meta; its payload goes beside them.
+
+    A field out of bounds is a mistake of this program: `AssertionError`.
+    """
+    kind = _TYPES[type(message)]
+    values = [_plain(getattr(message, name)) for name in _FIELD_NAMES[kind]]
+    try:
+        _TABLE[kind][1](values)
+    except ProtocolError as error:
+        raise AssertionError(f"{kind.name} breaks its own bounds: {error}") from error
+    return kind, cast("bytes", msgpack.packb(values, use_bin_type=True))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_plain(element) for element in value]
+    if isinstance(value, enum.IntEnum):
+        return int(value)
+    return _plain(astuple(value)) if isinstance(value, _RECORDS) else value
+
+
+def decode(frame: Frame) -> Message:
+    """Return the message of a whole frame, every field checked.
+
+    Raises `ProtocolError`. The payload stays the frame's memory.
+    """
+    try:
+        kind = MessageType(frame.type)
+    except ValueError:
+        raise ProtocolError(f"unknown message type {frame.type}") from None
+    message_class, check = _TABLE[kind]
+    try:
+        message = message_class(*check(_unpack(frame.meta)))
+    except ProtocolError as error:
+        raise ProtocolError(f"{kind.name}: {error}") from error
+    return _with_payload(cast("Message", message), frame)
+
+
+def _unpack(meta: bytes) -> Any:
+    try:
+        return msgpack.unpackb(
+            meta,
+            raw=False,
+            strict_map_key=True,
+            max_str_len=GOODBYE_BYTES_MAX,
+            max_bin_len=ID_BYTES,
+            max_array_len=RUNS_MAX,
+            max_map_len=0,  # no message holds a map: no duplicate keys either
+            max_ext_len=0,
+        )
+    except (ValueError, msgpack.exceptions.UnpackException) as error:
+        raise ProtocolError(f"meta is not a message: {error}") from error
+
+
+def _with_payload(message: Message, frame: Frame) -> Message:
+    match message:
+        case Tracks():
+            return replace(message, payload=frame.payload, checksum=frame.checksum)
+        case Hashes():
+            if len(frame.payload) != HASH_BYTES * message.count or not message.count:
+                raise ProtocolError("HASHES: payload is not one hash a track")
+            return replace(message, payload=frame.payload, checksum=frame.checksum)
+        case _:
+            if len(frame.payload):
+                raise ProtocolError(f"{type(message).__name__} carries no payload")
+            return message

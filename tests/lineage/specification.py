@@ -1,0 +1,75 @@
+"""A second reading of docs/internals/lineage.md: which of its rules two states meet.
+
+Plain values, no product code: cycles are (number, id) or None, ids any values that can
+be compared. The names are those of the page.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+Cycle = tuple[int, str] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Primary:
+    group: str
+    lineage: str
+    epoch: int
+    receipt: str
+    newest: Cycle
+    committed: Cycle
+    relation: str
+    progress: int
+
+
+@dataclass(frozen=True, slots=True)
+class Remote:
+    group: str | None
+    lineage: str | None
+    epoch: int
+    shown: str
+    offered: str
+    begun: Cycle
+    committed: Cycle
+    known: bool
+    relation: str
+    progress: int
+
+
+def rule(p: Primary, r: Remote) -> int:
+    """Return the number of the first line of the page's table that applies."""
+    stranger = p.receipt != r.shown and p.receipt != r.offered
+    height = {
+        name: cycle[0] if cycle else 0
+        for name, cycle in (
+            ("N", p.newest),
+            ("C", p.committed),
+            ("B'", r.begun),
+            ("C'", r.committed),
+        )
+    }
+    unanswered = r.committed is not None and r.committed == p.newest != p.committed
+    lines: list[tuple[int, Any]] = [
+        (1, r.group is not None and r.group != p.group),
+        (2, r.lineage is not None and r.lineage != p.lineage),
+        (3, stranger and not p.epoch > r.epoch),
+        (4, height["B'"] > height["N"]),
+        (5, height["C'"] > height["N"]),
+        (6, unanswered and r.known),
+        (7, r.begun and p.newest and r.begun[0] == p.newest[0] and r.begun != p.newest),
+        (
+            8,
+            r.committed is not None
+            and r.committed != p.committed
+            and r.committed != p.newest
+            and not height["C'"] < height["C"],
+        ),
+        (9, unanswered),
+        (10, p.committed is not None and r.committed != p.committed),
+        (11, p.relation != r.relation),
+        (12, stranger or p.progress > r.progress),
+        (13, True),
+    ]
+    return next(number for number, applies in lines if applies)
