@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import errno
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TypeVar
 
 from common.errors import FarshoreError, StorageError
@@ -42,16 +41,6 @@ class CutUnreadableError(RelationEndedError):
     """The device or the target can't be read now: the next cycle tries again."""
 
 
-@dataclass(frozen=True, slots=True)
-class CutRun:
-    """A run as read from the device, and the runs of it that lie in the target."""
-
-    first: int
-    count: int
-    data: bytes
-    preserved: Runs
-
-
 class CutReader:
     """Reads one volume at the cut of `standing`."""
 
@@ -70,14 +59,14 @@ class CutReader:
             return [device.read(*geometry.byte_range(*run)) for run in runs]
 
         read = await self.volume.threads.run(read_device)
-        flashcopy = self.volume.changes.flashcopy
-        found: list[CutRun] = []
-        for (first, count), data in zip(runs, read, strict=True):
-            if flashcopy.busy:
-                await self._settled(first, count)
-            found.append(CutRun(first, count, data, self._preserved(first, count)))
-        self.check()
-        return await self._looking(lambda: [self._overlay(run) for run in found])
+        await self._settled(runs)
+        self.check()  # before the bitmap is trusted: it must be this cut's
+        preserved = self._preserved(runs)
+
+        def overlay() -> list[RunData]:
+            return list(map(self._overlay, runs, read, preserved))
+
+        return await self._looking(overlay)
 
     async def allocation(self, offset: int, length: int) -> Extents:
         """Return (length, flags) at the cut from `offset` on; may stop short.
@@ -139,21 +128,23 @@ class CutReader:
         self.volume.threads.submit(job, done)
         return await ended
 
-    async def _settled(self, first: int, count: int) -> None:
+    async def _settled(self, runs: Runs) -> None:
         flashcopy = self.volume.changes.flashcopy
-        while flashcopy.is_preserving(first, count):
+        while flashcopy.is_preserving_any(runs):
             settled = asyncio.Event()
             flashcopy.when_settled(settled.set)
             await settled.wait()
 
-    def _preserved(self, first: int, count: int) -> Runs:
-        self.check()  # before the bitmap is trusted: it must be this cut's
+    def _preserved(self, runs: Runs) -> list[Runs]:
+        """Return what of each run lies in the target. Few calls: there are many."""
         bitmap = self.volume.changes.flashcopy.bitmap
-        if count == 1:
-            return [(first, 1)] if bitmap.test(first) else []
-        if not bitmap.count_range(first, count):
-            return []
-        return list(bitmap.runs(first, first + count))
+        test, marked = bitmap.test, bitmap.runs
+        return [
+            ([run] if test(run[0]) else [])
+            if run[1] == 1
+            else list(marked(run[0], sum(run)))
+            for run in runs
+        ]
 
     def check(self) -> None:
         """Raise if the relation of this cut has ended."""
@@ -161,18 +152,20 @@ class CutReader:
         if not relation.readable:
             raise RelationEndedError(relation.why_invalid or "withdrawn")
 
-    def _overlay(self, run: CutRun) -> RunData:
+    def _overlay(self, run: tuple[int, int], read: bytes, preserved: Runs) -> RunData:
         """In a thread: put preserved tracks over what the device held."""
-        data: bytes | bytearray = run.data
-        if run.preserved:
-            data = bytearray(run.data)
-            geometry = self.volume.geometry
-            start, _ = geometry.byte_range(run.first, run.count)
-            for first, count in run.preserved:
+        data: bytes | bytearray = read
+        geometry = self.volume.geometry
+        if preserved == [run]:
+            data = read_target(self._standing, *geometry.byte_range(*run))
+        elif preserved:
+            data = bytearray(read)
+            start, _ = geometry.byte_range(*run)
+            for first, count in preserved:
                 offset, length = geometry.byte_range(first, count)
                 old = read_target(self._standing, offset, length)
                 data[offset - start : offset - start + length] = old
-        return RunData(run.first, run.count, None if is_zero(data) else data)
+        return RunData(*run, None if is_zero(data) else data)
 
     def _explain(self, error: BaseException | None) -> BaseException:
         relation = self._standing.relation

@@ -28,6 +28,9 @@ HASHED_BYTES = 8 << 20
 HOLE_PROBE_TRACKS = 256
 """A run at least this long is worth a look for holes."""
 
+WINDOW_TRACKS = 1 << 18
+"""Searched for runs by one call."""
+
 PROBE_BYTES = 1 << 30
 """Looked through for holes by one call."""
 
@@ -88,20 +91,47 @@ async def _plan_volume(
 ) -> AsyncIterator[Unit]:
     track_bytes = reader.volume.geometry.track_bytes
     gathered = Gatherer(index, track_bytes)
-    for first, count in todo.runs(longest=PROBE_BYTES // track_bytes):
-        for start, size, kind in await _split(reader, first, count, suspect):
+    async for run in _runs(reader, todo, PROBE_BYTES // track_bytes):
+        if suspect is None and run[1] < HOLE_PROBE_TRACKS:
+            for unit in gathered.add(*run):  # nearly all, where they are scattered
+                yield unit
+            continue
+        for start, size, kind in await _split(reader, *run, suspect):
             if kind is _Kind.DATA:
-                for unit in gathered.add(start, size):
-                    yield unit
-            elif kind is _Kind.HOLE:
-                for part in _chunks(start, size, ZERO_BYTES_MAX // track_bytes):
-                    yield Unit(index, [part], zero=True)
+                units = gathered.add(start, size)
             else:
-                longest = max(min(HASHED_TRACKS_MAX, HASHED_BYTES // track_bytes), 1)
-                for part in _chunks(start, size, longest):
-                    yield Unit(index, [part], hashed=True)
+                units = _special(index, start, size, kind, track_bytes)
+            for unit in units:
+                yield unit
     for unit in gathered.rest():
         yield unit
+
+
+def _special(
+    volume: int, first: int, count: int, kind: _Kind, track_bytes: int
+) -> Iterator[Unit]:
+    """Yield units for tracks that do not travel as they are."""
+    if kind is _Kind.HOLE:
+        longest = ZERO_BYTES_MAX // track_bytes
+    else:
+        longest = max(min(HASHED_TRACKS_MAX, HASHED_BYTES // track_bytes), 1)
+    for part in _chunks(first, count, longest):
+        yield Unit(
+            volume, [part], zero=kind is _Kind.HOLE, hashed=kind is _Kind.SUSPECT
+        )
+
+
+async def _runs(
+    reader: CutReader, todo: Bitmap, longest: int
+) -> AsyncIterator[tuple[int, int]]:
+    """Yield the runs of `todo`, found in a thread; none is longer than `longest`."""
+    end = todo.next_set(0)
+    while end < todo.bit_count:
+        first, end = end, min(end + WINDOW_TRACKS, todo.bit_count)
+        for run in await reader.volume.threads.run(todo.runs_now, first, end):
+            for part in _chunks(*run, longest):
+                yield part
+        end = todo.next_set(end)
 
 
 class _Kind(enum.Enum):
@@ -115,9 +145,7 @@ async def _split(
 ) -> list[tuple[int, int, _Kind]]:
     if suspect is not None:
         return _split_suspect(first, count, suspect)
-    if count >= HOLE_PROBE_TRACKS:
-        return await _split_holes(reader, first, count)
-    return [(first, count, _Kind.DATA)]
+    return await _split_holes(reader, first, count)
 
 
 def _split_suspect(

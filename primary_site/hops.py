@@ -54,15 +54,18 @@ class WriteHops(Generic[T]):
         self._queued: list[T] = []
         self._held = False
         self._under_way = 0
+        self._started: list[float] = []
+        """When each hop under way began, ascending."""
         self._is_deep = False
         """The last hop carried several batches: the host keeps many in flight."""
         self._gathering = False
         self._timer: asyncio.TimerHandle | None = None
 
     @property
-    def busy(self) -> bool:
-        """Tell whether a thread writes now, or something waits for one."""
-        return bool(self._under_way or self._queued)
+    def overdue(self) -> bool:
+        """Tell whether a thread has been writing for so long that it surely waits."""
+        started = self._started
+        return bool(started) and self._monotonic() - started[0] > PATIENCE_SECONDS
 
     def submit(self, batch: T) -> None:
         """Take the batch along with the next hop."""
@@ -120,6 +123,9 @@ class WriteHops(Generic[T]):
         self._is_deep = len(begun) > 1 or len(begun[0][1].requests) > 1
         self._under_way += 1
 
+        went = self._monotonic()
+        self._started.append(went)
+
         def write_all() -> float:
             started = self._monotonic()
             for _, work in begun:
@@ -128,8 +134,10 @@ class WriteHops(Generic[T]):
 
         def returned(seconds: float | None, error: BaseException | None) -> None:
             self._under_way -= 1
+            self._started.remove(went)
             if seconds is not None:
-                self._promptness.took_in_thread(seconds)
+                writes = sum(len(work.requests) for _, work in begun)
+                self._promptness.took_in_thread(seconds, writes)
             for batch, _work in begun:
                 self._wrote(batch, error)
             if self._timer is not None and not self._under_way:

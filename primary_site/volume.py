@@ -209,8 +209,13 @@ class PrimaryVolume:
         finished: list[HostRequest],
         complete: Complete,
     ) -> None:
-        """Write at once what can be, adding it to `finished`; a hop takes the rest."""
-        if not (self._gate.held or self._hops.busy or self.failed):
+        """Write at once what can be, adding it to `finished`; a hop takes the rest.
+
+        Also while a hop is under way: what it preserves is known, and no order holds
+        between writes of which none is answered. But a thread that waits may hold a
+        lock of the file that the loop would wait for too.
+        """
+        if not (self._gate.held or self._hops.overdue or self.failed):
             written: list[HostRequest] = []
             writes = self._at_once.take(writes, written)
             if self.looks:

@@ -11,7 +11,7 @@ import asyncio
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast
+from typing import Final, cast
 
 import structlog
 
@@ -21,6 +21,9 @@ from common.nbd.liveness import Ask, ask_socket
 from common.nbd.outcome import Agreed
 from common.nbd.transmission import Transmission
 from common.ports import HostVolume
+
+UNIX_SEND_BUFFER_BYTES: Final = 1 << 20
+"""Asked of the system for the replies to one host."""
 
 _log = structlog.get_logger(__name__)
 
@@ -145,6 +148,7 @@ class HostConnections:
         )
         # A transport asks a protocol how it wants to be fed when reading starts.
         transport.pause_reading()
+        _widen(transport.get_extra_info("socket"))
         transport.set_protocol(transmission)
         for other in self._open:
             if other.export_name == transmission.export_name:
@@ -160,6 +164,17 @@ class HostConnections:
     def _closed(self, transmission: Transmission) -> None:
         handed = self._open.pop(transmission)
         self._ended(handed)
+
+
+def _widen(connection: socket.socket) -> None:
+    """Let a Unix socket hold several long replies: else each costs two wake-ups.
+
+    TCP sees to that by itself. The system may grant less (`net.core.wmem_max`).
+    """
+    if connection.family == socket.AF_UNIX:
+        connection.setsockopt(
+            socket.SOL_SOCKET, socket.SO_SNDBUF, UNIX_SEND_BUFFER_BYTES
+        )
 
 
 class _Arrival(asyncio.Protocol):

@@ -7,6 +7,7 @@ calls, so that tests and a simulator can run it on other loops.
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import signal
 import sys
 from collections.abc import Awaitable, Callable
@@ -28,6 +29,13 @@ run before a host gets its reply. At the default of 5 ms it can wait that long f
 a busy loop, and a busy loop as long for a thread: ten times what the I/O took.
 """
 
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+"""Parameters of glibc's `mallopt` (mallopt(3))."""
+
+KEPT_BYTES = 64 << 20
+"""Memory that is free but kept. By default buffers of 128 KiB and more go back to the
+system at once, and each is cleared again, page by page, when it is next asked for."""
+
 EXIT_INTERNAL = 70
 """An error that is our own (EX_SOFTWARE of sysexits.h): its traceback is logged."""
 
@@ -37,6 +45,14 @@ Main = Callable[[asyncio.Event], Awaitable[None]]
 def make_loop() -> asyncio.AbstractEventLoop:
     """Return a new event loop of the kind that the daemons run on."""
     return uvloop.new_event_loop()
+
+
+def _keep_freed_memory() -> None:
+    """Ask the C library to keep what is freed, if it is glibc."""
+    set_option = getattr(ctypes.CDLL(None), "mallopt", None)
+    if set_option is not None:
+        set_option(_M_MMAP_THRESHOLD, KEPT_BYTES // 2)
+        set_option(_M_TRIM_THRESHOLD, KEPT_BYTES)
 
 
 def run(name: str, main: Main) -> int:
@@ -49,6 +65,7 @@ def run(name: str, main: Main) -> int:
     """
     configure_logging()
     sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
+    _keep_freed_memory()
     try:
         _check_packages(name)
         with asyncio.Runner(loop_factory=make_loop) as runner:

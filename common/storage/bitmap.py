@@ -156,6 +156,23 @@ class Bitmap:
             yield first, stop - first
             first = stop
 
+    def runs_now(self, first: int, end: int) -> list[tuple[int, int]]:
+        """Return (first, count) of the set runs of a range as they are, ascending.
+
+        Many at once cost a tenth of what `runs` does for each. It unpacks the range.
+        """
+        assert 0 <= first <= end <= self.bit_count
+        start = first & ~7
+        packed = np.frombuffer(
+            self.data, np.uint8, (end + 7 >> 3) - (start >> 3), start >> 3
+        )
+        bits = np.unpackbits(packed, bitorder="little")[first - start : end - start]
+        edges = np.flatnonzero(np.diff(bits, prepend=0, append=0))
+        starts, stops = edges[::2], edges[1::2]
+        return list(
+            zip((starts + first).tolist(), (stops - starts).tolist(), strict=True)
+        )
+
     def words(self) -> npt.NDArray[np.uint64]:
         """Return the bits as little-endian 64-bit words, sharing memory."""
         return np.frombuffer(self.data, dtype="<u8")

@@ -14,6 +14,7 @@ withdrawn or invalid) bits are still marked, and nothing is preserved.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable
 
 from common.storage.bitmap import Bitmap
@@ -173,6 +174,17 @@ class FlashCopyMap:
     def preserving(self, first: int, count: int) -> list[int]:
         """Return the tracks of the range that are on their way to the target now."""
         return [track for track in self._claims if first <= track < first + count]
+
+    def is_preserving_any(self, runs: Runs) -> bool:
+        """Tell it of many ascending runs: claims are few, so they are looked up."""
+        if not self._claims:
+            return False
+        starts = [first for first, _ in runs]
+        for track in self._claims:
+            index = bisect_right(starts, track) - 1
+            if index >= 0 and track < sum(runs[index]):
+                return True
+        return False
 
     def is_preserving(self, first: int, count: int) -> bool:
         """Tell whether any track of the range is on its way to the target now."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import random
 import threading
@@ -13,7 +14,8 @@ import pytest
 
 from common.ports import HostCommand
 from primary_site.cut_reader import CutReader
-from primary_site.promptness import PROMPT_SECONDS, PROOF_BATCHES
+from primary_site.hops import PATIENCE_SECONDS
+from primary_site.promptness import PROOF_BATCHES, WAITED_SECONDS
 from tests.support.primary_host_site import SIZE, TRACK, Failing, Site
 
 
@@ -45,7 +47,7 @@ async def prompt(tmp_path: Path) -> AsyncIterator[Site]:
 
 def prove(site: Site) -> None:
     for _ in range(PROOF_BATCHES):
-        site.volume.promptness.took_in_thread(0.0)
+        site.volume.promptness.took_in_thread(0.0, 1)
 
 
 def observe(site: Site, operation: str = "write", suffix: str = "data.img") -> Observed:
@@ -96,6 +98,8 @@ async def test_old_content_is_kept_and_every_track_marked(prompt: Site) -> None:
 async def test_without_a_relation_tracks_are_marked_and_nothing_is_kept(
     prompt: Site,
 ) -> None:
+    await prompt.commit_cut()
+    prompt.group.withdraw()
     kept = observe(prompt, suffix=".target")
     await prompt.write(0, b"x" * 3 * TRACK)
     assert prompt.volume.changes.flashcopy.is_marked(0, 3)
@@ -204,12 +208,51 @@ async def test_fua_is_answered_after_a_sync_begun_after_the_write(
     assert order == ["write", "datasync"]
 
 
+class Stuck:
+    """A rule that keeps a thread's write to the device waiting until `go`."""
+
+    def __init__(self) -> None:
+        self.began = threading.Event()
+        self.go = threading.Event()
+
+    def __call__(self, operation: str, path: str, _offset: int) -> None:
+        in_thread = threading.current_thread() is not threading.main_thread()
+        if in_thread and operation == "write" and path.endswith("data.img"):
+            self.began.set()
+            assert self.go.wait(30)
+
+
+@pytest.mark.parametrize("waits", [False, True])
+async def test_a_thread_that_is_at_it_is_passed_unless_it_waits(
+    prompt: Site, monkeypatch: pytest.MonkeyPatch, *, waits: bool
+) -> None:
+    hops = prompt.volume._hops
+    monkeypatch.setattr(hops, "_monotonic", lambda: 1.0)
+    await prompt.commit_cut()
+    await prompt.flush()
+    prompt.volume.device.drop_cache()
+    stuck = Stuck()
+    prompt.files.rules.append(stuck)
+    # What is to be preserved is not in memory: a thread takes it.
+    first = prompt.start(HostCommand.WRITE, 0, TRACK, data=b"1" * TRACK)
+    await asyncio.to_thread(stuck.began.wait, 30)
+    if waits:
+        monkeypatch.setattr(hops, "_monotonic", lambda: 1.0 + 2 * PATIENCE_SECONDS)
+    await prompt.read(9 * TRACK, TRACK)  # now it is in memory
+    written = observe(prompt)
+    second = prompt.start(HostCommand.WRITE, 9 * TRACK, TRACK, data=b"2" * TRACK)
+    assert bool(written.on_loop) is not waits
+    stuck.go.set()
+    assert (await first).error == (await second).error == 0
+    assert await prompt.read(9 * TRACK, TRACK) == b"2" * TRACK
+
+
 async def test_a_device_that_makes_the_loop_wait_is_left_to_threads(
     prompt: Site,
 ) -> None:
     def slow(operation: str, path: str, _offset: int) -> None:
         if operation == "write" and path.endswith("data.img"):
-            time.sleep(2 * PROMPT_SECONDS)  # a device, not a condition
+            time.sleep(WAITED_SECONDS)  # a device, not a condition
 
     prompt.files.rules.append(slow)
     written = observe(prompt)
