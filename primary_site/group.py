@@ -8,6 +8,7 @@ the hold's length does not depend on the size of a volume.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -315,7 +316,9 @@ class ConsistencyGroup:
             except StorageError as error:
                 # No later store succeeds, so no cycle ends: say so at once, also
                 # where an operator's command met it and no cycle is under way.
-                self.failed = self.failed or error
+                if self.failed is None:
+                    self.failed = error
+                    self.when_failed(error)
                 raise
             self.state = change(self.state)
 
@@ -422,14 +425,16 @@ class ConsistencyGroup:
 
     async def tend(self) -> None:
         """Cool idle regions, save stale pages; end `full` once the bitmaps say all."""
-        try:
-            for volume in self.volumes:
-                if volume.failed is not None:
-                    return
+        for volume in self.volumes:
+            if volume.failed is not None:
+                return
+            try:
                 await volume.heat.cool_idle()
+            except StorageError as error:
+                self._volume_failed(error)
+                return
+            with contextlib.suppress(StorageError):  # the record's: hosts go on
                 await self._end_full(volume)
-        except StorageError as error:
-            self._volume_failed(error)
 
     async def _end_full(self, volume: PrimaryVolume) -> None:
         """Trust the durable bitmap, once it holds exactly what is not committed."""

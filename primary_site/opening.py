@@ -50,9 +50,10 @@ def open_group(
 ) -> OpenedGroup:
     """Open a group's devices and state, recovered; the record is marked unclean.
 
-    Order: every check, then absent devices created, then the state loaded, then
-    the record stored with `clean` unset, durably, before any host can write: a
-    crash at any later moment is known as one.
+    Order: every check, then absent devices created, then the state loaded, then the
+    names of devices that this or an earlier first start has made, durably, then the
+    record with `clean` unset, durably, before any host can write: a crash at any
+    later moment is known as one.
     """
     directory = f"{state_directory}/groups/{config.name}"
     path = f"{directory}/group.record"
@@ -71,6 +72,8 @@ def open_group(
             config.volumes, geometries, devices, strict=True
         )
     ]
+    if state is None:
+        _sync_names(files, config)
     state = _begun(state, config.name, volumes)
     record = DurableRecord(path, files)
     record.load()
@@ -147,7 +150,8 @@ def _open_device(
     """Open and check a device; None if it is yet to be created.
 
     Of a group that never ran an empty file counts as none, where `size` is given: a
-    first start cut short leaves one.
+    first start cut short leaves one. Of a group that ran none is ever made: an empty
+    device in the place of one that is not mounted would be replicated.
     """
     key = f"group {config.name!r}, volume {volume.name!r}"
     if files.exists(volume.device):
@@ -169,6 +173,11 @@ def _open_device(
                 "it must be a multiple of 512, and not empty"
             )
         return device
+    if not is_new:
+        raise DeviceError(
+            f"{config_path}: {key}: device {volume.device} does not exist, but the "
+            "state directory knows it; mount or restore it"
+        )
     if volume.size_bytes is None:
         raise DeviceError(
             f"{config_path}: {key}: device {volume.device} does not exist; create "
@@ -184,7 +193,7 @@ def _open_device(
 
 
 def _create_device(files: Files, path: str, size_bytes: int) -> File:
-    """Create a sparse file, durably: size and name, before anything relies on it."""
+    """Create a sparse file of a durable size; its name is durable later."""
     device = files.open(path, create=True, lock=True, scattered=True)
     try:
         device.truncate(size_bytes)
@@ -196,8 +205,17 @@ def _create_device(files: Files, path: str, size_bytes: int) -> File:
             f"{error}: a file of {size_bytes} bytes cannot be made there; lower size, "
             "or name a device on another file system"
         ) from error
-    files.sync_directory(path.rpartition("/")[0] or "/")
     return device
+
+
+def _sync_names(files: Files, config: PrimaryGroup) -> None:
+    """Make the names of devices durable that this daemon may have made.
+
+    Also of those that are there: a first start cut short may have made them.
+    """
+    paths = [volume.device for volume in config.volumes if volume.size_bytes]
+    for folder in sorted({path.rpartition("/")[0] or "/" for path in paths}):
+        files.sync_directory(folder)
 
 
 def _geometry(size_bytes: int, volume: PrimaryVolume) -> Geometry:

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import errno
 
-from common.errors import StorageError
+from common.errors import DeviceBusyError, DeviceError, StorageError
 from common.ports import File, Files, HostCommand, HostRequest, Threads
 from common.storage.flashcopy import Relation, Runs
 from common.storage.geometry import Geometry
@@ -133,7 +133,7 @@ class Preserver:
         self._directory = directory
         self._files = files
         self._paths = [f"{directory}/{volume}.{side}.target" for side in (0, 1)]
-        self._targets: list[File] = []
+        self._targets: list[File | None] = [None, None]
         self._used_by: list[Relation | None] = [None, None]
         self._kept_tracks = [0, 0]
         """At most so many tracks of the targets hold content of ended relations."""
@@ -146,12 +146,38 @@ class Preserver:
         """Why there can be no relation now; empty while all is well."""
 
     def open(self) -> None:
-        """Open both targets, empty. Blocks: for a thread, at the start."""
-        self._files.make_directory(self._directory)
-        for path in self._paths:
-            target = self._files.open(path, create=True, lock=True, scattered=True)
-            target.truncate(0)
-            self._targets.append(target)
+        """Open both targets, empty. Blocks: for a thread, at the start.
+
+        A file system that is full or fails keeps no host from its volume: `prepare`
+        tries again then. Raises `DeviceError`, `DeviceBusyError`.
+        """
+        try:
+            self._files.make_directory(self._directory)
+            for side in (0, 1):
+                self._open_target(side)
+        except StorageError as error:
+            self.error = str(error)
+
+    def _open_target(self, side: int) -> File:
+        target = self._targets[side]
+        if target is None:
+            self._files.make_directory(self._directory)
+            target = self._files.open(
+                self._paths[side], create=True, lock=True, scattered=True
+            )
+            try:
+                target.truncate(0)
+            except StorageError:
+                target.close()
+                raise
+            self._targets[side] = target
+        return target
+
+    def _empty(self, side: int) -> None:
+        """In a thread: make a target hold nothing, and as long as the device."""
+        target = self._open_target(side)
+        target.truncate(0)
+        target.truncate(self._geometry.size_bytes)
 
     def standing(self) -> Standing | None:
         return self._standing
@@ -175,10 +201,9 @@ class Preserver:
             side = 1 - self._side
             await quiet(self._used_by[side])
             if not self._may_keep(side):
-                target, size_bytes = self._targets[side], self._geometry.size_bytes
                 try:
-                    await self._threads.run(_empty, target, size_bytes)
-                except StorageError as error:
+                    await self._threads.run(self._empty, side)
+                except (StorageError, DeviceError, DeviceBusyError) as error:
                     self.error = str(error)
                     return
                 self._kept_tracks[side], self._sized[side] = 0, True
@@ -213,6 +238,7 @@ class Preserver:
         self._used_by[self._side] = relation
         blank = not self._kept_tracks[self._side]
         target = self._targets[self._side]
+        assert target is not None, "prepared"
         self._standing = Standing(relation, target, blank=blank)
         return relation
 
@@ -231,12 +257,15 @@ class Preserver:
                 return
             await quiet(relation)
             self._sized[side] = False
+            target = self._targets[side]
+            assert target is not None, "it had a relation"
             with contextlib.suppress(StorageError):
-                await self._threads.run(self._targets[side].truncate, 0)
+                await self._threads.run(target.truncate, 0)
 
     def close(self) -> None:
         for target in self._targets:
-            target.close()
+            if target is not None:
+                target.close()
 
 
 async def quiet(relation: Relation | None) -> None:
@@ -257,8 +286,3 @@ def read_target(standing: Standing, offset: int, length: int) -> bytes:
             file=standing.target.path,
         )
     return data
-
-
-def _empty(target: File, size_bytes: int) -> None:
-    target.truncate(0)
-    target.truncate(size_bytes)

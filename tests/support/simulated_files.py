@@ -256,6 +256,8 @@ class SimulatedFiles:
         self._next_number = 1
         self.hook: Hook | None = None
         self.inject: Injector | None = None
+        self.written_share = 0.5
+        """Of a write that fails, so much is there."""
         self.free = 1 << 40
         self.zeroes_fast = True
         self.counts: dict[str, int] = {}
@@ -490,10 +492,10 @@ class SimulatedFile:
         try:
             self._files._before("write", self.path)
         except StorageError:
-            # A short write precedes the error: half of it is there.
-            half = len(data) // 2
-            if half:
-                self._put(offset, memoryview(data)[:half])
+            # A short write precedes the error: a part of it is there.
+            part = int(len(data) * self._files.written_share)
+            if part:
+                self._put(offset, memoryview(data)[:part])
             raise
         self._put(offset, data)
         self._files._after("write", self.path)
