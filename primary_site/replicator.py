@@ -378,6 +378,7 @@ class Replicator:
         """Nothing changed: no point, but the newest one is current up to now."""
         now_ns = self._clock.now_ns()
         await session.advance_current(number, now_ns)
+        self.alarms.clear("remote_out_of_space")
         state = self.group.state
         self.group.state = replace(state, current_as_of_ns=now_ns)
         self._last_cut = self._last_commit = self._clock.monotonic()

@@ -235,7 +235,7 @@ class Explorer:
         if self.rng.random() < 0.5:  # half of the lives write on the loop
             for volume in self.group.volumes:
                 for _ in range(PROOF_BATCHES):
-                    volume.promptness.took_in_thread(0.0)
+                    volume.promptness.took_in_thread(0.0, 1)
         self.files.hook = self._crash_here
         self.files.inject = self._inject
 
