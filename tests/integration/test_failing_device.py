@@ -23,7 +23,6 @@ from tests.support.faulty_disk import FaultyDisk
 from tests.support.nbd_client import NbdClient, NbdReplyError
 from tests.support.primary_host_site import Failing
 from tests.support.sites import Pair, VolumeSpec, until
-from tests.support.two_groups import TwoGroups
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_package("fusermount3", "mount")]
 
@@ -61,7 +60,7 @@ async def refusal(asked: Awaitable[object]) -> int:
 class Sites:
     """Both sites; `bad` of group g is on the faulty disk, all else is sound."""
 
-    def __init__(self, pair: TwoGroups, disk: FaultyDisk) -> None:
+    def __init__(self, pair: Pair, disk: FaultyDisk) -> None:
         self.pair = pair
         self.disk = disk
         self._clients: list[NbdClient] = []
@@ -116,7 +115,9 @@ async def sites(tmp_path: Path) -> AsyncIterator[Sites]:
     with FaultyDisk(tmp_path / "disk") as disk:
         (tmp_path / "bad.img").symlink_to(disk.path / "bad.img")
         volumes = [VolumeSpec("bad", SIZE_BYTES), VolumeSpec("near", SIZE_BYTES)]
-        with TwoGroups(tmp_path, volumes, [VolumeSpec("far", SIZE_BYTES)]) as pair:
+        with Pair(
+            tmp_path, volumes, others=[VolumeSpec("far", SIZE_BYTES)], tcp=True
+        ) as pair:
             await pair.start()
             found = Sites(pair, disk)
             for export in pair.exports:
@@ -356,18 +357,13 @@ async def test_a_full_device_is_told_as_no_space_and_trim_makes_room(
         await pair.primary.stop()
 
 
-class Single(Pair):
-    """A pair whose FlashCopy targets are where the test wants them."""
-
-    flashcopy: Path
-
-    def __init__(self, directory: Path, flashcopy: Path) -> None:
-        self.flashcopy = flashcopy
-        super().__init__(directory, [VolumeSpec("v", BIG_BYTES)])
-
-    def primary_toml(self) -> str:
-        table = f'[group.flashcopy]\ndirectory = "{self.flashcopy}"\n[group.link]\n'
-        return super().primary_toml().replace("[group.link]\n", table, 1)
+def single(directory: Path, flashcopy: Path) -> Pair:
+    """Return a pair whose FlashCopy targets are where the test wants them."""
+    group: dict[str, object] = {
+        "manual": True,
+        "flashcopy": {"directory": str(flashcopy)},
+    }
+    return Pair(directory, [VolumeSpec("v", BIG_BYTES)], group=group)
 
 
 @contextlib.asynccontextmanager
@@ -411,7 +407,7 @@ def nothing() -> None:
 async def test_a_full_flashcopy_directory_fails_no_host_write(tmp_path: Path) -> None:
     with (
         tiny(tmp_path / "tiny", MIB) as directory,
-        Single(tmp_path, directory) as pair,
+        single(tmp_path, directory) as pair,
     ):
         await overwrite_while_draining(pair, nothing, nothing)
 
@@ -420,7 +416,7 @@ async def test_room_that_preserving_took_is_the_hosts_first(tmp_path: Path) -> N
     """Device and targets share a file system that is too small for both."""
     with (
         tiny(tmp_path / "tiny", BIG_BYTES + MIB) as directory,
-        Single(tmp_path, directory) as pair,
+        single(tmp_path, directory) as pair,
     ):
         pair.device("v").symlink_to(directory / "v.img")
         await overwrite_while_draining(pair, nothing, nothing)
@@ -449,7 +445,7 @@ async def test_preserving_that_fails_fails_no_host_write(
     (tmp_path / "flashcopy").mkdir()
     with (
         FaultyDisk(tmp_path / "disk") as disk,
-        Single(tmp_path, tmp_path / "flashcopy") as pair,
+        single(tmp_path, tmp_path / "flashcopy") as pair,
     ):
         (tmp_path / "flashcopy" / "g").symlink_to(disk.path)
         pair.device("v").symlink_to(disk.path / "v.img")

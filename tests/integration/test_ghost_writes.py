@@ -23,8 +23,7 @@ from tests.support.faulty_disk import FaultyDisk
 from tests.support.hostile_clients import Ending, end_client
 from tests.support.nbd_client import NbdClient
 from tests.support.primary_host_site import Stopped, reached
-from tests.support.sites import VolumeSpec
-from tests.support.two_groups import TwoGroups
+from tests.support.sites import Pair, VolumeSpec
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_package("fusermount3")]
 
@@ -48,7 +47,7 @@ JITTER_SECONDS = 0.004
 class Host:
     """The daemon, its disk, and connections to the volume on it."""
 
-    def __init__(self, pair: TwoGroups, disk: FaultyDisk, address: str) -> None:
+    def __init__(self, pair: Pair, disk: FaultyDisk, address: str) -> None:
         self.pair = pair
         self.disk = disk
         self.address = address
@@ -78,7 +77,7 @@ async def host(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[
     with FaultyDisk(tmp_path / "disk") as disk:
         (tmp_path / "v.img").symlink_to(disk.path / "v.img")
         volumes, others = [VolumeSpec("v", SIZE_BYTES)], [VolumeSpec("o", MIB)]
-        with TwoGroups(tmp_path, volumes, others) as pair:
+        with Pair(tmp_path, volumes, others=others, tcp=True) as pair:
             await pair.primary.start()
             is_tcp = request.param == "tcp"
             address = pair.tcp_address if is_tcp else pair.primary.nbd_address

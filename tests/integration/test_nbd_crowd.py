@@ -29,8 +29,7 @@ from tests.support.nbd_client import NbdClient, counted
 from tests.support.nbd_server import serving
 from tests.support.process_figures import descriptor_count, resident_bytes
 from tests.support.round_trips import Probe, probing
-from tests.support.sites import PATIENCE_SECONDS, VolumeSpec, until
-from tests.support.two_groups import TwoGroups
+from tests.support.sites import PATIENCE_SECONDS, Pair, VolumeSpec, until
 
 CROWD = int(os.environ.get("FARSHORE_CROWD", "800"))
 
@@ -169,7 +168,7 @@ def is_dropped(connection: socket.socket) -> bool:
 
 
 @contextlib.contextmanager
-def crowd_at(pair: TwoGroups) -> Iterator[Crowd]:
+def crowd_at(pair: Pair) -> Iterator[Crowd]:
     made = Crowd([pair.primary.nbd_address, pair.tcp_address])
     try:
         yield made
@@ -188,18 +187,18 @@ def descriptors() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def made(tmp_path: Path, limits: str = "") -> TwoGroups:
-    table = f"[nbd.limits]\n{limits}" if limits else ""
-    return TwoGroups(
+def made(tmp_path: Path, **limits: object) -> Pair:
+    return Pair(
         tmp_path,
         [VolumeSpec("v", SIZE_BYTES), VolumeSpec("near", MIB)],
-        [VolumeSpec("far", MIB)],
-        nbd=table,
+        others=[VolumeSpec("far", MIB)],
+        nbd={"limits": limits},
+        tcp=True,
     )
 
 
 @pytest.fixture
-async def pair(tmp_path: Path) -> AsyncIterator[TwoGroups]:
+async def pair(tmp_path: Path) -> AsyncIterator[Pair]:
     with made(tmp_path) as found:
         await found.start()
         for export in ("g/v", "g/near", "h/far"):
@@ -220,7 +219,7 @@ async def get_in(address: str, export: str) -> float:
     return took
 
 
-async def test_silent_clients_keep_no_host_out(pair: TwoGroups) -> None:
+async def test_silent_clients_keep_no_host_out(pair: Pair) -> None:
     addresses = [pair.primary.nbd_address, pair.tcp_address]
     before = descriptor_count(pair.primary)
     memory = resident_bytes(pair.primary)
@@ -267,7 +266,7 @@ async def test_silent_clients_keep_no_host_out(pair: TwoGroups) -> None:
 
 
 async def test_silent_clients_are_dropped_when_their_time_is_up(tmp_path: Path) -> None:
-    with made(tmp_path, 'handshake_timeout = "1s"\n') as pair:
+    with made(tmp_path, handshake_timeout="1s") as pair:
         await pair.start()
         await get_in(pair.primary.nbd_address, EXPORT)
         before = descriptor_count(pair.primary)
@@ -280,7 +279,7 @@ async def test_silent_clients_are_dropped_when_their_time_is_up(tmp_path: Path) 
 
 
 async def test_clients_that_stop_in_transmission_hold_up_nobody_else(
-    pair: TwoGroups,
+    pair: Pair,
 ) -> None:
     """Neither another volume, nor their own, nor the control socket."""
     memory = resident_bytes(pair.primary)
@@ -318,8 +317,7 @@ NEVER_READERS = 10
 async def test_clients_that_never_read_cost_no_more_than_their_limits(
     tmp_path: Path,
 ) -> None:
-    limits = f'bytes_in_flight_max = "{IN_FLIGHT_BYTES}B"\n'
-    with made(tmp_path, limits) as pair:
+    with made(tmp_path, bytes_in_flight_max=f"{IN_FLIGHT_BYTES}B") as pair:
         await pair.start()
         host = await NbdClient.connect(pair.primary.nbd_address, EXPORT)
         data = random.Random(1).randbytes(4 * MIB)

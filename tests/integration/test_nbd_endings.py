@@ -31,8 +31,7 @@ from tests.support.process_figures import (
     descriptor_count,
     resident_bytes,
 )
-from tests.support.sites import PATIENCE_SECONDS, VolumeSpec, until
-from tests.support.two_groups import TwoGroups
+from tests.support.sites import PATIENCE_SECONDS, Pair, VolumeSpec, until
 
 ROUNDS = int(os.environ.get("FARSHORE_ENDING_ROUNDS", "8"))
 
@@ -145,9 +144,9 @@ STATES: dict[str, State] = {
 
 
 @pytest.fixture
-async def pair(tmp_path: Path) -> AsyncIterator[TwoGroups]:
+async def pair(tmp_path: Path) -> AsyncIterator[Pair]:
     volumes, others = [VolumeSpec("v", SIZE_BYTES)], [VolumeSpec("o", MIB)]
-    with TwoGroups(tmp_path, volumes, others) as made:
+    with Pair(tmp_path, volumes, others=others, tcp=True) as made:
         await made.start()  # a link that comes and goes would have descriptors too
         yield made
 
@@ -170,7 +169,7 @@ def end_everywhere(address: str) -> None:
 
 
 @contextlib.asynccontextmanager
-async def a_host(pair: TwoGroups, export: str) -> AsyncIterator[NbdClient]:
+async def a_host(pair: Pair, export: str) -> AsyncIterator[NbdClient]:
     """Write and read back all the while; any failure is raised at the end."""
     client = await pair.primary.nbd(export)
     chance = random.Random(export)
@@ -192,7 +191,7 @@ async def a_host(pair: TwoGroups, export: str) -> AsyncIterator[NbdClient]:
     await client.disconnect()
 
 
-async def is_idle(pair: TwoGroups) -> bool:
+async def is_idle(pair: Pair) -> bool:
     """Tell whether the daemon leaves the processor alone, for a moment at least."""
     began, used = time.monotonic(), cpu_seconds(pair.primary)
     await asyncio.sleep(0.3)
@@ -200,7 +199,7 @@ async def is_idle(pair: TwoGroups) -> bool:
     return share < IDLE_SHARE_MAX
 
 
-async def test_whatever_ends_wherever_nothing_is_left_over(pair: TwoGroups) -> None:
+async def test_whatever_ends_wherever_nothing_is_left_over(pair: Pair) -> None:
     addresses = [pair.primary.nbd_address, pair.tcp_address]
     before = descriptor_count(pair.primary)
     grown_from = 0
@@ -231,7 +230,7 @@ async def test_whatever_ends_wherever_nothing_is_left_over(pair: TwoGroups) -> N
 
 
 async def test_hosts_of_a_daemon_that_stops_are_told_by_a_closed_socket(
-    pair: TwoGroups,
+    pair: Pair,
 ) -> None:
     """In every state: none keeps it from stopping, none is told an error."""
     clients = []

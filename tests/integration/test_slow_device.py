@@ -22,8 +22,7 @@ import pytest
 from tests.support.faulty_disk import FaultyDisk, Slow
 from tests.support.nbd_client import NbdClient
 from tests.support.round_trips import Probe, probing
-from tests.support.sites import VolumeSpec, until
-from tests.support.two_groups import TwoGroups
+from tests.support.sites import Pair, VolumeSpec, until
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_package("fusermount3")]
 
@@ -45,7 +44,7 @@ DEPTH = 8
 class Hosts:
     """The sites, the slow disk, and a host for each volume."""
 
-    def __init__(self, pair: TwoGroups, slow: Slow, disk: FaultyDisk) -> None:
+    def __init__(self, pair: Pair, slow: Slow, disk: FaultyDisk) -> None:
         self.pair = pair
         self.slow = slow
         self.disk = disk
@@ -117,7 +116,9 @@ async def hosts(tmp_path: Path) -> AsyncIterator[Hosts]:
         disk.rules.append(slow)
         (tmp_path / "slow.img").symlink_to(disk.path / "slow.img")
         volumes = [VolumeSpec("slow", SIZE_BYTES), VolumeSpec("near", SIZE_BYTES)]
-        with TwoGroups(tmp_path, volumes, [VolumeSpec("far", SIZE_BYTES)]) as pair:
+        with Pair(
+            tmp_path, volumes, others=[VolumeSpec("far", SIZE_BYTES)], tcp=True
+        ) as pair:
             await pair.start()
             found = Hosts(pair, slow, disk)
             yield found

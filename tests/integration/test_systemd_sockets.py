@@ -18,15 +18,17 @@ from pathlib import Path
 
 import pytest
 
+from common.nbd.tls import TlsFiles
 from tests.support.certificates import Certificates
 from tests.support.nbd_client import NbdClient
 from tests.support.sites import (
     REPOSITORY,
+    Daemon,
     Pair,
     VolumeSpec,
     command_path,
     free_port,
-    toml,
+    tls_table,
     until,
 )
 
@@ -58,44 +60,29 @@ asyncio.run(main())
 """
 
 
-class Activated(Pair):
-    """A primary with the addresses that systemd hands over, and no others."""
-
-    def __init__(self, directory: Path, listen: list[str]) -> None:
-        folder = directory / "certificates"
-        folder.mkdir()
-        self.certificates = Certificates(folder)
-        self._listen = listen
-        super().__init__(directory, [VolumeSpec("v", SIZE_BYTES)])
-        self.folder = self.primary.config_path.parent
-
-    def primary_toml(self) -> str:
-        files = self.certificates.server_files()
-        text = super().primary_toml()
-        old = toml({"listen": [self.primary.nbd_address]})
-        tls = {"ca": files.ca, "cert": files.cert, "key": files.key}
-        assert old in text
-        return text.replace(old, toml({"listen": self._listen}) + _table("tls", tls))
-
-    def spawn(self, *before: str, pass_fds: tuple[int, ...] = ()) -> None:
-        """Start the primary by another command, which becomes it."""
-        with self.primary.log_path.open("ab") as log:
-            self.primary.process = subprocess.Popen(
-                [
-                    *("setpriv", "--pdeathsig", "KILL", "--"),
-                    *before,
-                    command_path("farshore-primary"),
-                    *("--config", str(self.primary.config_path)),
-                ],
-                stdout=log,
-                stderr=log,
-                stdin=subprocess.DEVNULL,
-                pass_fds=pass_fds,
-            )
+def activated(directory: Path, listen: list[str], tls: TlsFiles | None = None) -> Pair:
+    """Return sites whose primary has the addresses systemd hands over, no others."""
+    nbd: dict[str, object] = {"listen": listen}
+    if tls is not None:
+        nbd["tls"] = tls_table(tls)
+    return Pair(directory, [VolumeSpec("v", SIZE_BYTES)], nbd=nbd)
 
 
-def _table(name: str, values: dict[str, object]) -> str:
-    return "".join(f"{name}.{line}\n" for line in toml(values).splitlines())
+def spawn(primary: Daemon, *before: str, pass_fds: tuple[int, ...] = ()) -> None:
+    """Start the primary by another command, which becomes it."""
+    with primary.log_path.open("ab") as log:
+        primary.process = subprocess.Popen(
+            [
+                *("setpriv", "--pdeathsig", "KILL", "--"),
+                *before,
+                command_path("farshore-primary"),
+                *("--config", str(primary.config_path)),
+            ],
+            stdout=log,
+            stderr=log,
+            stdin=subprocess.DEVNULL,
+            pass_fds=pass_fds,
+        )
 
 
 async def listens(path: str) -> None:
@@ -121,9 +108,12 @@ async def run(*command: str) -> tuple[int, str]:
 async def test_sockets_of_systemd_serve_hosts_plain_and_over_tls(
     tmp_path: Path,
 ) -> None:
-    with Activated(tmp_path, ["systemd:hosts", "systemd+tls:tls"]) as pair:
+    certificates = Certificates(tmp_path)
+    listen = ["systemd:hosts", "systemd+tls:tls"]
+    with activated(tmp_path, listen, certificates.server_files()) as pair:
         path, port = pair.primary.nbd_socket, free_port()
-        pair.spawn(
+        spawn(
+            pair.primary,
             "systemd-socket-activate",
             "--fdname=hosts:tls",
             f"--listen={path}",
@@ -134,7 +124,7 @@ async def test_sockets_of_systemd_serve_hosts_plain_and_over_tls(
         await client.write(0, b"handed over")
         await client.disconnect()
 
-        folder = pair.certificates.client("app.test")
+        folder = certificates.client("app.test")
         for host in ("127.0.0.1", "[::1]"):
             uri = f"nbds://{host}:{port}/g/v?tls-certificates={folder}"
             code, output = await run("nbdcopy", uri, str(tmp_path / "copy"))
@@ -160,12 +150,12 @@ async def held_socket(path: Path) -> AsyncIterator[socket.socket]:
 async def test_hosts_that_come_while_the_daemon_is_away_are_served_when_it_is_back(
     tmp_path: Path,
 ) -> None:
-    with Activated(tmp_path, ["systemd:hosts"]) as pair:
+    with activated(tmp_path, ["systemd:hosts"]) as pair:
         path = Path(pair.primary.nbd_socket)
         async with held_socket(path) as held:
             number = held.fileno()
             python = (sys.executable, "-c", AS_SYSTEMD, str(number))
-            pair.spawn(*python, pass_fds=(number,))
+            spawn(pair.primary, *python, pass_fds=(number,))
             client = await NbdClient.connect(f"unix:{path}", "g/v")
             await client.write(0, b"before")
             await client.flush()
@@ -174,7 +164,7 @@ async def test_hosts_that_come_while_the_daemon_is_away_are_served_when_it_is_ba
 
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as waiting:
                 waiting.connect(str(path))
-                pair.spawn(*python, pass_fds=(number,))
+                spawn(pair.primary, *python, pass_fds=(number,))
                 greeting = await asyncio.to_thread(waiting.recv, 8)
                 assert greeting == b"NBDMAGIC"
             client = await NbdClient.connect(f"unix:{path}", "g/v")
@@ -197,12 +187,19 @@ async def test_what_is_not_a_socket_to_listen_on_is_refused_by_the_unit_s_settin
     tmp_path: Path, listen: str, kind: int, said: str
 ) -> None:
     with (
-        Activated(tmp_path, [listen]) as pair,
+        activated(tmp_path, [listen]) as pair,
         socket.socket(socket.AF_UNIX, kind) as held,
     ):
         held.bind(pair.primary.nbd_socket)
         number = held.fileno()
-        pair.spawn(sys.executable, "-c", AS_SYSTEMD, str(number), pass_fds=(number,))
+        spawn(
+            pair.primary,
+            sys.executable,
+            "-c",
+            AS_SYSTEMD,
+            str(number),
+            pass_fds=(number,),
+        )
         assert await pair.primary.ended() == 3
         assert said in pair.primary.log_text()
 
@@ -211,13 +208,20 @@ async def test_plain_tcp_of_systemd_beyond_this_machine_is_refused(
     tmp_path: Path,
 ) -> None:
     with (
-        Activated(tmp_path, ["systemd:hosts"]) as pair,
+        activated(tmp_path, ["systemd:hosts"]) as pair,
         socket.create_server(
             ("::", 0), family=socket.AF_INET6, dualstack_ipv6=True
         ) as held,
     ):
         number = held.fileno()
-        pair.spawn(sys.executable, "-c", AS_SYSTEMD, str(number), pass_fds=(number,))
+        spawn(
+            pair.primary,
+            sys.executable,
+            "-c",
+            AS_SYSTEMD,
+            str(number),
+            pass_fds=(number,),
+        )
         assert await pair.primary.ended() == 3
         assert "allow_plaintext_nbd = true" in pair.primary.log_text()
 

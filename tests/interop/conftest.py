@@ -12,27 +12,26 @@ import pytest
 from tests.support.attached import running
 from tests.support.client_commands import MIB
 from tests.support.reference_servers import SIZE, reference_command
-from tests.support.sites import VolumeSpec
-from tests.support.tcp_pair import TcpPair
+from tests.support.sites import Pair, VolumeSpec
 
 SIZES = {"v": 16 * MIB, "odd": 3 * MIB + 3 * 512, "fs": 48 * MIB}
 
 
 @pytest.fixture(scope="module")
-def sites(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TcpPair]:
+def sites(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     """Started and connected; a cut is made on command only.
 
     Exports: g/v, g/odd (no whole number of tracks), g/fs for a file system.
     """
     volumes = [VolumeSpec(name, size) for name, size in SIZES.items()]
-    with TcpPair(tmp_path_factory.mktemp("sites"), volumes) as pair:
+    with Pair(tmp_path_factory.mktemp("sites"), volumes, tcp=True) as pair:
         asyncio.run(pair.start())
         yield pair
 
 
 @pytest.fixture(scope="module")
 def reference_sockets(
-    sites: TcpPair, tmp_path_factory: pytest.TempPathFactory
+    sites: Pair, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[str, Path]]:
     """The sockets of the primary and of both references, by name."""
     file = tmp_path_factory.mktemp("reference") / "image"

@@ -19,8 +19,7 @@ import pytest
 
 from tests.support.guest_image import GuestImage, NotAvailableError, build
 from tests.support.kernel_guest import HOST_ADDRESS, INIT, Guest, require_emulator
-from tests.support.sites import REPOSITORY, VolumeSpec
-from tests.support.tcp_pair import TcpPair
+from tests.support.sites import REPOSITORY, Pair, VolumeSpec
 
 MIB = 1 << 20
 SIZE_BYTES = 64 * MIB
@@ -61,7 +60,7 @@ class Host:
     """A guest that uses the primary's volume, and both sites."""
 
     guest: Guest
-    pair: TcpPair
+    pair: Pair
     directory: Path
 
     async def attach(self, *options: str) -> str:
@@ -123,7 +122,9 @@ async def host(image: GuestImage, tmp_path: Path) -> AsyncIterator[Host]:
     short = Path(tempfile.mkdtemp(prefix="farshore-guest-"))
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, short)
-        pair = stack.enter_context(TcpPair(tmp_path, [VolumeSpec("v", SIZE_BYTES)]))
+        pair = stack.enter_context(
+            Pair(tmp_path, [VolumeSpec("v", SIZE_BYTES)], tcp=True)
+        )
         await pair.start()
         async with Guest.booted(image, short) as guest:
             yield Host(guest, pair, tmp_path)

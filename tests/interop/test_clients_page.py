@@ -11,8 +11,7 @@ import pytest
 
 from tests.support.attached import fuse_file
 from tests.support.client_commands import pattern, run, sparse_file
-from tests.support.sites import REPOSITORY, until
-from tests.support.tcp_pair import TcpPair
+from tests.support.sites import REPOSITORY, Pair, until
 
 PAGE = REPOSITORY / "docs" / "operating" / "clients.md"
 KERNEL = re.compile(r"^(modprobe|mount|umount|nbd-client|mkfs\.ext4)\b", re.MULTILINE)
@@ -31,7 +30,7 @@ def blocks() -> list[str]:
 
 @pytest.mark.needs_package("nbdinfo", "nbdcopy", "qemu-img", "nbdkit", "fio")
 def test_the_commands_of_the_page_work_as_they_stand(
-    sites: TcpPair, tmp_path: Path
+    sites: Pair, tmp_path: Path
 ) -> None:
     content = pattern(sites.device("v").stat().st_size, seed=41)
     sparse_file(tmp_path / "disk.img", content)
@@ -63,7 +62,7 @@ CLIENTS = {
 @pytest.mark.needs_package("nbdcopy", "qemu-img", "fio")
 @pytest.mark.parametrize("name", CLIENTS)
 def test_a_client_without_reconnection_ends_with_an_error(
-    sites: TcpPair, tmp_path: Path, name: str
+    sites: Pair, tmp_path: Path, name: str
 ) -> None:
     source = tmp_path / "source"
     source.write_bytes(b"\x5a" * sites.device("v").stat().st_size)
@@ -86,7 +85,7 @@ def test_a_client_without_reconnection_ends_with_an_error(
 
 @pytest.mark.needs_package("nbdfuse", "fusermount3")
 def test_nbdfuse_gives_errors_once_its_connection_is_gone(
-    sites: TcpPair, tmp_path: Path
+    sites: Pair, tmp_path: Path
 ) -> None:
     with fuse_file(tmp_path / "fuse", sites.primary.uri("g/v")) as file:
         with file.open("rb", buffering=0) as opened:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.client_commands import MIB, SYSTEM_PYTHON, attempt, run
-from tests.support.tcp_pair import TcpPair
+from tests.support.sites import Pair
 
 pytestmark = pytest.mark.needs_package("nbdsh", "qemu-img", "nbdcopy")
 
@@ -25,7 +25,7 @@ def fast_zero(uri: str, offset: int, length: int) -> str:
 
 
 def test_a_fast_zero_is_refused_while_old_content_would_be_copied(
-    sites: TcpPair,
+    sites: Pair,
 ) -> None:
     uri = sites.primary.uri("g/v")
     run("qemu-io", "-f", "raw", "-c", "write -P 5 0 2M", uri)
@@ -38,7 +38,7 @@ def test_a_fast_zero_is_refused_while_old_content_would_be_copied(
 
 
 def test_an_image_is_converted_onto_a_volume_whatever_is_refused(
-    sites: TcpPair, tmp_path: Path
+    sites: Pair, tmp_path: Path
 ) -> None:
     uri = sites.primary.uri("g/v")
     run("qemu-io", "-f", "raw", "-c", "write -P 7 0 16M", uri)

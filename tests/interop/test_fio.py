@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.attached import fuse_file, loop_device, mounted
 from tests.support.client_commands import MIB, attempt, run
-from tests.support.tcp_pair import TcpPair
+from tests.support.sites import Pair
 
 VERIFY = (
     "--name=verify",
@@ -31,7 +31,7 @@ LOADS = {
 
 @pytest.mark.needs_package("fio")
 @pytest.mark.parametrize("load", LOADS)
-def test_fio_verifies_what_it_wrote(sites: TcpPair, tmp_path: Path, load: str) -> None:
+def test_fio_verifies_what_it_wrote(sites: Pair, tmp_path: Path, load: str) -> None:
     run(
         *("fio", *VERIFY, "--ioengine=nbd", f"--uri={sites.primary.uri('g/v')}"),
         *(*LOADS[load], f"--size={8 * MIB}"),
@@ -40,7 +40,7 @@ def test_fio_verifies_what_it_wrote(sites: TcpPair, tmp_path: Path, load: str) -
 
 
 @pytest.mark.needs_package("fio")
-def test_four_jobs_over_tcp(sites: TcpPair, tmp_path: Path) -> None:
+def test_four_jobs_over_tcp(sites: Pair, tmp_path: Path) -> None:
     """Each has a connection and a part of the volume of its own."""
     run(
         *("fio", *VERIFY, "--ioengine=nbd", f"--uri={sites.tcp_uri('g/v')}"),
@@ -52,7 +52,7 @@ def test_four_jobs_over_tcp(sites: TcpPair, tmp_path: Path) -> None:
 
 @pytest.mark.needs_package("fio", "qemu-io")
 def test_a_point_has_what_fio_wrote_and_nothing_newer(
-    sites: TcpPair, tmp_path: Path
+    sites: Pair, tmp_path: Path
 ) -> None:
     common = ("fio", *VERIFY, "--ioengine=nbd", f"--size={8 * MIB}", "--bs=4k")
     point = f"--uri={sites.remote.uri('g/v')}"
@@ -69,7 +69,7 @@ def test_a_point_has_what_fio_wrote_and_nothing_newer(
 @pytest.mark.needs_root
 @pytest.mark.needs_package("fio", "nbdfuse", "losetup", "mkfs.ext4", "e2fsck")
 def test_a_file_system_over_nbdfuse_holds_what_fio_wrote(
-    sites: TcpPair, tmp_path: Path
+    sites: Pair, tmp_path: Path
 ) -> None:
     load = (
         *("fio", *VERIFY, "--ioengine=psync", "--nrfiles=8", "--size=16M"),

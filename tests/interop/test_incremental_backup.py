@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.client_commands import MIB, SYSTEM_PYTHON, attempt, run
-from tests.support.sites import REPOSITORY
-from tests.support.tcp_pair import TcpPair
+from tests.support.sites import REPOSITORY, Pair
 
 pytestmark = pytest.mark.needs_package("nbdinfo", "qemu-io", "nbdsh")
 
@@ -25,12 +24,12 @@ def changed(uri: str) -> list[tuple[int, int]]:
     return [(e["offset"], e["length"]) for e in found if e["type"]]
 
 
-def write(sites: TcpPair, *commands: str) -> None:
+def write(sites: Pair, *commands: str) -> None:
     words = [word for command in commands for word in ("-c", command)]
     run("qemu-io", "-f", "raw", *words, sites.primary.uri("g/v"))
 
 
-def test_the_volume_tells_what_changed_since_the_last_cut(sites: TcpPair) -> None:
+def test_the_volume_tells_what_changed_since_the_last_cut(sites: Pair) -> None:
     uri = sites.primary.uri("g/v")
     write(sites, "write -P 1 0 1M")
     sites.cut_now()
@@ -44,7 +43,7 @@ def test_the_volume_tells_what_changed_since_the_last_cut(sites: TcpPair) -> Non
 
 
 def test_the_manual_s_backup_copies_what_changed_and_no_more(
-    sites: TcpPair, tmp_path: Path
+    sites: Pair, tmp_path: Path
 ) -> None:
     (script,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
     tool, copy = tmp_path / "backup.py", tmp_path / "data.img"
@@ -77,7 +76,7 @@ def test_the_manual_s_backup_copies_what_changed_and_no_more(
     assert copy.read_bytes() == sites.device("v").read_bytes()
 
 
-def test_a_point_tells_what_changed_since_the_one_before(sites: TcpPair) -> None:
+def test_a_point_tells_what_changed_since_the_one_before(sites: Pair) -> None:
     write(sites, "write -P 40 0 4k")
     sites.cut_now()
     uri = sites.remote.uri("g/v")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.client_commands import SYSTEM_PYTHON, attempt, run
-from tests.support.tcp_pair import TcpPair
+from tests.support.sites import Pair
 
 pytestmark = pytest.mark.needs_package("nbdsh")
 
@@ -37,17 +37,17 @@ def served_checks() -> list[str]:
 @pytest.mark.parametrize("check", served_checks())
 @pytest.mark.parametrize("volume", ["v", "odd"])
 def test_libnbd_gets_every_answer_it_expects(
-    sites: TcpPair, volume: str, check: str
+    sites: Pair, volume: str, check: str
 ) -> None:
     run(SYSTEM_PYTHON, COMMANDS, sites.primary.uri(f"g/{volume}"), check)
 
 
-def test_the_same_over_tcp(sites: TcpPair) -> None:
+def test_the_same_over_tcp(sites: Pair) -> None:
     for check in ("reads_and_writes", "many_requests_in_flight", "block_status"):
         run(SYSTEM_PYTHON, COMMANDS, sites.tcp_uri("g/v"), check)
 
 
-def test_a_wrong_answer_would_be_seen(sites: TcpPair) -> None:
+def test_a_wrong_answer_would_be_seen(sites: Pair) -> None:
     """The checks fail where they should: a point takes no writes."""
     sites.cut_now()
     failed = attempt(
@@ -57,7 +57,7 @@ def test_a_wrong_answer_would_be_seen(sites: TcpPair) -> None:
     assert "EPERM" in failed.stderr
 
 
-def test_nbdsh_speaks_to_a_point(sites: TcpPair) -> None:
+def test_nbdsh_speaks_to_a_point(sites: Pair) -> None:
     uri = sites.primary.uri("g/v")
     run(*NBDSH, "--uri", uri, "-c", "h.pwrite(b'to the point', 4096)")
     sites.cut_now()

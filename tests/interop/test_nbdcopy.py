@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.client_commands import attempt, pattern, run, sparse_file
-from tests.support.tcp_pair import TcpPair
+from tests.support.sites import Pair
 
 pytestmark = pytest.mark.needs_package("nbdcopy", "qemu-io")
 
@@ -25,7 +25,7 @@ WAYS = {
 }
 
 
-def fill(sites: TcpPair, volume: str) -> None:
+def fill(sites: Pair, volume: str) -> None:
     """Put 0xff everywhere, so that zeroes that are not written are missed."""
     size = sites.device(volume).stat().st_size
     commands = ["-c", f"write -P 0xff 0 {size}"]
@@ -34,9 +34,7 @@ def fill(sites: TcpPair, volume: str) -> None:
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("volume", ["v", "odd"])
-def test_in_and_out_again(
-    sites: TcpPair, tmp_path: Path, volume: str, way: str
-) -> None:
+def test_in_and_out_again(sites: Pair, tmp_path: Path, volume: str, way: str) -> None:
     fill(sites, volume)
     content = pattern(sites.device(volume).stat().st_size, seed=len(way))
     source = sparse_file(tmp_path / "source", content)
@@ -48,7 +46,7 @@ def test_in_and_out_again(
     assert copy.read_bytes() == content
 
 
-def test_over_tcp(sites: TcpPair, tmp_path: Path) -> None:
+def test_over_tcp(sites: Pair, tmp_path: Path) -> None:
     content = pattern(sites.device("v").stat().st_size, seed=77)
     source = sparse_file(tmp_path / "source", content)
     fill(sites, "v")
@@ -57,7 +55,7 @@ def test_over_tcp(sites: TcpPair, tmp_path: Path) -> None:
 
 
 def test_zeroes_are_holes_unless_they_are_to_be_allocated(
-    sites: TcpPair, tmp_path: Path
+    sites: Pair, tmp_path: Path
 ) -> None:
     device = sites.device("v")
     source = sparse_file(tmp_path / "source", bytes(device.stat().st_size))
@@ -70,9 +68,7 @@ def test_zeroes_are_holes_unless_they_are_to_be_allocated(
     assert not any(sites.content("v"))
 
 
-def test_from_a_recovery_point_back_into_a_volume(
-    sites: TcpPair, tmp_path: Path
-) -> None:
+def test_from_a_recovery_point_back_into_a_volume(sites: Pair, tmp_path: Path) -> None:
     content = pattern(sites.device("v").stat().st_size, seed=5)
     source = sparse_file(tmp_path / "source", content)
     volume, point = sites.primary.uri("g/v"), sites.remote.uri("g/v")
@@ -86,7 +82,7 @@ def test_from_a_recovery_point_back_into_a_volume(
 
 
 def test_the_image_at_the_cut_stays_while_hosts_write(
-    sites: TcpPair, tmp_path: Path
+    sites: Pair, tmp_path: Path
 ) -> None:
     content = pattern(sites.device("v").stat().st_size, seed=6)
     source = sparse_file(tmp_path / "source", content)

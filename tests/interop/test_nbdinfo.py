@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from tests.support.client_commands import MIB, attempt, run
-from tests.support.sites import Daemon
-from tests.support.tcp_pair import TcpPair
+from tests.support.sites import Daemon, Pair
 
 pytestmark = pytest.mark.needs_package("nbdinfo", "qemu-io")
 
@@ -50,7 +49,7 @@ def _writable(flags: int) -> bool:
 
 
 @pytest.fixture(scope="module")
-def committed(sites: TcpPair) -> TcpPair:
+def committed(sites: Pair) -> Pair:
     """The sites with data, a hole, and a recovery point at the remote."""
     uri = sites.primary.uri("g/v")
     run("qemu-io", "-f", "raw", "-c", "write -P 7 1M 1M", "-c", "flush", uri)
@@ -58,7 +57,7 @@ def committed(sites: TcpPair) -> TcpPair:
     return sites
 
 
-def exports(sites: TcpPair) -> list[tuple[Daemon, str]]:
+def exports(sites: Pair) -> list[tuple[Daemon, str]]:
     """Return a volume, an odd one, its image at the cut, and a recovery point."""
     return [
         (sites.primary, "g/v"),
@@ -71,7 +70,7 @@ def exports(sites: TcpPair) -> list[tuple[Daemon, str]]:
 @pytest.mark.parametrize("number", range(4))
 class TestOneExport:
     def test_every_flag_is_seen_as_the_server_says_it(
-        self, committed: TcpPair, number: int
+        self, committed: Pair, number: int
     ) -> None:
         daemon, export = exports(committed)[number]
         flags = asyncio.run(_flags(daemon, export))
@@ -92,7 +91,7 @@ class TestOneExport:
         structured = attempt("nbdinfo", "--can", "structured-reply", uri)
         assert structured.returncode == YES
 
-    def test_size_and_block_sizes(self, committed: TcpPair, number: int) -> None:
+    def test_size_and_block_sizes(self, committed: Pair, number: int) -> None:
         daemon, export = exports(committed)[number]
         name = export.removeprefix("g/").removesuffix("@cut")
         size = committed.device(name).stat().st_size
@@ -108,7 +107,7 @@ class TestOneExport:
         assert "base:allocation" in told["contexts"]
 
 
-def test_only_a_volume_of_the_primary_takes_writes(committed: TcpPair) -> None:
+def test_only_a_volume_of_the_primary_takes_writes(committed: Pair) -> None:
     writable = [
         not _told(daemon.uri(export))["is_read_only"]
         for daemon, export in exports(committed)
@@ -117,7 +116,7 @@ def test_only_a_volume_of_the_primary_takes_writes(committed: TcpPair) -> None:
 
 
 @pytest.mark.parametrize("site", ["primary", "remote"])
-def test_the_list_names_what_can_be_opened(committed: TcpPair, site: str) -> None:
+def test_the_list_names_what_can_be_opened(committed: Pair, site: str) -> None:
     daemon: Daemon = getattr(committed, site)
     listed = json.loads(run("nbdinfo", "--list", "--json", daemon.uri("")))["exports"]
     names = [export["export-name"] for export in listed]
@@ -129,7 +128,7 @@ def test_the_list_names_what_can_be_opened(committed: TcpPair, site: str) -> Non
 
 
 @pytest.mark.parametrize("number", [0, 3])
-def test_the_map_tells_holes_from_data(committed: TcpPair, number: int) -> None:
+def test_the_map_tells_holes_from_data(committed: Pair, number: int) -> None:
     daemon, export = exports(committed)[number]
     uri = daemon.uri(export)
     found = json.loads(run("nbdinfo", "--map", "--json", uri))
@@ -140,7 +139,7 @@ def test_the_map_tells_holes_from_data(committed: TcpPair, number: int) -> None:
     assert sizes == {0: MIB, 3: 15 * MIB}
 
 
-def test_the_same_over_tcp(committed: TcpPair) -> None:
+def test_the_same_over_tcp(committed: Pair) -> None:
     by_unix, by_tcp = (
         _told(uri) for uri in (committed.primary.uri("g/v"), committed.tcp_uri("g/v"))
     )
@@ -148,7 +147,7 @@ def test_the_same_over_tcp(committed: TcpPair) -> None:
 
 
 def test_an_unknown_export_is_refused_and_the_server_stays(
-    committed: TcpPair,
+    committed: Pair,
 ) -> None:
     uri = committed.primary.uri("g/none")
     refused = attempt("nbdinfo", uri)

@@ -12,8 +12,7 @@ import pytest
 
 from tests.support.attached import running
 from tests.support.client_commands import MIB, attempt, pattern, run, sparse_file
-from tests.support.sites import until
-from tests.support.tcp_pair import TcpPair
+from tests.support.sites import Pair, until
 
 pytestmark = pytest.mark.needs_package("nbdkit", "nbdcopy", "qemu-io", "qemu-img")
 
@@ -38,7 +37,7 @@ def proxy(
 
 
 @pytest.fixture
-def content(sites: TcpPair, tmp_path: Path) -> bytes:
+def content(sites: Pair, tmp_path: Path) -> bytes:
     """What is in the file `source`, and not yet in the volume g/odd."""
     made = pattern(sites.device("odd").stat().st_size, seed=21)
     sparse_file(tmp_path / "source", made)
@@ -63,7 +62,7 @@ FILTERS = {
 
 @pytest.mark.parametrize("name", FILTERS)
 def test_a_copy_in_and_out_through_a_filter(
-    sites: TcpPair, tmp_path: Path, content: bytes, name: str
+    sites: Pair, tmp_path: Path, content: bytes, name: str
 ) -> None:
     filters, words = FILTERS[name]
     source, copy = tmp_path / "source", tmp_path / "copy"
@@ -75,7 +74,7 @@ def test_a_copy_in_and_out_through_a_filter(
 
 
 def test_over_a_shared_connection_by_tcp(
-    sites: TcpPair, tmp_path: Path, content: bytes
+    sites: Pair, tmp_path: Path, content: bytes
 ) -> None:
     served = through(sites.tcp_uri("g/odd"), "shared=true")
     source = tmp_path / "source"
@@ -84,7 +83,7 @@ def test_over_a_shared_connection_by_tcp(
 
 
 def test_errors_on_the_way_are_met_by_retries(
-    sites: TcpPair, tmp_path: Path, content: bytes
+    sites: Pair, tmp_path: Path, content: bytes
 ) -> None:
     """Every request fails between, until the copy has met some; it is whole."""
     failing = tmp_path / "failing"
@@ -111,7 +110,7 @@ def test_errors_on_the_way_are_met_by_retries(
 
 
 def test_without_retries_the_error_reaches_the_client(
-    sites: TcpPair, tmp_path: Path, content: bytes
+    sites: Pair, tmp_path: Path, content: bytes
 ) -> None:
     served = through(
         sites.primary.uri("g/odd"),
@@ -123,7 +122,7 @@ def test_without_retries_the_error_reaches_the_client(
     assert "No space left" in failed.stderr
 
 
-def test_a_copy_on_write_layer_leaves_the_point_alone(sites: TcpPair) -> None:
+def test_a_copy_on_write_layer_leaves_the_point_alone(sites: Pair) -> None:
     uri = sites.primary.uri("g/v")
     run("qemu-io", *RAW, "-c", "write -P 0x31 0 4M", "-c", "flush", uri)
     sites.cut_now()
@@ -135,7 +134,7 @@ def test_a_copy_on_write_layer_leaves_the_point_alone(sites: TcpPair) -> None:
 
 
 def test_the_retry_filter_carries_a_client_over_a_restart(
-    sites: TcpPair, tmp_path: Path
+    sites: Pair, tmp_path: Path
 ) -> None:
     """For clients that can't reconnect themselves: one nbdkit beside them."""
     content = pattern(sites.device("v").stat().st_size, seed=31)

@@ -11,8 +11,7 @@ from typing import IO
 import pytest
 
 from tests.support.client_commands import MIB, attempt, pattern, run, sparse_file
-from tests.support.sites import Daemon, until
-from tests.support.tcp_pair import TcpPair
+from tests.support.sites import Daemon, Pair, until
 
 pytestmark = pytest.mark.needs_package("qemu-io", "qemu-img", "qemu-nbd")
 
@@ -61,10 +60,10 @@ class TestQemuIo:
         "readv -P 0x44 2M 512 1024 4096",
     )
 
-    def test_it_reads_back_what_it_writes(self, sites: TcpPair) -> None:
+    def test_it_reads_back_what_it_writes(self, sites: Pair) -> None:
         qemu_io(sites.primary.uri("g/v"), *self.COMMANDS, *self.READS)
 
-    def test_the_point_has_the_same_and_takes_no_writes(self, sites: TcpPair) -> None:
+    def test_the_point_has_the_same_and_takes_no_writes(self, sites: Pair) -> None:
         qemu_io(sites.tcp_uri("g/v"), *self.COMMANDS)
         sites.cut_now()
         qemu_io(sites.primary.uri("g/v"), "write -P 9 0 4M")
@@ -74,7 +73,7 @@ class TestQemuIo:
         assert refused.returncode != 0
 
     @pytest.mark.parametrize("cache", ["writeback", "none", "writethrough"])
-    def test_every_cache_mode(self, sites: TcpPair, cache: str) -> None:
+    def test_every_cache_mode(self, sites: Pair, cache: str) -> None:
         options = ("-t", cache)
         uri = sites.primary.uri("g/odd")
         qemu_io(uri, "write -P 0x66 4k 12k", "read -P 0x66 4k 12k", options=options)
@@ -85,7 +84,7 @@ class TestQemuImg:
     @pytest.mark.parametrize("volume", ["v", "odd"])
     @pytest.mark.parametrize("form", ["raw", "qcow2"])
     def test_it_converts_both_ways_and_compares(
-        self, sites: TcpPair, tmp_path: Path, volume: str, form: str
+        self, sites: Pair, tmp_path: Path, volume: str, form: str
     ) -> None:
         content = pattern(sites.device(volume).stat().st_size, seed=len(form))
         source = sparse_file(tmp_path / "source", content)
@@ -103,7 +102,7 @@ class TestQemuImg:
         assert "mismatch" in run(*compare, codes=(1,))
 
     def test_a_target_that_is_known_to_be_zero(
-        self, sites: TcpPair, tmp_path: Path
+        self, sites: Pair, tmp_path: Path
     ) -> None:
         uri = sites.primary.uri("g/v")
         content = pattern(sites.device("v").stat().st_size, seed=9)
@@ -114,7 +113,7 @@ class TestQemuImg:
         assert sites.content("v") == content
 
     @pytest.mark.parametrize("site", ["primary", "remote"])
-    def test_it_maps_holes(self, sites: TcpPair, site: str) -> None:
+    def test_it_maps_holes(self, sites: Pair, site: str) -> None:
         qemu_io(
             sites.primary.uri("g/v"), "write -zu 0 16M", "write -P 1 1M 1M", "flush"
         )
@@ -129,7 +128,7 @@ class TestQemuImg:
             (2 * MIB, 14 * MIB, False, True),
         ]
 
-    def test_an_overlay_on_a_point(self, sites: TcpPair, tmp_path: Path) -> None:
+    def test_an_overlay_on_a_point(self, sites: Pair, tmp_path: Path) -> None:
         """How a virtual machine tries a recovery point without changing it."""
         qemu_io(sites.primary.uri("g/v"), "write -P 0x5a 3M 1M", "flush")
         sites.cut_now()
@@ -146,7 +145,7 @@ class TestQemuImg:
         qemu_io(point, "read -P 0x5a 3M 1M", options=("-r",))
 
 
-def test_qemu_nbd_lists_all_exports(sites: TcpPair) -> None:
+def test_qemu_nbd_lists_all_exports(sites: Pair) -> None:
     said = run("qemu-nbd", "--list", "-k", sites.primary.nbd_socket)
     for name in ("g/v", "g/odd", "g/fs"):
         assert f"export: '{name}'" in said
@@ -192,7 +191,7 @@ def _pipe(pipe: IO[str] | None) -> IO[str]:
 
 @pytest.mark.parametrize("how", ["kill", "stop"])
 def test_with_reconnect_delay_a_restart_of_the_primary_is_only_a_pause(
-    sites: TcpPair, how: str
+    sites: Pair, how: str
 ) -> None:
     more = {"reconnect-delay": RECONNECT_SECONDS}
     console = Console(blockdev(sites.primary, "g/v", **more))
@@ -216,6 +215,6 @@ def test_with_reconnect_delay_a_restart_of_the_primary_is_only_a_pause(
     assert sites.content("v")[: 1536 << 10] == b"\x21" * (512 << 10) + b"\x43" * MIB
 
 
-async def _restart(sites: TcpPair) -> None:
+async def _restart(sites: Pair) -> None:
     await sites.primary.start()
     await until(sites.is_connected, "the sites are connected")
