@@ -48,13 +48,18 @@ class Swept:
 
 def faults(calls: dict[str, list[tuple[str, str]]], *, at_once: bool) -> list[Fault]:
     """Return every fault of a run that makes these calls."""
-    sites = ["primary"] if at_once else ["primary", "remote"]
     return [
         Fault(site, number, kind)
-        for site in sites
+        for site in ("primary", "remote")
         for number, (operation, path) in enumerate(calls[site], start=1)
+        if not at_once or _is_of_writes(site, path)
         for kind in kinds_of(operation, path)
     ]
+
+
+def _is_of_writes(site: str, path: str) -> bool:
+    """Tell whether the way of writing makes a difference to a call."""
+    return site == "primary" and path.startswith(("/devices/", "/flashcopy/"))
 
 
 def sweep(jobs: int | None = None) -> Swept:
