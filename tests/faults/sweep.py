@@ -62,6 +62,10 @@ def _is_of_writes(site: str, path: str) -> bool:
     return site == "primary" and path.startswith(("/devices/", "/flashcopy/"))
 
 
+FAILURES_MAX = 10
+"""A sweep that found so much is over: something is broken, not a corner of it."""
+
+
 def sweep(jobs: int | None = None) -> Swept:
     """Run them all; a problem names the command that shows it again."""
     found = Swept()
@@ -83,6 +87,8 @@ def sweep(jobs: int | None = None) -> Swept:
         )
         again += " --at-once" * at_once
         found.problems += [f"{text}\n  again: {again}" for text in outcome.problems[:1]]
+        if len(found.problems) >= FAILURES_MAX:
+            break
     return found
 
 

@@ -121,6 +121,8 @@ class FaultyDisk:
         self.path = directory / "mount"
         self.backing = directory / "backing"
         self.rules: list[Rule] = []
+        self.written_bytes_max = WRITE_BYTES_MAX
+        """Of a longer write only so much is taken, and said to be: a short write."""
         self._names: list[str] = ["", ""]
         """By node number; 0 is no node, 1 the folder itself."""
         self._bugs: list[Exception] = []
@@ -326,7 +328,8 @@ class FaultyDisk:
     def _write(self, node: int, body: bytes) -> bytes:
         handle, offset, size, *_ = _TRANSFER.unpack_from(body)
         self._ask("write", node, offset)
-        data = memoryview(body)[_TRANSFER.size : _TRANSFER.size + size]
+        taken = min(size, self.written_bytes_max)
+        data = memoryview(body)[_TRANSFER.size : _TRANSFER.size + taken]
         return struct.pack("<II", os.pwrite(handle, data, offset), 0)
 
     def _sync(self, node: int, body: bytes) -> bytes:
