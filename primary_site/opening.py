@@ -258,8 +258,9 @@ def _open_volume(
     changed, acked, log = durable.changed, durable.acked, durable.log
     # The names of new files, too, must outlive a power loss.
     files.sync_directory(directory)
-    if state is not None and not state.clean:
-        # What is compared and trusted from here on has to be what the disk has.
+    if state is None or not state.clean:
+        # What is compared and trusted from here on has to be what the disk has. At a
+        # first start, too: one that was killed has left a size in memory only.
         device.datasync()
         device.drop_cache()
     saved = None if state is None else state.volumes[name]

@@ -27,6 +27,7 @@ MAGIC = b"FSHREGN1"
 BLOCK_BYTES = 4096
 AREA_BLOCKS = 512
 _HEADER = struct.Struct("<8sQIIHHI")
+_EMPTY_BLOCK = bytes(BLOCK_BYTES)
 NUMBERS_PER_BLOCK = (BLOCK_BYTES - _HEADER.size) // 8
 
 HOT_REGIONS_MAX = 64 * 1024
@@ -53,7 +54,8 @@ class RegionLog:
 
         Order: fdatasync, then read. A killed process leaves blocks in the page
         cache that a power loss could still take, and what is trusted now must
-        not be gone then. Raises `StorageError`, also where there is no room.
+        not be gone then. Last, what a snapshot cut short has left is wiped. Raises
+        `StorageError`, also where there is no room.
         """
         log = cls(files.open(path, create=True))
         try:
@@ -61,6 +63,7 @@ class RegionLog:
             log._file.datasync()
             log._file.drop_cache()  # a block whose flush failed is in memory only
             log._load()
+            log._wipe_remnants()
         except BaseException:
             log.close()
             raise
@@ -91,6 +94,30 @@ class RegionLog:
         if index < max(snapshot, 1) or generation & 1 != area:
             return 0, set()
         return generation, hot
+
+    def _wipe_remnants(self) -> None:
+        """Leave nothing of a snapshot that never became whole.
+
+        Order: zeroes over its blocks, fdatasync; only then may anything be written
+        into a region that was left hot. The crash it defends against: the next
+        snapshot goes to the same blocks, is cut short in its turn, and its sectors
+        make the earlier one whole: a hot set of before this start, without regions
+        that were cooling then and have been written since. Up to here it may come
+        back, as nothing was written since.
+        """
+        length = AREA_BLOCKS * BLOCK_BYTES
+        start = (1 - (self._generation & 1)) * length
+        data = self._file.read(start, length)
+        is_clean = True
+        for offset in range(0, length, BLOCK_BYTES):
+            block = data[offset : offset + BLOCK_BYTES]
+            found = parse_block(block)
+            is_older = found is not None and found[0] < self._generation
+            if not is_older and block != _EMPTY_BLOCK:
+                self._file.write(start + offset, _EMPTY_BLOCK)
+                is_clean = False
+        if not is_clean:
+            self._file.datasync()
 
     def write(self, heated: Collection[int], cooled: Iterable[int]) -> None:
         """Make `cooled` cold and `heated` hot, durably, in that order.
