@@ -98,6 +98,12 @@ VECTORS: dict[str, bytes] = {
 }
 
 
+def test_an_export_name_may_be_as_long_as_the_protocol_allows() -> None:
+    name = "x" * 4096
+    negotiation, _ = shake(option(Option.EXPORT_NAME, name.encode()), Exports([name]))
+    assert negotiation.outcome == Agreed(name, WireForm.SIMPLE)
+
+
 class TestFeeding:
     @pytest.mark.parametrize("vector", VECTORS.values(), ids=VECTORS.keys())
     def test_bytes_one_by_one_give_what_they_give_at_once(self, vector: bytes) -> None:
