@@ -17,6 +17,7 @@ import traceback
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from common.errors import FarshoreError
@@ -46,6 +47,7 @@ to a disk take up to 0.03 s here, and a sender that is refused waits for seconds
 SETTLE_SECONDS = 0.3
 """After the last commit the primary saves its bitmaps: that may fail too."""
 
+PROMISED_MIN = 2
 SITES = ("primary", "remote")
 POLL_SECONDS = 0.002
 RESTART_SECONDS = 0.4
@@ -144,6 +146,8 @@ class Script:
         self._restarting: set[str] = set()
         self._is_stopping = False
         self._to_lose_power: Site | None = None
+        self._promised = 0
+        """Flushes and FUA that succeeded since a start after a failed flush."""
         for name, site in self.sites.items():
             self._watch(name, site)
 
@@ -247,13 +251,18 @@ class Script:
         self._start(site)
         if self.rules.has_lost_pages:
             self.rules.has_lost_pages = False
-            self._to_lose_power = site
+            self._to_lose_power, self._promised = site, 0
         self._restarting.discard(name)
 
     def _lose_power(self) -> None:
-        """What a failed flush left in memory only, no start may have relied on."""
+        """What a failed flush left in memory only, no start may have relied on.
+
+        Not before hosts were promised something since that start.
+        """
         site, replicator = self._to_lose_power, self.primary.replicator
         if site is None or replicator is None or replicator.session is None:
+            return
+        if self._promised < PROMISED_MIN:
             return
         if site.is_alive and site.is_serving and not self._is_stopping:
             self._to_lose_power = None
@@ -332,6 +341,8 @@ class Script:
         await asyncio.sleep(SETTLE_SECONDS)
         while self._restarting or self._to_lose_power or any(map(self._failure, SITES)):
             await asyncio.sleep(SETTLE_SECONDS)
+            await self._ask("data", write, 10, 9, fua=True)
+            await self._ask("log", write, 10, 9, fua=True)
             await self._cut()
         await self._end()
 
@@ -351,34 +362,42 @@ class Script:
                 write.data() if stamp else None,
                 fua=fua,
             )
-            if await self._request(group, volume, request):
-                self._replied(model, write, request)
-                if not request.error:
-                    return
+            replied = partial(self._replied, model, write)
+            if await self._request(group, volume, request, replied):
+                return
             await asyncio.sleep(0.2)
         raise GaveUpError(f"{volume}: command {command} never succeeds")
 
-    @staticmethod
-    def _replied(model: VolumeModel, write: HostWrite, done: HostRequest) -> None:
+    def _replied(self, model: VolumeModel, write: HostWrite, done: HostRequest) -> None:
+        self._promised += done.fua and not done.error
         model.replied(
             write, is_sure=not done.error, is_durable=done.fua and not done.error
         )
 
+    def _flushed(self, model: VolumeModel, flush: Flush, done: HostRequest) -> None:
+        if not done.error:
+            model.flushed(flush)
+            self._promised += 1
+
     async def _flush(self, volume: str) -> None:
         for _ in range(40):
             group = await self._serving()
-            flush: Flush = self.hosts.models[volume].flush_submitted()
+            model = self.hosts.models[volume]
+            flushed = partial(self._flushed, model, model.flush_submitted())
             request = HostRequest(HostCommand.FLUSH, 0, 0)
-            if await self._request(group, volume, request) and not request.error:
-                self.hosts.models[volume].flushed(flush)
+            if await self._request(group, volume, request, flushed):
                 return
             await asyncio.sleep(0.2)
         raise GaveUpError(f"{volume}: no flush succeeds")
 
     async def _request(
-        self, group: ConsistencyGroup, name: str, request: HostRequest
+        self,
+        group: ConsistencyGroup,
+        name: str,
+        request: HostRequest,
+        replied: Callable[[HostRequest], None],
     ) -> bool:
-        """Submit and wait; False if the daemon was gone before it replied."""
+        """Submit and wait; True if it succeeded before the daemon was gone."""
         life, script = self.primary.lives, asyncio.get_running_loop()
         ended: asyncio.Future[None] = script.create_future()
         volume = next(v for v in group.volumes if v.name == name)
@@ -389,6 +408,7 @@ class Script:
         def complete(_: list[HostRequest]) -> None:
             if life == self.primary.lives and asked in self._asked:
                 self._asked.remove(asked)
+                replied(request)
                 self.rules.replied(name, request, had_failed=had_failed)
                 script.call_soon(ended.set_result, None)
 
@@ -396,9 +416,9 @@ class Script:
         while not ended.done():
             if asked not in self._asked:
                 await asyncio.sleep(0)
-                return ended.done()
+                break
             await asyncio.sleep(POLL_SECONDS)
-        return True
+        return ended.done() and not request.error
 
     async def _serving(self) -> ConsistencyGroup:
         await self._until(lambda: self.primary.is_alive and self.primary.is_serving)

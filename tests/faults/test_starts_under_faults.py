@@ -9,8 +9,9 @@ import pytest
 
 from common.errors import DeviceError, StorageError
 from primary_site.opening import OpenedGroup, open_group
-from tests.faults.fault_script import PRIMARY, STATE
+from tests.faults.fault_script import PRIMARY
 from tests.support.simulated_files import SimulatedFiles
+from tests.support.simulation.sites import STATE
 
 
 def new_files() -> SimulatedFiles:
