@@ -46,6 +46,9 @@ class Endurance:
         self.promised = 0
         """The newest point that the primary has called committed."""
         self.stamped_sectors = 0
+        self.points_judged = 0
+        self.points_compared = 0
+        """With the primary, byte for byte."""
         self._seed = seed
         self._writer_count = writers
         self._mix = mix
@@ -165,6 +168,7 @@ class Endurance:
         ops = list(self.history.ops)
         verdict = await asyncio.to_thread(self._point_judge.check, images, window, ops)
         self.stamped_sectors = verdict.stamped_sectors
+        self.points_judged += 1
 
     async def judge_host_volumes(self) -> None:
         """Every acknowledged write is on the primary, with nothing in flight."""
@@ -189,6 +193,7 @@ class Endurance:
             self.pair.exports, host, images, strict=True
         ):
             assert at_host == at_remote, f"{name} at the remote is not the primary's"
+        self.points_compared += 1
         await self._judge(point, images)
         self.resume_hosts()
         return point
