@@ -6,13 +6,15 @@ import gc
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 
 import pytest
 
 from tests.simulation.regressions import REGRESSIONS
-from tests.support.simulation.scenario import Outcome, simulate
+from tests.support.evidence import record
+from tests.support.simulation.campaign import Totals, outcomes
+from tests.support.simulation.faults import KINDS
+from tests.support.simulation.scenario import simulate
 
 pytestmark = [
     # Of killed processes, found by the garbage collector at any time.
@@ -20,12 +22,11 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 
-SECONDS = float(os.environ.get("FARSHORE_SIMULATION_SECONDS", "40"))
-"""How long to run new seeds; a seed that has begun is finished."""
+SEEDS = range(2000)
+"""Always the same: what they find is not left to chance. New ones are hunted for
+with `make hunt`."""
 
-SEEDS_MIN = 100
-"""A fifth of what an idle core of 2026 does in 40 s: less means that the
-simulation has become slow, not that the machine is."""
+JOBS = 2
 
 
 @pytest.fixture(autouse=True)
@@ -44,20 +45,28 @@ for seed in map(int, sys.argv[1:]):
 """
 
 
+@pytest.mark.timeout(1200)
 def test_no_disaster_breaks_a_promise() -> None:
-    end = time.monotonic() + SECONDS
-    outcomes: list[Outcome] = []
-    while len(outcomes) < SEEDS_MIN or time.monotonic() < end:
-        outcome = simulate(len(outcomes))
+    totals = Totals()
+    for outcome in outcomes(SEEDS, JOBS):
         outcome.check()
-        outcomes.append(outcome)
-    kinds = {kind for outcome in outcomes for kind in outcome.faults}
-    print(f"{len(outcomes)} seeds, {sum(o.commits for o in outcomes)} commits")
+        totals.add(outcome)
+    print(totals)
     # What the seeds did has to be worth something, or their holding is not.
-    assert len(kinds) == 18
-    assert sum(o.commits for o in outcomes) > 2 * len(outcomes)
-    assert sum(o.starts for o in outcomes) > 3 * len(outcomes)
-    assert sum(o.writes for o in outcomes) > 50 * len(outcomes)
+    assert totals.seeds == len(SEEDS) >= 2000
+    assert set(totals.faults) == set(KINDS)
+    assert totals.commits > 3 * totals.seeds
+    assert totals.starts > 3 * totals.seeds
+    assert totals.host_writes > 50 * totals.seeds
+    assert totals.point_reads > 10 * totals.seeds
+    assert totals.shadow_power_losses > 4 * totals.seeds
+    assert totals.acked_tracks_compared > 10 * totals.seeds
+    assert min(totals.kills, totals.power_losses) > totals.seeds // 2
+    operations = {(kind.split()[0], kind.split()[2]) for kind in totals.injected}
+    for operation in ("read", "write", "datasync", "create", "sync_directory"):
+        assert (operation, "EIO") in operations
+    assert {("write", "ENOSPC"), ("create", "ENOSPC")} <= operations
+    record("simulation_in_test", "make test", totals.figures())
 
 
 @pytest.mark.parametrize("seed", REGRESSIONS, ids=REGRESSIONS.get)

@@ -39,6 +39,7 @@ def _freeze() -> None:
     """What the modules hold is no garbage: do not look at it after every run."""
     gc.collect()
     gc.freeze()
+    gc.disable()
 
 
 @dataclass(slots=True)

@@ -1,4 +1,4 @@
-"""What goes wrong in a run, and what operators do: chosen by the seed.
+"""What goes wrong in a run: chosen by the seed. What operators do: `operators`.
 
 Each run has a few kinds of trouble and not the others: a run with everything finds
 less than many runs with two or three things each.
@@ -11,10 +11,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from tests.support.simulation.machine import Machine
+from tests.support.simulation.operators import Operators
 from tests.support.simulation.sites import Site
 
 if TYPE_CHECKING:
-    from tests.support.simulation.scenario import OlderState, RemoteCopy, Simulation
+    from tests.support.simulation.scenario import Simulation
 
 PRIMARY_ERRORS = (
     ("write", "/devices"),
@@ -24,7 +25,11 @@ PRIMARY_ERRORS = (
     ("read", "/flashcopy"),
     ("truncate", "/flashcopy"),
     ("write", "/state"),
+    ("read", "/state"),
     ("datasync", "/state"),
+    ("create", "/state"),
+    ("rename", "/state"),
+    ("sync_directory", "/state"),
 )
 REMOTE_ERRORS = (
     ("write", "/devices"),
@@ -35,11 +40,39 @@ REMOTE_ERRORS = (
     ("create", "/journal"),
     ("sync_directory", "/journal"),
     ("remove", "/journal"),
+    ("read", "/journal"),
+    ("truncate", "/journal"),
     ("write", "/state"),
     ("datasync", "/state"),
+    ("sync_directory", "/state"),
+    ("rename", "/state"),
 )
 
-MOMENTS = ("cut ", "commit ", "complete ", "connected ")
+FAULTS = (
+    "reset_links",
+    "reset_one_link",
+    "flip_bit",
+    "cut_network",
+    "swallow",
+    "change_pace",
+    "crash_primary",
+    "crash_remote",
+    "crash_both",
+    "stop_cleanly",
+    "freeze",
+    "fill_target",
+    "fill_remote",
+    "fill_state",
+    "fail_primary",
+    "fail_remote",
+    "slow_disk",
+    "hang_disk",
+    "jump_clock",
+)
+KINDS = (*FAULTS, "ask_for_cut", "suspend", "roll_remote_back")
+KINDS_SHARE = 0.25
+
+MOMENTS = ("cut ", "commit ", "complete ", "connected ", "cooled ", "acked ")
 """Beginnings of events in the trace after which a crash is worth most."""
 
 
@@ -51,34 +84,14 @@ class Faults:
         self._world = simulation.world
         self.is_active = True
         rng = self._world.rng
-        kinds: list[Callable[[], None]] = [
-            self._reset_links,
-            self._cut_network,
-            self._swallow,
-            self._change_pace,
-            self._crash_primary,
-            self._crash_remote,
-            self._crash_both,
-            self._stop_cleanly,
-            self._freeze,
-            self._fill_target,
-            self._fill_remote,
-            self._fail_primary,
-            self._fail_remote,
-            self._slow_disk,
-            self._jump_clock,
-            self._ask_for_cut,
-            self._suspend,
-            self._restore_remote,
-        ]
-        # Not among them yet: `_restore_state`. An older state directory is noticed
-        # only if the remote's point is of a cycle that it never began.
-        self._kinds = [kind for kind in kinds if rng.random() < 0.3]
+        operators = Operators(simulation)
+        kinds = [getattr(self, f"_{name}") for name in FAULTS] + operators.kinds()
+        self._kinds = [kind for kind in kinds if rng.random() < KINDS_SHARE]
+        if simulation.restore:
+            self._kinds += operators.restoring(rng)
         self._pause = rng.choice((0.3, 0.8, 2.0))
         self.power_share = rng.choice((0.0, 0.5, 1.0))
         self.counts: dict[str, int] = {}
-        self._copy: RemoteCopy | None = None
-        self._state: OlderState | None = None
         if self._kinds:
             self._later()
 
@@ -89,7 +102,7 @@ class Faults:
         if not self.is_active:
             return
         kind = self._kinds[int(self._world.rng.random() * len(self._kinds))]
-        name = kind.__name__.removeprefix("_")
+        name = kind.__name__.strip("_")
         self.counts[name] = self.counts.get(name, 0) + 1
         self._world.note(name)
         kind()
@@ -102,6 +115,21 @@ class Faults:
 
     def _reset_links(self) -> None:
         self._simulation.network.reset()
+
+    def _reset_one_link(self) -> None:
+        """Of several links one breaks: the session must end as a whole."""
+        streams = list(self._simulation.network.streams)
+        if streams:
+            stream = self._world.rng.choice(streams)
+            stream.break_off()
+            for end in (stream, stream.other):
+                self._world.after(stream.delay, end.lose, "reset by the network")
+
+    def _flip_bit(self) -> None:
+        """What arrives next on some link is not what was sent."""
+        streams = list(self._simulation.network.streams)
+        if streams:
+            self._world.rng.choice(streams).will_flip = True
 
     def _cut_network(self) -> None:
         network = self._simulation.network
@@ -181,6 +209,9 @@ class Faults:
         prefix = self._world.rng.choice(("/journal", "/devices"))
         self._fill(self._simulation.remote.machine, prefix)
 
+    def _fill_state(self) -> None:
+        self._fill(self._either().machine, "/state")
+
     def _fill(self, machine: Machine, prefix: str) -> None:
         machine.full.add(prefix)
         self._for_a_while(6.0, lambda: machine.full.discard(prefix))
@@ -221,48 +252,14 @@ class Faults:
         site.machine.on_error = mend
 
     def _slow_disk(self) -> None:
-        machine = self._either().machine
-        machine.slow_until = self._world.now + 4.0 * self._world.rng.random()
+        self._either().machine.slow_down(4.0 * self._world.rng.random())
+
+    def _hang_disk(self) -> None:
+        """No call to a disk returns for a while, whatever becomes of who asked."""
+        site = self._either()
+        seconds = self._world.rng.choice((1.0, 6.0, 15.0)) * self._world.rng.random()
+        site.machine.hang(seconds)
 
     def _jump_clock(self) -> None:
         seconds = self._world.rng.choice((-86400.0, -1.0, 1.0, 86400.0))
         self._either().machine.clock_error_seconds += seconds
-
-    # -- operators ---------------------------------------------------------------------
-
-    def _ask_for_cut(self) -> None:
-        self._simulation.ask_for_cut(f"label {self._world.rng.randrange(100)}")
-
-    def _restore_remote(self) -> None:
-        """Copy the remote's machine, or put the copy back: the operator's roll-back.
-
-        Only once the primary knows a newer point: a copy that has the point which
-        the primary relies on goes unnoticed, and acked bits are then trusted that
-        it does not deserve. That is known, and for the protocol to mend.
-        """
-        simulation = self._simulation
-        if self._copy is None:
-            self._copy = simulation.copy_remote()
-        elif (
-            simulation.remote.is_alive
-            and not simulation.oracle.is_older_state
-            and self._copy.promised.number < simulation.relied_on()
-        ):
-            self._copy, copy = None, self._copy
-            simulation.restore_remote(copy)
-
-    def _restore_state(self) -> None:
-        """Copy the primary's state directory, or put the copy back for a while."""
-        simulation = self._simulation
-        if self._state is None:
-            self._state = simulation.older_state()
-        elif (
-            simulation.primary.is_alive
-            and not simulation.oracle.is_older_state
-            and self._state.cycle_number + 1 < simulation.oracle.promised.number
-        ):
-            self._state, state = None, self._state
-            simulation.restore_state(state, seconds=6.0 * self._world.rng.random())
-
-    def _suspend(self) -> None:
-        self._simulation.suspend(seconds=3.0 * self._world.rng.random())

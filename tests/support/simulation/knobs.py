@@ -98,7 +98,7 @@ class _Log:
 def quiet_logs(world: World) -> Iterator[None]:
     """Have the product's log say nothing while a run lasts."""
     before = structlog.get_config()
-    structlog.configure(wrapper_class=lambda *_, **__: _Log(world))  # type: ignore[arg-type, return-value]
+    structlog.configure(wrapper_class=lambda *_, **__: _Log(world))  # type: ignore[arg-type]
     try:
         yield
     finally:

@@ -51,6 +51,7 @@ class SimulatedStream:
         self._reader: asyncio.Future[None] | None = None
         self._writers: list[asyncio.Future[None]] = []
         self._will_wake = False
+        self.will_flip = False
 
     # -- the port ----------------------------------------------------------------------
 
@@ -138,6 +139,9 @@ class SimulatedStream:
                 self._world.after(USER_TIMEOUT_SECONDS, self._give_up, self._held_since)
             self._held.append(data)
             return
+        if self.will_flip:
+            self.will_flip = False
+            data = _flipped(data, self._world.rng.randrange(8 * len(data)))
         self.other._take(data)
 
     def _give_up(self, since: float) -> None:
@@ -202,6 +206,12 @@ class SimulatedStream:
         for waiter in writers:
             if not waiter.done():
                 waiter.set_result(None)
+
+
+def _flipped(data: bytes, bit: int) -> bytes:
+    changed = bytearray(data)
+    changed[bit >> 3] ^= 1 << (bit & 7)
+    return bytes(changed)
 
 
 class Network:

@@ -70,20 +70,22 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
 
     # -- what asyncio asks of a loop -------------------------------------------------
 
-    def call_soon(self, callback: Any, *args: Any, context: Any = None) -> Any:
+    def call_soon(  # type: ignore[override]
+        self, callback: Any, *args: Any, context: Any = None
+    ) -> Any:
         handle = asyncio.Handle(callback, args, self, context)
         if not self.is_dead:
             self.ready.append(handle)
         return handle
 
-    call_soon_threadsafe = call_soon
+    call_soon_threadsafe = call_soon  # type: ignore[assignment]
 
-    def call_later(
+    def call_later(  # type: ignore[override]
         self, delay: float, callback: Any, *args: Any, context: Any = None
     ) -> Any:
         return self.call_at(self.world.now + delay, callback, *args, context=context)
 
-    def call_at(
+    def call_at(  # type: ignore[override]
         self, when: float, callback: Any, *args: Any, context: Any = None
     ) -> Any:
         handle = asyncio.TimerHandle(when, callback, args, self, context)
@@ -229,7 +231,8 @@ class World:
         self.at(self.now + delay, action, *args)
 
     def new_loop(self, name: str) -> SimulatedLoop:
-        loop = SimulatedLoop(self, name)
+        # What asyncio calls of a loop is there; sockets and signals are not.
+        loop = SimulatedLoop(self, name)  # type: ignore[abstract]
         self._buried.append(loop)
         return loop
 

@@ -24,6 +24,7 @@ Done = Callable[[Any, BaseException | None], None]
 
 START_NS = 1_700_000_000_000_000_000
 CHANGES_STEP = 1 << 32
+SLOW_SECONDS_MAX = 3.0
 
 
 class DiedError(BaseException):
@@ -297,9 +298,24 @@ class Machine:
         self.fuse = 0
         """The process dies at so many operations on the disk from now; 0: never."""
         self.blow: Callable[[], None] = lambda: None
+        self.disturbed_until = 0.0
+        """Calls that were slowed down or hung have returned by then."""
         self._changes = 0
         self._quiet = False
         self._hook(self.files)
+
+    def slow_down(self, seconds: float) -> None:
+        """Have calls to the disk take long for a while."""
+        self.slow_until = self.world.now + seconds
+        self._disturbed(self.slow_until)
+
+    def hang(self, seconds: float) -> None:
+        """Have no call to the disk return for a while."""
+        self.hung_until = self.world.now + seconds
+        self._disturbed(self.hung_until)
+
+    def _disturbed(self, until: float) -> None:
+        self.disturbed_until = max(self.disturbed_until, until + SLOW_SECONDS_MAX)
 
     def job_seconds(self) -> float:
         """Return how long something in a thread takes to get on."""
@@ -307,7 +323,8 @@ class Machine:
         if self.world.now < self.hung_until:
             return self.hung_until - self.world.now + 0.1 * rng.random()
         if self.world.now < self.slow_until:
-            return rng.random() * (3.0 if rng.random() < 0.1 else 0.3)
+            slowest = SLOW_SECONDS_MAX if rng.random() < 0.1 else 0.3
+            return rng.random() * slowest
         return rng.random() * (0.03 if rng.random() < 0.05 else 0.001)
 
     # -- the disk ----------------------------------------------------------------------

@@ -136,6 +136,18 @@ class VolumeModel:
             write.ended = moment
         self._under_way.clear()
 
+    def copied(self) -> VolumeModel:
+        """Return a copy that goes its own way; nobody waits for its writes."""
+        copy = VolumeModel(self.name, self.sectors * SECTOR)
+        copy.zeroings = self.zeroings
+        copy._starts = self._starts + 1
+        copy._events = itertools.count(next(self._events))
+        copy.visible = [list(writes) for writes in self.visible]
+        copy.durable = [list(writes) for writes in self.durable]
+        copy._unsettled = dict(self._unsettled)
+        copy._under_way = dict(self._under_way)
+        return copy
+
     # -- looking -----------------------------------------------------------------------
 
     def wrong_sectors(self, data: bytes) -> list[int]:

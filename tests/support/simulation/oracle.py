@@ -117,6 +117,22 @@ class Oracle:
             return transfer(relation, fresh)
 
         changes.transfer = watched
+        self._note_progress(volume)
+
+    def _note_progress(self, volume: Any) -> None:
+        """Put into the trace what a crash is worth most after."""
+        ack, save = volume.changes.ack, volume.heat.save
+
+        def acked(first: int, count: int) -> None:
+            ack(first, count)
+            self.world.note(f"acked {volume.name} {first}+{count}")
+
+        async def saved(pages: set[int], *, sync_device: bool) -> None:
+            await save(pages, sync_device=sync_device)
+            if sync_device:
+                self.world.note(f"cooled {volume.name}")
+
+        volume.changes.ack, volume.heat.save = acked, saved
 
     def _watch_group(self, group: Any) -> None:
         complete, has_changed = group.complete_cycle, group.has_changed

@@ -19,7 +19,6 @@ from primary_site.group import ConsistencyGroup
 from primary_site.replicator import Replicator
 from primary_site.tickets import CutTicket
 from tests.support.evidence import commit, sources_digest
-from tests.support.simulated_files import SimulatedFiles
 from tests.support.simulation.faults import Faults
 from tests.support.simulation.hosts import Hosts
 from tests.support.simulation.knobs import (
@@ -31,10 +30,11 @@ from tests.support.simulation.knobs import (
 )
 from tests.support.simulation.links import Network
 from tests.support.simulation.loop import SimulatedLoop, StuckError, World
-from tests.support.simulation.oracle import Oracle, Promised
+from tests.support.simulation.oracle import Oracle
 from tests.support.simulation.readers import PointReaders
+from tests.support.simulation.restoring import Restoring
 from tests.support.simulation.shadows import Shadows
-from tests.support.simulation.sites import STATE, PrimarySite, RemoteSite, Site
+from tests.support.simulation.sites import PrimarySite, RemoteSite, Site
 
 SAFETY_SECONDS = 12.0
 HEAL_SECONDS_MAX = 120.0
@@ -86,22 +86,6 @@ class Outcome:
         return f"{command}   (at {commit()[:12]}, sources {sources_digest()})"
 
 
-@dataclass(frozen=True, slots=True)
-class RemoteCopy:
-    """The remote's machine as it was once, and what had been promised by then."""
-
-    files: SimulatedFiles
-    promised: Promised
-
-
-@dataclass(frozen=True, slots=True)
-class OlderState:
-    """The primary's state directory as it was once."""
-
-    files: SimulatedFiles
-    cycle_number: int
-
-
 class Simulation:
     """Both sites and all around them, for one seed."""
 
@@ -135,7 +119,7 @@ class Simulation:
         self._healed_at = 0.0
         self._ticket: CutTicket | None = None
         self._ticket_life = 0
-        self._newest_state: SimulatedFiles | None = None
+        self.restoring = Restoring(self)
 
     def close(self) -> None:
         """Unwind what is in the middle of an operation on disk."""
@@ -168,30 +152,32 @@ class Simulation:
         return site.machine.is_up
 
     def kill(self, site: Site, *, power: bool) -> None:
-        if site is self.primary and (power or self._has_lost_pages()):
-            self.oracle.lost_power = True
+        if site is self.primary:
+            self.oracle.lost_power = self.oracle.lost_power or power
+            self.note_lost_pages()
         site.die(power=power)
-        self._start_later(site)
+        self.start_later(site)
 
-    def _has_lost_pages(self) -> bool:
+    def note_lost_pages(self) -> None:
         """A failed fdatasync is as a power loss to what was not flushed."""
         files = self.primary.machine.files
-        return any(i.has_lost for i in files._directories["/devices"].names.values())
+        if any(i.has_lost for i in files._directories["/devices"].names.values()):
+            self.oracle.lost_power = True
 
     def stop(self, site: Site) -> None:
-        if site is self.primary and self._has_lost_pages():
-            self.oracle.lost_power = True
+        if site is self.primary:
+            self.note_lost_pages()
         site.stop()
 
-    def _start_later(self, site: Site) -> None:
+    def start_later(self, site: Site) -> None:
         rng = self.world.rng
         self.world.after(rng.choice((0.01, 0.5, 4.0)) * rng.random(), self._start, site)
 
     def _start(self, site: Site) -> None:
         if site.is_alive:
             return
-        if site is self.primary and self._has_lost_pages():
-            self.oracle.lost_power = True
+        if site is self.primary:
+            self.note_lost_pages()
         site.start()
         faults = self.world.rng.random()
         if not self.is_healing and faults < 0.15:  # in the middle of recovery
@@ -243,60 +229,6 @@ class Simulation:
         if not self.is_over:
             self.world.after(0.05 + 0.4 * self.world.rng.random(), self._look)
 
-    def relied_on(self) -> int:
-        """Return the point that the primary takes for the remote's newest; 0: none."""
-        group = self.primary.group
-        if not self.primary.is_serving or group is None or group.cut is not None:
-            return 0
-        return group.state.committed_number or 0
-
-    def copy_remote(self) -> RemoteCopy:
-        return RemoteCopy(self.remote.machine.copied(), self.oracle.promised)
-
-    def restore_remote(self, copy: RemoteCopy) -> None:
-        """Put an older copy of the whole machine back: nobody promised it is newer."""
-        site = self.remote
-        site.die(power=False)
-        site.machine.restore(copy.files)
-        self.oracle.promised = copy.promised
-        self._start_later(site)
-
-    def older_state(self) -> OlderState | None:
-        """Copy the primary's state directory, as a backup would."""
-        group = self.primary.group
-        if not self.primary.is_serving or group is None:
-            return None
-        return OlderState(self.primary.machine.copied(), group.state.cycle_number)
-
-    def restore_state(self, older: OlderState, *, seconds: float) -> None:
-        """Start the primary with an older state directory, and later with the newest.
-
-        The remote has a point that the older state never reached, so it must refuse.
-        Hosts keep still: what they write meanwhile no newest state would know of,
-        as `docs/internals/recovery.md` has to say.
-        """
-        self._newest_state = self.primary.machine.copied()
-        self.oracle.is_older_state = True
-        self.hosts.is_active = False
-        self._start_with_state(older.files)
-        self.world.after(seconds, self._put_newest_state_back)
-
-    def _put_newest_state_back(self) -> None:
-        newest, self._newest_state = self._newest_state, None
-        if newest is not None:
-            self.world.note("the newest state is put back")
-            self._start_with_state(newest)
-            self.oracle.is_older_state = False
-            self.hosts.is_active = True
-
-    def _start_with_state(self, state: SimulatedFiles) -> None:
-        site = self.primary
-        site.die(power=False)
-        if self._has_lost_pages():
-            self.oracle.lost_power = True
-        site.machine.restore_directory(STATE, state)
-        self._start_later(site)
-
     # -- operators ---------------------------------------------------------------------
 
     def ask_for_cut(self, label: str | None) -> None:
@@ -335,7 +267,7 @@ class Simulation:
         faults.is_active = False
         self.is_healing = True
         self._healed_at = world.now
-        self._put_newest_state_back()
+        self.restoring.put_newest_back()
         self.network.rate, self.network.delay_seconds = 50e6, 0.001
         for stream in self.network.streams:
             stream.rate, stream.delay = 50e6, 0.001
@@ -344,7 +276,7 @@ class Simulation:
             machine = site.machine
             machine.full.clear()
             machine.errors.clear()
-            machine.slow_until = 0.0
+            machine.slow_until = machine.hung_until = 0.0
             machine.fuse = 0
             if site.is_alive:
                 site.loop.fuse = 0

@@ -20,7 +20,7 @@ from tests.support.simulation.model import summary
 from tests.support.simulation.oracle import Oracle
 from tests.support.simulation.sites import STATE, PrimarySite, RemoteSite
 
-SHADOWS_MAX = 5
+SHADOWS_MAX = 4
 """A site and run: each costs as much as fifty callbacks."""
 
 OPERATIONS = {"write", "datasync", "truncate", "rename", "sync_directory", "create"}
@@ -75,7 +75,7 @@ class Shadows:
 
     def _look_at_primary(self) -> None:
         oracle = self._oracle
-        if oracle.is_older_state:
+        if oracle.is_older_state or not self._primary.is_alive:
             return
         image = self._image(self._primary.machine.files)
         try:

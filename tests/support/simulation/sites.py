@@ -45,6 +45,7 @@ class Site:
         self.is_stopping = False
         self.start_error: str | None = None
         self.lives = 0
+        self.thawed_at = 0.0
         self.deaths: Counter[str] = Counter()
         self.loop: SimulatedLoop
         for path in ("/devices", STATE):
@@ -95,6 +96,7 @@ class Site:
         if self.is_alive:
             loop = self.loop
             loop.is_frozen = True
+            self.thawed_at = self.world.now + seconds
             self.world.after(seconds, _thaw, loop)
 
     def _call(self, work: Coroutine[Any, Any, None]) -> None:
@@ -173,7 +175,7 @@ class PrimarySite(Site):
         if self.writes_at_once:
             for volume in group.volumes:
                 for _ in range(PROOF_BATCHES):
-                    volume.promptness.took_in_thread(0.0)
+                    volume.promptness.took_in_thread(0.0, 1)
         self.group, self.replicator = group, replicator
         self.on_open(group, replicator)
         self.is_serving = True

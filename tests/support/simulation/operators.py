@@ -1,0 +1,58 @@
+"""What operators do in a run, between all that goes wrong.
+
+Takeover, failback and growing a volume belong here once the product has them: an
+operation of `Operators`, and what the oracle has to know of it. After a takeover that
+is another model of what hosts were promised (the point's), and cuts of another
+lineage; a grown volume ends its cuts at the size of their time.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tests.support.simulation.scenario import Simulation
+
+
+class Operators:
+    """Asks for cuts, suspends, and puts older copies of machines back."""
+
+    def __init__(self, simulation: Simulation) -> None:
+        self._simulation = simulation
+        self._rng = simulation.world.rng
+
+    def kinds(self) -> list[Callable[[], None]]:
+        return [self._ask_for_cut, self._suspend, self._roll_remote_back]
+
+    def restoring(self, rng: random.Random) -> list[Callable[[], None]]:
+        """Return what is done with copies of any age: one or more of these."""
+        kinds = [self._restore_remote, self._restore_state, self._restore_primary]
+        return [kind for kind in kinds if rng.random() < 0.5] or [rng.choice(kinds)]
+
+    def _ask_for_cut(self) -> None:
+        self._simulation.ask_for_cut(f"label {self._rng.randrange(100)}")
+
+    def _suspend(self) -> None:
+        self._simulation.suspend(seconds=3.0 * self._rng.random())
+
+    def _roll_remote_back(self) -> None:
+        """Copy the remote's machine, or put the copy back, once the primary knows a
+        newer point than the copy has."""
+        restoring = self._simulation.restoring
+        if restoring.has_remote_copy and not restoring.is_remote_copy_lagging():
+            return
+        self._restore_remote()
+
+    def _restore_remote(self) -> None:
+        """Copy the remote's machine, or put the copy back: devices and state."""
+        self._simulation.restoring.remote()
+
+    def _restore_state(self) -> None:
+        """Copy the primary's state directory, or put the copy back."""
+        self._simulation.restoring.state(seconds=6.0 * self._rng.random())
+
+    def _restore_primary(self) -> None:
+        """Copy the primary's machine, or put the copy back: devices and state."""
+        self._simulation.restoring.primary(seconds=6.0 * self._rng.random())
