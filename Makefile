@@ -3,6 +3,8 @@
 #   make demo    both sites on this machine, a disaster, the recovered copy checked
 #   make run     both sites on this machine from config/, until Ctrl-C
 #   make hunt    ten thousand disasters of two simulated sites, seed by seed
+#   make torture kills, power cuts, bad links and clocks for twenty minutes
+#   make evidence  docs/reliability.md from the figures of the last runs
 #   make interop-kernel  Linux's own NBD client, in a virtual machine
 #   make bench   side by side with peers (ARGS="--quick" takes six minutes)
 #   make fuzz    each parser under libFuzzer for a minute; SECONDS=600 for longer
@@ -78,6 +80,16 @@ interop-kernel: $(STAMP)
 .PHONY: hunt
 hunt: $(STAMP)
 	$(BIN)/python -m tests.simulation.hunt --seeds 10000 $(ARGS)
+
+# Before a release, as root: ARGS="--minutes 240", ARGS="--only links".
+.PHONY: torture
+torture: $(STAMP)
+	@$(BIN)/python -m tests.torture $(ARGS)
+
+# Gathers what runs left in build/evidence; see docs/reliability.md for which.
+.PHONY: evidence
+evidence: $(STAMP)
+	@$(BIN)/python -m tests.evidence $(ARGS)
 
 demo: $(STAMP)
 	@$(BIN)/python -m demo $(ARGS)
