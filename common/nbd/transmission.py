@@ -11,38 +11,25 @@ A connection ends in steps, each of which happens once:
 2. What was submitted runs to its end and is answered while the socket lives.
 3. The socket is closed; then, with nothing in flight, the volume is released.
 
-A client that reconnects sends its unanswered writes again and goes on from there.
-So that no write of its old connection lands on top of newer ones, a connection
-takes no request while requests of an ended connection to the same export run, and
-one whose end we may not see yet (`common.nbd.liveness`) takes none before it has
-proved that its client was there after the new connection began.
+Whether it may take requests at all, where other connections to its export have
+ended or begun, is decided by `common.nbd.precedence`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import errno
-import socket
 from collections.abc import Callable
 from typing import Final
 
 import structlog
 
-from common.nbd import replies
 from common.nbd.answers import Answers
 from common.nbd.budget import MemoryBudget
 from common.nbd.limits import NbdLimits
-from common.nbd.liveness import (
-    Ask,
-    Doubt,
-    Life,
-    Told,
-    ask_socket,
-    ends_visibly,
-    has_hung_up,
-    read_away,
-)
+from common.nbd.liveness import Ask, ask_socket, read_away
 from common.nbd.outcome import Agreed
+from common.nbd.precedence import Precedence
 from common.nbd.progress import Position, ProgressWatch, Underway
 from common.nbd.request_stream import RequestStream
 from common.nbd.requests import Rules
@@ -106,7 +93,7 @@ class Transmission(asyncio.BufferedProtocol):
             self._underway,
             self._stuck,
         )
-        self._in_flight = 0
+        self.in_flight = 0
         self._in_flight_bytes = 0
         self._reading = False
         # What completed while the volume's `submit` runs, should that raise.
@@ -119,20 +106,12 @@ class Transmission(asyncio.BufferedProtocol):
         # How often, and how much was handed over while, replies waited to be sent.
         self._unsent_count = 0
         self._queued_bytes = 0
-        # What has to end before a request is taken: requests of ended connections,
-        # and of those in doubt, or a doubt about this one.
-        self._waits_for: set[Transmission | Doubt] = set()
-        # Newer connections that wait for what is in flight here.
-        self._followers: list[Transmission] = []
-        self._ask = ask
-        self._doubt: Doubt | None = None
-        # Sent of a reply that is owed, ahead of it; and whether the client can
-        # prove nothing before the rest is sent.
-        self._begun_bytes = 0
-        self._proof_is_due = False
+        self._precedence = Precedence(
+            self, transport, agreed.form, ask, read_only=volume.read_only
+        )
         self._in_turn = False
         self._turn_due = False
-        self._ending = False
+        self.is_ending = False
         self._lost = False
         self._released = False
 
@@ -141,21 +120,8 @@ class Transmission(asyncio.BufferedProtocol):
         return self._agreed.export_name
 
     def give_way_to(self, newer: Transmission) -> None:
-        """Let a connection to the same export, which begins now, come first.
-
-        It waits for what is in flight here if this client is gone, or may be. It
-        does not wait for the client of this connection to prove itself or to read
-        its replies: until then nothing more is submitted here.
-        """
-        connection = self._transport.get_extra_info("socket")
-        if not self._ending:
-            if self._transport.is_closing() or has_hung_up(connection):
-                self.finish()
-            elif self._may_hide_its_end(connection):
-                self._begin_doubt()
-        if self._in_flight and (self._ending or self._doubt is not None):
-            self._followers.append(newer)
-            newer._waits_for.add(self)
+        """Let a connection to the same export, which begins now, come first."""
+        self._precedence.give_way_to(newer._precedence)
 
     def start(self, received: bytes) -> None:
         """Begin to read, after `received`, which came with the handshake's end."""
@@ -168,12 +134,12 @@ class Transmission(asyncio.BufferedProtocol):
 
     def finish(self) -> None:
         """Take no more requests; close once those in flight are answered."""
-        self._ending = True
-        self._schedule_turn()
+        self.is_ending = True
+        self.schedule_turn()
 
     def abort(self) -> None:
         """Close the socket now; what is in flight still runs to its end."""
-        self._ending = True
+        self.is_ending = True
         self._transport.abort()
 
     # What the transport calls
@@ -182,7 +148,7 @@ class Transmission(asyncio.BufferedProtocol):
         return self._stream.writable()
 
     def buffer_updated(self, length: int) -> None:
-        if not self._ending:
+        if not self.is_ending:
             self._stream.received(length)
             # A long payload comes in many pieces: only the last is worth a turn.
             if self._stream.missing_bytes <= 0:
@@ -204,14 +170,13 @@ class Transmission(asyncio.BufferedProtocol):
         """Note that all has been sent."""
         self._is_unsent = False
         self._free_sent()
-        self._schedule_turn()
+        self.schedule_turn()
 
     def connection_lost(self, _error: Exception | None) -> None:
-        self._ending = True
+        self.is_ending = True
         self._lost = True
         self._progress.stop()
-        if self._doubt is not None:
-            self._doubt.stop()
+        self._precedence.stop()
         self._share.stop_waiting()
         self._unsent_payload_bytes += self._answers.payload_bytes
         self._answers.take()
@@ -220,7 +185,8 @@ class Transmission(asyncio.BufferedProtocol):
 
     # One turn: parse, submit, answer, choose whether to read on
 
-    def _schedule_turn(self) -> None:
+    def schedule_turn(self) -> None:
+        """See what may go on, once the loop has done what is before it."""
         if not (self._turn_due or self._in_turn or self._lost):
             self._turn_due = True
             self._loop.call_soon(self._run_due_turn)
@@ -244,11 +210,11 @@ class Transmission(asyncio.BufferedProtocol):
             if self._answers.pending:
                 self._send()
         self._in_turn = False
-        if self._followers and self._in_flight == 0:
-            self._let_followers_go()
-        if self._ending:
+        if self._precedence.followers and self.in_flight == 0:
+            self._precedence.let_followers_go()
+        if self.is_ending:
             self._set_reading(wanted=False)
-            if self._in_flight == 0:
+            if self.in_flight == 0:
                 self._close()
         else:
             self._set_reading(wanted=not (self._stream.is_stopped or self._must_wait()))
@@ -266,10 +232,8 @@ class Transmission(asyncio.BufferedProtocol):
         pending = answers.take()
         if self._transport.is_closing():
             return
-        if self._begun_bytes:
-            pending[0] = replies.rest(self._agreed.form, pending[0], self._begun_bytes)
-            self._begun_bytes = 0
-            self._proof_is_due = False
+        if self._precedence.begun_bytes:
+            pending[0] = self._precedence.rest_of(pending[0])
         if self._is_unsent:
             self._queued_bytes += sum(map(len, pending))
         # Calls `pause_writing` if not all of it could be sent at once.
@@ -284,7 +248,7 @@ class Transmission(asyncio.BufferedProtocol):
 
     def _must_wait(self) -> bool:
         """Tell whether no request may be taken now, whatever its kind."""
-        return bool(self._waits_for) or (
+        return self._precedence.waits or (
             self._share.is_waiting
             or (
                 self._is_unsent
@@ -295,15 +259,16 @@ class Transmission(asyncio.BufferedProtocol):
 
     def _submit_next(self) -> bool:
         """Take one batch and hand it over; tell whether there can be another."""
-        if self._ending or self._must_wait():
+        if self.is_ending or self._must_wait():
             return False
         stream = self._stream
-        batch = stream.take(self._in_flight, self._in_flight_bytes)
+        batch = stream.take(self.in_flight, self._in_flight_bytes)
         if batch:
-            if self._doubt is not None:
-                self._keep_back(batch, self._doubt)
+            if self._precedence.doubt is not None:
+                stream.put_back(batch)
+                self._precedence.wait_for_proof()
                 return False
-            self._in_flight += len(batch)
+            self.in_flight += len(batch)
             self._in_flight_bytes += stream.batch_bytes
             self._submitting = True
             try:
@@ -314,7 +279,7 @@ class Transmission(asyncio.BufferedProtocol):
             self._submitting = False
             self._completed_meanwhile.clear()
         if stream.ended is not None:
-            self._ending = True
+            self.is_ending = True
             if stream.ended.refused:
                 _log.warning(
                     "nbd_connection_refused",
@@ -356,8 +321,8 @@ class Transmission(asyncio.BufferedProtocol):
             self._completed_meanwhile.append(requests)
         if self._has_abandoned:
             requests = [r for r in requests if r.cookie is not _ANSWERED]
-        self._in_flight -= len(requests)
-        assert self._in_flight >= 0
+        self.in_flight -= len(requests)
+        assert self.in_flight >= 0
         answers = self._answers
         held_before = answers.payload_bytes
         completed_bytes = answers.add_completed(requests)
@@ -371,87 +336,20 @@ class Transmission(asyncio.BufferedProtocol):
         if self._lost:
             self._release_if_idle()
         else:
-            self._schedule_turn()
+            self.schedule_turn()
 
-    # Newer connections to the same export
+    # What `Precedence` asks for besides
 
-    def _let_followers_go(self) -> None:
-        followers, self._followers = self._followers, []
-        for follower in followers:
-            follower._stop_waiting_for(self)  # noqa: SLF001 - of the same class
-
-    def _stop_waiting_for(self, what: Transmission | Doubt) -> None:
-        self._waits_for.discard(what)
-        self._schedule_turn()
-
-    def _may_hide_its_end(self, connection: socket.socket) -> bool:
-        is_relayed = self._ask is not ask_socket
-        return (is_relayed or not ends_visibly(connection)) and (
-            not self._volume.read_only
-        )
-
-    def _begin_doubt(self) -> None:
-        if self._doubt is None:
-            self._doubt = Doubt(
-                self._loop, self._begin_reply, self._look, self._doubt_settled
-            )
-        self._doubt.renew()
-        if self._in_flight:
-            self._ask_about_client(self._doubt)
-
-    def _keep_back(self, batch: list[HostRequest], doubt: Doubt) -> None:
-        """Submit nothing before the client has proved to be there."""
-        self._stream.put_back(batch)
-        self._waits_for.add(doubt)
-        self._ask_about_client(doubt)
-
-    def _ask_about_client(self, doubt: Doubt) -> None:
-        self._unsent_count += 1
-        doubt.ask()
-        self._progress.arm()
-
-    def _begin_reply(self) -> bool:
-        """Send the next byte of a reply that is owed; tell whether one is."""
-        if self._transport.is_closing():
-            return False
+    def send_answered(self) -> None:
+        """Hand all replies there are to the transport."""
         if self._answers.pending:
             self._send()
-        if not self._in_flight and self._doubt not in self._waits_for:
-            return False
-        start = replies.start(self._agreed.form)
-        following = start[self._begun_bytes : self._begun_bytes + 1]
-        # It has four. After that the reply itself has to do, if one will come: if
-        # not, new connections came in each of four round trips, and we go by what
-        # was acknowledged of them all.
-        self._proof_is_due = not following and self._in_flight > 0
-        if following:
-            self._begun_bytes += 1
-            self._queued_bytes += 1
-            self._transport.write(following)
-        return True
 
-    def _look(self, told: Told) -> None:
-        if self._transport.is_closing():
-            return
-        if self._proof_is_due or self._transport.get_write_buffer_size():
-            told(Life.UNKNOWN)
-        else:
-            self._ask(self._transport.get_extra_info("socket"), told)
-
-    def _is_proof_awaited(self) -> bool:
-        doubt = self._doubt
-        return doubt is not None and doubt.is_asking and not self._proof_is_due
-
-    def _doubt_settled(self, life: Life) -> None:
-        doubt, self._doubt = self._doubt, None
-        assert doubt is not None
-        if self._ending:
-            return
-        if life is Life.GONE:
-            self.finish()
-        else:
-            self._let_followers_go()
-            self._stop_waiting_for(doubt)
+    def expect_acknowledgement(self, begun_bytes: int) -> None:
+        """Watch that the peer takes what it has not, of which so much is new."""
+        self._unsent_count += not begun_bytes
+        self._queued_bytes += begun_bytes
+        self._progress.arm()
 
     # What the peer has to go on with
 
@@ -460,7 +358,7 @@ class Transmission(asyncio.BufferedProtocol):
         receiving = replying = None
         if self._reading and stream.is_within_request:
             receiving = Position(stream.taken_count, stream.received_bytes)
-        if self._is_unsent or self._is_proof_awaited():
+        if self._is_unsent or self._precedence.awaits_proof:
             unsent_bytes = self._transport.get_write_buffer_size()
             replying = Position(self._unsent_count, self._queued_bytes - unsent_bytes)
         return Underway(receiving, replying)
@@ -475,9 +373,9 @@ class Transmission(asyncio.BufferedProtocol):
         self.abort()
 
     def _release_if_idle(self) -> None:
-        if self._in_flight == 0 and not self._released:
+        if self.in_flight == 0 and not self._released:
             self._released = True
-            self._let_followers_go()
+            self._precedence.let_followers_go()
             self._share.close()
             self._volume.release()
             self._closed(self)

@@ -291,7 +291,7 @@ class TestLivingClients:
             transmission = open_connection(served)
             second = await served.client(kind, form)
             if kind == "unix":
-                assert transmission._doubt is None, "its life is known at once"
+                assert transmission._precedence.doubt is None, "its life is known at once"
             write = second.write(1 << 22, b"second")
             # Its client lives, so that nothing of it needs to end first.
             if kind != "unix":
@@ -506,7 +506,7 @@ async def test_what_is_not_sent_yet_proves_nothing() -> None:
     await until(lambda: doubtful._is_unsent)
     doubtful.give_way_to(newer)
     client.sendall(request(Command.WRITE, 0, 3, b"old"))
-    doubt = doubtful._doubt
+    doubt = doubtful._precedence.doubt
     assert doubt is not None
     await until(lambda: doubt._seconds > 4 * LOOK_SECONDS_MIN)
     assert not asked
