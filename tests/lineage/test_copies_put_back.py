@@ -66,6 +66,13 @@ async def all_well(sites: RestorableSites, ticket: Any = None) -> tuple[int, int
     return last.tracks, last.tracks_compared
 
 
+async def acked_on_disk(sites: RestorableSites) -> None:
+    """Have all regions but the first cool: a restart relies on their acked bits."""
+    for _ in range(2):
+        await sites.primary.group.tend()
+    await sites.primary.write(0, 1, 2)  # it heats: the log tells which have cooled
+
+
 async def stays_refused(sites: RestorableSites, words: str) -> None:
     """The primary is told why; nothing changes at the remote, and hosts are served."""
     before = sites.remote.on_disk()
@@ -95,9 +102,7 @@ async def test_a_primary_that_was_killed_sends_nothing_twice(
 ) -> None:
     primary = sites.primary
     await primary.cut_and_hold(HALF)
-    for _ in range(2):
-        await primary.group.tend()  # regions cool, and what was acked is durable
-    await primary.write(0, 1, 2)  # a region heats: the log tells which have cooled
+    await acked_on_disk(sites)
     await primary.kill()
     await primary.start()
     assert sites.verdicts[-1] is Verdict.GO_ON
@@ -169,14 +174,14 @@ async def test_what_is_acked_after_a_doubt_is_told_from_what_was_before(
     await primary.write(0, TRACKS, 2)
     copy = remote.copied()
     await primary.cut_and_hold(HALF)
-    await primary.group.tend()  # acked bits on the primary's disk
-    old = primary.group.state.acked_tag
+    await acked_on_disk(sites)
     await remote.stop()
     remote.put_back(copy)
     primary.hold_reads(0)  # nothing of it is compared yet
     await remote.start()
     assert sites.verdicts[-1] is Verdict.COMPARE_ACKED
-    await until(lambda: primary.group.state.acked_tag != old)
+    await until(lambda: not primary.acked)
+    await primary.connected()
     await primary.kill()
     for _ in range(9):
         await remote.store.flush()
