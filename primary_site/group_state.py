@@ -65,8 +65,8 @@ class GroupState:
     def with_volume(self, name: str, volume: VolumeState) -> GroupState:
         return replace(self, volumes={**self.volumes, name: volume})
 
-    def judged(self, progress_count: int) -> SenderState:
-        """Return what a session is judged by."""
+    def judged(self, progress_count: int = 0) -> SenderState:
+        """Return what a session is judged by; 0: no acked bit is relied on."""
         newest = committed = None
         if self.cycle_id:
             newest = CycleName(self.cycle_number, self.cycle_id)
