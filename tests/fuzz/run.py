@@ -13,16 +13,19 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 from tests.fuzz.seeds import SEEDS
 from tests.fuzz.targets import TARGETS
+from tests.support.evidence import record
 
 RUN = Path("run/fuzz")
 INPUT_BYTES_MAX = 4096
 INPUT_SECONDS_MAX = 10
+EXECUTIONS = re.compile(r"stat::number_of_executed_units:\s*(\d+)")
 
 
 def main() -> int:
@@ -34,7 +37,20 @@ def main() -> int:
     if asked.files:
         return run_again(asked.target, asked.files)
     names = [asked.target] if asked.target else list(TARGETS)
-    failed = [name for name in names if not fuzz_apart(name, asked.seconds)]
+    found = {name: fuzz_apart(name, asked.seconds) for name in names}
+    failed = [name for name, (ended_well, _) in found.items() if not ended_well]
+    if asked.target is None:
+        executions = {name: count for name, (_, count) in found.items()}
+        record(
+            "fuzz",
+            f"make fuzz SECONDS={asked.seconds}",
+            {
+                "executions": sum(executions.values()),
+                "executions_by_target": executions,
+                "failed_targets": len(failed),
+                "seconds_each": asked.seconds,
+            },
+        )
     return 1 if failed else 0
 
 
@@ -46,10 +62,10 @@ def run_again(name: str, files: list[Path]) -> int:
     return 0
 
 
-def fuzz_apart(name: str, seconds: int) -> bool:
+def fuzz_apart(name: str, seconds: int) -> tuple[bool, int]:
     """Fuzz in a process of its own, which libFuzzer ends as it likes.
 
-    Tell whether it ended without having found anything.
+    Tell whether it ended without having found anything, and how many inputs it ran.
     """
     corpus, found = RUN / "corpus" / name, RUN / "found" / name
     for directory in (corpus, found):
@@ -66,11 +82,22 @@ def fuzz_apart(name: str, seconds: int) -> bool:
         "-print_final_stats=1",
     ]
     command = [sys.executable, "-m", "tests.fuzz.under_atheris", name]
-    code = subprocess.call([*command, *options, str(corpus)])
+    executions = 0
+    with subprocess.Popen(
+        [*command, *options, str(corpus)],
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+    ) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            print(line, end="", file=sys.stderr)
+            if match := EXECUTIONS.match(line):
+                executions = int(match[1])
     for path in sorted(set(found.iterdir()) - before):
         print(f"=== {name} failed; run it again with")
         print(f"    {sys.executable} -m tests.fuzz.run {name} {path}", flush=True)
-    return code == 0
+    return process.returncode == 0, executions
 
 
 if __name__ == "__main__":
