@@ -11,11 +11,14 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.support import evidence
 from tests.support.cut_oracle import (
     SECTOR_BYTES,
     CutJudge,
@@ -27,7 +30,7 @@ from tests.support.cut_oracle import (
 )
 from tests.support.nbd_client import NbdClient
 from tests.support.sites import Pair, VolumeSpec, read_all
-from tests.support.stamping_writers import StampingWriter, connect_writers
+from tests.support.stamping_writers import Mix, StampingWriter, connect_writers
 
 CUTS = int(os.environ.get("FARSHORE_ORACLE_CUTS", "30"))
 SEED = int(os.environ.get("FARSHORE_SEED", "20"))
@@ -40,6 +43,19 @@ WRITES_BETWEEN_CUTS = 150
 
 MIB = 1 << 20
 SIZES = [24 * MIB + 37 * SECTOR_BYTES, 10 * MIB, 3 * MIB + 7 * SECTOR_BYTES]
+
+
+CLASHING = Mix(trim=0.2, zero=0.2, long_trim=0.01, fua=0.3, flush=0.08, hot=0.6)
+"""Unaligned trims, zeroings and durable writes over each other, in a few tracks."""
+
+FIGURES: Counter[str] = Counter()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _evidence() -> Iterator[None]:
+    yield
+    command = "pytest tests/integration/test_cut_oracle.py"
+    evidence.record("cut_oracle", command, dict(FIGURES))
 
 
 def volumes(track_size: str) -> list[VolumeSpec]:
@@ -109,17 +125,23 @@ def check_known(image: bytearray, volume: int, ops: list[Op]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("track_size", "link", "cuts"),
-    [("4KiB", {"connections": 2}, CUTS), ("64KiB", {}, CUTS // 3)],
-    ids=["4KiB tracks, two links", "64KiB tracks, one link"],
+    ("track_size", "link", "cuts", "mix"),
+    [
+        ("4KiB", {"connections": 2}, CUTS, Mix()),
+        ("64KiB", {}, CUTS // 3, Mix()),
+        ("4KiB", {}, CUTS // 3, CLASHING),
+    ],
+    ids=["4KiB tracks, two links", "64KiB tracks, one link", "all kinds that clash"],
 )
 async def test_every_point_is_one_instant_of_all_volumes(
-    tmp_path: Path, track_size: str, link: dict[str, object], cuts: int
+    tmp_path: Path, track_size: str, link: dict[str, object], cuts: int, mix: Mix
 ) -> None:
     with Pair(tmp_path, volumes(track_size), link=link) as pair:
         await pair.start()
         oracle = Oracle(pair)
-        writers = await connect_writers(pair, oracle.history, SEED, count=WRITERS)
+        writers = await connect_writers(
+            pair, oracle.history, SEED, count=WRITERS, mix=mix
+        )
         try:
             for writer in writers:
                 writer.start()
@@ -137,6 +159,9 @@ async def test_every_point_is_one_instant_of_all_volumes(
         assert oracle.newest >= cuts
         assert oracle.stamped > 1000
         assert oracle.in_flight > 0, "no cut met a write in flight: nothing was shown"
+        FIGURES["cuts_compared_byte_for_byte"] += cuts
+        FIGURES["changes"] += len(oracle.history.ops)
+        FIGURES["in_flight_at_cuts"] += oracle.in_flight
         print(
             f"{cuts} cuts, {len(oracle.history.ops)} changes, "
             f"{oracle.in_flight} in flight at cuts"
