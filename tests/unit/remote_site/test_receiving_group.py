@@ -317,6 +317,10 @@ async def test_frames_that_still_queue_when_a_session_ends_are_not_applied(
     await old.tracks(0, [run(0, b"g")])
     assert await asyncio.to_thread(site.disk.stalled.wait, PATIENCE_SECONDS)
     await old.tracks(0, [run(5, b"g")])
+    session = site.group.session
+    assert session is not None
+    while session.receiver.received.count < 2:  # it queues, behind the first
+        await asyncio.sleep(0.001)
     opening = asyncio.create_task(site.open())
     await old.ended()
     site.disk.go.set()

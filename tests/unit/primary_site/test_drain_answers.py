@@ -1,0 +1,183 @@
+"""What a drain makes of the remote's answers, and what it tells the remote."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import operator
+import random
+from typing import Any
+
+import pytest
+
+from common.errors import ProtocolError
+from common.replication.messages import (
+    Credit,
+    CycleEnd,
+    Hashes,
+    NeedFull,
+    Progress,
+    Tracks,
+)
+from common.storage.bitmap import Bitmap
+from primary_site.drain import CycleDrain
+from tests.support.primary_host_site import SIZE, TRACK, Site
+
+CREDIT_BYTES = 1 << 24
+OTHER = b"o" * 16
+
+
+class ToldSession:
+    """A session that keeps what it is told.
+
+    `holds_first`: its first frame is on its way until the second has been sent.
+    """
+
+    epoch = 1
+
+    def __init__(self, *, holds_first: bool = False) -> None:
+        self._holds_first = holds_first
+        self._second_sent = asyncio.Event()
+        self.control: list[object] = []
+        self.frames: list[Tracks | Hashes] = []
+        self.checksums: list[int] = []
+
+    async def send(self, message: object) -> int:
+        self.control.append(message)
+        return 0
+
+    async def send_bulk(self, message: Tracks | Hashes) -> int:
+        self.frames.append(message)
+        checksum = random.Random(message.sequence).getrandbits(64)
+        self.checksums.append(checksum)
+        if message.sequence == 1:
+            self._second_sent.set()
+        elif message.sequence == 0 and self._holds_first:
+            await self._second_sent.wait()
+            await asyncio.sleep(0)  # whoever sent the second goes on before
+        return checksum
+
+
+class Drained:
+    """A drain under way, and what the remote of it says."""
+
+    def __init__(self, site: Site, *, holds_first: bool = False) -> None:
+        cut = site.group.cut
+        assert cut is not None
+        self.cycle_id = cut.cycle_id
+        self.session = ToldSession(holds_first=holds_first)
+        session: Any = self.session
+        self.drain = CycleDrain(site.group, cut, session, None)
+        self.running = asyncio.create_task(self.drain.run())
+        self.drain.on_credit(Credit(1, self.cycle_id, CREDIT_BYTES))
+
+    async def frames(self, count: int) -> None:
+        async with asyncio.timeout(10):
+            while len(self.session.frames) < count:
+                await asyncio.sleep(0.001)
+
+    def progress(self, *sequences: int, cycle_id: bytes = b"") -> None:
+        pairs = tuple((each, each) for each in sequences)
+        self.drain.on_progress(Progress(1, cycle_id or self.cycle_id, pairs, 1))
+
+
+async def cut_of_three_runs(site: Site) -> None:
+    await site.commit_cut()
+    for track in (1, 300, 700):
+        await site.write(track * TRACK, bytes([track % 251]) * TRACK)
+    await site.group.make_cut(None)
+    await site.group.settle_cut()
+
+
+async def test_answers_about_another_cycle_count_for_nothing(site: Site) -> None:
+    """They may come late: of a cycle that was abandoned in the same session."""
+    await cut_of_three_runs(site)
+    drained = Drained(site)
+    await drained.frames(1)
+    drained.progress(0, cycle_id=OTHER)
+    drained.drain.on_need_full(NeedFull(1, OTHER, 0, 0, ((1, 1),)))
+    assert site.volume.changes.acked.count == 0, "acked by an answer to another cycle"
+    assert not drained.running.done()
+    drained.progress(0)
+    async with asyncio.timeout(10):
+        await drained.running
+    assert site.volume.changes.acked.count == 3
+    site.group.abandon_cycle()
+
+
+async def test_credit_of_another_cycle_lets_nothing_go(site: Site) -> None:
+    await cut_of_three_runs(site)
+    cut = site.group.cut
+    assert cut is not None
+    session: Any = ToldSession()
+    drain = CycleDrain(site.group, cut, session, None)
+    running = asyncio.create_task(drain.run())
+    drain.on_credit(Credit(1, OTHER, CREDIT_BYTES))
+    for _ in range(100):
+        await asyncio.sleep(0.001)
+    assert session.frames == []
+    drain.on_credit(Credit(1, cut.cycle_id, CREDIT_BYTES))
+    async with asyncio.timeout(10):
+        while not session.frames:
+            await asyncio.sleep(0.001)
+    drain.on_progress(Progress(1, cut.cycle_id, ((0, 0),), 1))
+    async with asyncio.timeout(10):
+        await running
+    site.group.abandon_cycle()
+
+
+async def test_tracks_that_the_remote_wants_whole_are_not_acked_with_their_hashes(
+    site: Site,
+) -> None:
+    await site.write(0, b"x" * 4 * TRACK)
+    await site.commit_cut()
+    changes = site.volume.changes
+    suspected = Bitmap(SIZE // TRACK)
+    suspected.set_range(0, 4)
+    changes.carry(suspected)
+    changes.suspect = suspected
+    await site.group.make_cut(None)
+    await site.group.settle_cut()
+    drained = Drained(site)
+    await drained.frames(1)
+    assert isinstance(drained.session.frames[0], Hashes)
+    drained.drain.on_need_full(NeedFull(1, drained.cycle_id, 0, 0, ((1, 2),)))
+    drained.progress(0)
+    assert list(changes.acked.runs()) == [(0, 1), (3, 1)]
+    await drained.frames(2)
+    assert isinstance(drained.session.frames[1], Tracks)
+    drained.progress(1)
+    async with asyncio.timeout(10):
+        await drained.running
+    assert list(changes.acked.runs()) == [(0, 4)]
+    site.group.abandon_cycle()
+
+
+async def test_the_end_tells_of_every_frame(site: Site) -> None:
+    """Workers send at once: no checksum may be lost between them."""
+    rng = random.Random(1)
+    await site.write(0, rng.randbytes(SIZE))
+    await site.group.make_cut(None)
+    await site.group.settle_cut()
+    drained = Drained(site, holds_first=True)
+    await drained.frames(4)
+    drained.progress(*range(4))
+    async with asyncio.timeout(10):
+        await drained.running
+    await drained.drain.end()
+    end = drained.session.control[-1]
+    assert isinstance(end, CycleEnd)
+    assert end.frame_count == len(drained.session.frames) == 4
+    assert end.digest == functools.reduce(operator.xor, drained.session.checksums)
+    site.group.abandon_cycle()
+
+
+async def test_progress_of_a_frame_never_sent_breaks_the_protocol(site: Site) -> None:
+    await cut_of_three_runs(site)
+    drained = Drained(site)
+    await drained.frames(1)
+    with pytest.raises(ProtocolError, match="never sent"):
+        drained.progress(1)
+    drained.progress(0)
+    await drained.running
+    site.group.abandon_cycle()
