@@ -26,19 +26,14 @@ def main() -> int:
     options.add_argument("--seconds", type=float, help="stop after so long")
     options.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     options.add_argument("--failures", type=int, default=10, help="stop after so many")
-    options.add_argument(
-        "--restore",
-        action="store_true",
-        help="operators put older copies of a site back, too",
-    )
     chosen = options.parse_args()
     if chosen.seed is not None:
-        return _again(chosen.seed, restore=chosen.restore)
+        return _again(chosen.seed)
     return _hunt(chosen)
 
 
-def _again(seed: int, *, restore: bool) -> int:
-    outcome = simulate(seed, keep_trace=True, restore=restore)
+def _again(seed: int) -> int:
+    outcome = simulate(seed, keep_trace=True)
     print("\n".join(outcome.trace))
     for problem in outcome.problems:
         print(problem)
@@ -51,7 +46,7 @@ def _hunt(chosen: argparse.Namespace) -> int:
     print(f"seeds {seeds.start} to {seeds.stop - 1} at {commit()[:12]}", flush=True)
     began = told = time.monotonic()
     totals = Totals()
-    for outcome in outcomes(seeds, chosen.jobs, restore=chosen.restore):
+    for outcome in outcomes(seeds, chosen.jobs):
         totals.add(outcome)
         now = time.monotonic()
         if outcome.problems:

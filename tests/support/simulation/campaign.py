@@ -7,7 +7,6 @@ import multiprocessing
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
-from functools import partial
 
 from tests.support.evidence import Figure
 from tests.support.simulation.scenario import Outcome, simulate
@@ -16,23 +15,20 @@ SECONDS_PER_DAY = 86_400.0
 CHUNK_SEEDS = 4
 
 
-def run_seed(seed: int, *, restore: bool = False) -> Outcome:
+def run_seed(seed: int) -> Outcome:
     """Run one seed of many: the garbage of the last goes before the next begins."""
-    outcome = simulate(seed, restore=restore)
+    outcome = simulate(seed)
     gc.collect()
     return outcome
 
 
-def outcomes(
-    seeds: Iterable[int], jobs: int, *, restore: bool = False
-) -> Iterator[Outcome]:
+def outcomes(seeds: Iterable[int], jobs: int) -> Iterator[Outcome]:
     """Yield what became of each seed, in their order, from so many processes.
 
     Those end with the iterator, also if it is left early.
     """
-    work = partial(run_seed, restore=restore)
     with multiprocessing.get_context("spawn").Pool(jobs, _freeze) as pool:
-        yield from pool.imap(work, seeds, chunksize=CHUNK_SEEDS)
+        yield from pool.imap(run_seed, seeds, chunksize=CHUNK_SEEDS)
 
 
 def _freeze() -> None:
@@ -57,6 +53,7 @@ class Totals:
     acked_tracks_compared: int = 0
     host_writes: int = 0
     point_reads: int = 0
+    copies_put_back: int = 0
     kills: int = 0
     power_losses: int = 0
     faults: Counter[str] = field(default_factory=Counter)
@@ -74,6 +71,7 @@ class Totals:
         self.acked_tracks_compared += outcome.acked_compared
         self.host_writes += outcome.writes
         self.point_reads += outcome.point_reads
+        self.copies_put_back += outcome.copies_put_back
         self.kills += outcome.kills
         self.power_losses += outcome.power_losses
         self.faults.update(outcome.faults)

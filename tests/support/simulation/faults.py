@@ -69,7 +69,14 @@ FAULTS = (
     "hang_disk",
     "jump_clock",
 )
-KINDS = (*FAULTS, "ask_for_cut", "suspend", "roll_remote_back")
+KINDS = (
+    *FAULTS,
+    "ask_for_cut",
+    "suspend",
+    "restore_remote",
+    "restore_state",
+    "restore_primary",
+)
 KINDS_SHARE = 0.25
 
 MOMENTS = ("cut ", "commit ", "complete ", "connected ", "cooled ", "acked ")
@@ -87,8 +94,6 @@ class Faults:
         operators = Operators(simulation)
         kinds = [getattr(self, f"_{name}") for name in FAULTS] + operators.kinds()
         self._kinds = [kind for kind in kinds if rng.random() < KINDS_SHARE]
-        if simulation.restore:
-            self._kinds += operators.restoring(rng)
         self._pause = rng.choice((0.3, 0.8, 2.0))
         self.power_share = rng.choice((0.0, 0.5, 1.0))
         self.counts: dict[str, int] = {}

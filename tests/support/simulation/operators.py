@@ -8,7 +8,6 @@ lineage; a grown volume ends its cuts at the size of their time.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -24,26 +23,19 @@ class Operators:
         self._rng = simulation.world.rng
 
     def kinds(self) -> list[Callable[[], None]]:
-        return [self._ask_for_cut, self._suspend, self._roll_remote_back]
-
-    def restoring(self, rng: random.Random) -> list[Callable[[], None]]:
-        """Return what is done with copies of any age: one or more of these."""
-        kinds = [self._restore_remote, self._restore_state, self._restore_primary]
-        return [kind for kind in kinds if rng.random() < 0.5] or [rng.choice(kinds)]
+        return [
+            self._ask_for_cut,
+            self._suspend,
+            self._restore_remote,
+            self._restore_state,
+            self._restore_primary,
+        ]
 
     def _ask_for_cut(self) -> None:
         self._simulation.ask_for_cut(f"label {self._rng.randrange(100)}")
 
     def _suspend(self) -> None:
         self._simulation.suspend(seconds=3.0 * self._rng.random())
-
-    def _roll_remote_back(self) -> None:
-        """Copy the remote's machine, or put the copy back, once the primary knows a
-        newer point than the copy has."""
-        restoring = self._simulation.restoring
-        if restoring.has_remote_copy and not restoring.is_remote_copy_lagging():
-            return
-        self._restore_remote()
 
     def _restore_remote(self) -> None:
         """Copy the remote's machine, or put the copy back: devices and state."""

@@ -9,10 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from common.replication.lineage import ReceiverState, judge
+from common.storage.record import DurableRecord
+from primary_site import group_state
+from remote_site import store_state
+from remote_site.group_disk import RECORD_NAME
 from tests.support.simulated_files import SimulatedFiles
 from tests.support.simulation.model import VolumeModel
 from tests.support.simulation.oracle import Promised
-from tests.support.simulation.sites import STATE
+from tests.support.simulation.sites import GROUP, STATE
 
 if TYPE_CHECKING:
     from tests.support.simulation.scenario import Simulation
@@ -39,21 +44,9 @@ class Restoring:
         self._newest: _Copy | None = None
         """What an operator who was refused puts back."""
         self._is_only_state = False
+        self.count = 0
 
     # -- the remote --------------------------------------------------------------------
-
-    @property
-    def has_remote_copy(self) -> bool:
-        return self._remote is not None
-
-    def is_remote_copy_lagging(self) -> bool:
-        """Tell whether the primary knows of a newer point than the copy has."""
-        simulation, copy = self._simulation, self._remote
-        group = simulation.primary.group
-        if not simulation.primary.is_serving or group is None or group.cut is not None:
-            return False
-        newest = group.state.committed_number or 0
-        return copy is not None and copy.promised.number < newest
 
     def remote(self) -> None:
         """Copy the machine; with a copy, put it back: nobody promised it is newer."""
@@ -66,6 +59,7 @@ class Restoring:
             site.die(power=False)
             site.machine.restore(copy.files)
             oracle.promised = copy.promised
+            self.count += 1
             simulation.start_later(site)
 
     # -- the primary -------------------------------------------------------------------
@@ -102,21 +96,44 @@ class Restoring:
         return self._simulation.primary.is_alive and self._newest is None
 
     def _put_back(self, copy: _Copy, *, only_state: bool, seconds: float) -> None:
-        """Start with a copy; if the remote has a point that it never reached, for a
-        while only.
+        """Start with a copy; for a while only where the remote has to refuse it.
 
-        The remote must refuse it then, and the operator puts the newest back. Hosts
-        keep still meanwhile: what they wrote no newest state would know of, as
-        `docs/internals/recovery.md` has to say.
+        The operator puts the newest back then. Hosts keep still meanwhile: what they
+        wrote the newest state would not know of.
+
+        A state directory alone, of which the remote has heard nothing since, is not
+        put back: nobody can notice, as docs/internals/lineage.md says.
         """
-        simulation = self._simulation
+        simulation, oracle = self._simulation, self._simulation.oracle
         self._is_only_state = only_state
-        if copy.cycle_number < simulation.oracle.promised.number:
+        if self._must_refuse(copy):
             self._newest = self._as_it_is()
-            simulation.oracle.is_older_state = True
+            oracle.is_older_state = True
             simulation.hosts.is_active = False
             simulation.world.after(seconds, self.put_newest_back)
+        elif only_state:
+            return
+        else:
+            for number in [n for n in oracle.cycle_ids if n > copy.cycle_number]:
+                del oracle.cycle_ids[number]  # nobody knows of those any more
+        self.count += 1
         self._start_with(copy)
+
+    def _must_refuse(self, copy: _Copy) -> bool:
+        """Tell whether the remote remembers what the copy has not seen."""
+        site = self._simulation.remote
+        path = f"{STATE}/groups/{GROUP}/group.record"
+        stored = DurableRecord(path, copy.files.after_kill()).load()
+        if stored is None:
+            return False
+        # What its acked bits rely on decides what is compared, not what is refused.
+        sender = group_state.from_record(stored, path).judged(progress_count=0)
+        path = f"{site.settings.state_directory}/{RECORD_NAME}"
+        stored = DurableRecord(path, site.machine.copied()).load()
+        receiver = ReceiverState()
+        if stored is not None:
+            receiver = store_state.from_record(stored, path).judged()
+        return judge(sender, receiver).is_refusal
 
     def _as_it_is(self) -> _Copy:
         models = self._simulation.hosts.models

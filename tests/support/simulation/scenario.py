@@ -54,7 +54,6 @@ class Outcome:
     """What became of a seed: `problems` is empty when all held."""
 
     seed: int
-    restore: bool
     digest: str
     problems: tuple[str, ...]
     simulated_seconds: float
@@ -67,6 +66,7 @@ class Outcome:
     point_reads: int
     shadows: int
     acked_compared: int
+    copies_put_back: int
     kills: int
     power_losses: int
     faults: dict[str, int]
@@ -81,17 +81,14 @@ class Outcome:
     def again(self) -> str:
         """What to type to see this run again, and with which sources."""
         command = f"python -m tests.simulation.hunt --seed {self.seed}"
-        if self.restore:
-            command += " --restore"
         return f"{command}   (at {commit()[:12]}, sources {sources_digest()})"
 
 
 class Simulation:
     """Both sites and all around them, for one seed."""
 
-    def __init__(self, world: World, *, restore: bool) -> None:
+    def __init__(self, world: World) -> None:
         self.world = world
-        self.restore = restore
         rng = world.rng
         sizes = chosen_sizes(rng)
         self.network = Network(world)
@@ -349,11 +346,11 @@ def _uncollected() -> Iterator[None]:
             gc.enable()
 
 
-def simulate(seed: int, *, keep_trace: bool = False, restore: bool = False) -> Outcome:
-    """Run one seed; with `restore` operators put older copies of a site back, too."""
+def simulate(seed: int, *, keep_trace: bool = False) -> Outcome:
+    """Run one seed."""
     world = World(seed, keep_trace=keep_trace)
     with _uncollected(), quiet_logs(world), controlled(world):
-        simulation = Simulation(world, restore=restore)
+        simulation = Simulation(world)
         faults: Faults | None = None
         try:
             faults = simulation.run()
@@ -369,7 +366,6 @@ def simulate(seed: int, *, keep_trace: bool = False, restore: bool = False) -> O
     sites = simulation.primary, simulation.remote
     return Outcome(
         seed=seed,
-        restore=restore,
         digest=digest,
         problems=problems,
         simulated_seconds=seconds,
@@ -382,6 +378,7 @@ def simulate(seed: int, *, keep_trace: bool = False, restore: bool = False) -> O
         point_reads=simulation.readers.reads,
         shadows=simulation.shadows.count,
         acked_compared=oracle.durability.acked_compared,
+        copies_put_back=simulation.restoring.count,
         kills=sum(site.deaths["kill"] for site in sites),
         power_losses=sum(site.deaths["power"] for site in sites),
         faults=faults.counts if faults else {},
