@@ -2,29 +2,54 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
-from common.storage import region_log
-from tests.support.primary_explorer import explore
-
-SEEDS = 16
-STEPS = 150
-
-
-@pytest.mark.parametrize("seed", range(SEEDS))
-def test_no_crash_loses_a_change_or_a_flushed_write(
-    seed: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # Small areas, so that the log changes sides many times a run.
-    monkeypatch.setattr(region_log, "AREA_BLOCKS", 6)
-    explorer = explore(seed, STEPS)
-    assert explorer.images_checked > 50
+from tests.support.crash.campaign import COMPONENTS, Campaign
+from tests.support.crash.disk import Lies
+from tests.support.crash.exploration import ViolationError
+from tests.support.primary_explorer import PrimaryExploration
 
 
-def test_the_explorer_reaches_what_it_is_there_for(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(region_log, "AREA_BLOCKS", 6)
-    runs = [explore(seed, STEPS, images_per_step=1) for seed in range(100, 104)]
+@pytest.mark.timeout(600)
+def test_no_crash_loses_a_change_or_a_flushed_write(campaign: Campaign) -> None:
+    campaign.run(["primary"])
+    found = campaign.components["primary"]
+    assert not found.problems, "\n".join(found.problems)
+    assert found.distinct >= COMPONENTS["primary"].images_min
+
+
+def test_the_explorer_reaches_what_it_is_there_for() -> None:
+    runs = [PrimaryExploration(seed, images_per_step=2) for seed in range(100, 104)]
+    for run in runs:
+        run.run()
     assert sum(run.points_committed for run in runs) >= 5
     assert sum(run.tracks_acked_at_recovery for run in runs) > 0
+
+
+def _flush_of(*suffixes: str) -> Callable[[], Lies]:
+    return lambda: lambda _operation, path: path.endswith(suffixes)
+
+
+BREAKAGES: dict[str, Callable[[], Lies]] = {
+    "the devices are not synced": _flush_of(".img"),
+    "the region log is not synced": _flush_of(".regions"),
+    "pages of changes are not synced": _flush_of(".changed"),
+    "pages of acked tracks are not synced": _flush_of(".acked"),
+    "the record is not synced": _flush_of(".record"),
+    "a new record's bytes are not synced": _flush_of(".record.new"),
+    "the state directory is never synced": _flush_of("/groups/orders"),
+    "the devices' directory is never synced": _flush_of("/devices"),
+}
+
+
+@pytest.mark.parametrize("name", BREAKAGES)
+def test_leaving_out_one_flush_of_the_primary_is_found(name: str) -> None:
+    """The explorer can fail: each of these flushes is needed, and it can tell."""
+    for seed in range(40):
+        try:
+            PrimaryExploration(seed, lies=BREAKAGES[name]()).run()
+        except ViolationError:
+            return
+    pytest.fail(f"nothing went wrong although {name}")

@@ -2,57 +2,36 @@
 
 from __future__ import annotations
 
-import os
-import time
 from collections.abc import Callable
 
 import pytest
 
 from common.errors import FarshoreError
-from tests.support.remote_store_explorer import Explorer, ViolationError
-
-SECONDS = float(os.environ.get("FARSHORE_CRASH_SECONDS", "14"))
-"""How long to explore; each seed that has begun is finished."""
-
-SEED = int(os.environ.get("FARSHORE_CRASH_SEED", "0"))
-CYCLES = 5
+from tests.support.crash.campaign import COMPONENTS, Campaign
+from tests.support.crash.exploration import ViolationError
+from tests.support.remote_store_explorer import Lie, RemoteExploration
 
 
-@pytest.mark.parametrize(
-    ("share", "retained", "images_per_step", "error_odds"),
-    [(0.5, 1, 3, 0.0), (0.2, 3, 2, 0.0), (0.3, 2, 1, 0.05)],
-    ids=["newest point", "three points", "with errors"],
-)
+@pytest.mark.timeout(600)
 def test_every_crash_image_recovers_to_one_acknowledged_cut(
-    share: float, retained: int, images_per_step: int, error_odds: float
+    campaign: Campaign,
 ) -> None:
-    end = time.monotonic() + SECONDS * share
-    seed, images, errors = SEED, 0, 0
-    while seed == SEED or time.monotonic() < end:
-        explorer = Explorer(
-            seed,
-            images_per_step=images_per_step,
-            retained=retained,
-            error_odds=error_odds,
-        )
-        try:
-            explorer.run(CYCLES)
-        except Exception as error:
-            raise AssertionError(f"seed {seed}: {error!r}") from error
-        images += explorer.images_checked
-        errors += explorer.errors_met
-        seed += 1
-    print(f"seeds {SEED}..{seed - 1}: {images} recoveries compared, {errors} errors")
-    assert images > 300
+    campaign.run(["remote"])
+    found = campaign.components["remote"]
+    assert not found.problems, "\n".join(found.problems)
+    assert found.distinct >= COMPONENTS["remote"].images_min
 
 
-Lie = Callable[[Explorer, str, str], bool]
+def test_calls_that_fail_are_among_what_is_explored() -> None:
+    run = RemoteExploration(0, images_per_step=2, error_odds=0.05)
+    run.run()
+    assert run.errors_met > 0
 
 
 def _first_journal_flush() -> Lie:
     seen: set[str] = set()
 
-    def lie(_explorer: Explorer, _operation: str, path: str) -> bool:
+    def lie(_explorer: RemoteExploration, _operation: str, path: str) -> bool:
         if not path.endswith(".journal") or path in seen:
             return False
         seen.add(path)
@@ -62,7 +41,7 @@ def _first_journal_flush() -> Lie:
 
 
 def _flush_of(suffix: str, *, phase: str | None = None) -> Callable[[], Lie]:
-    def lie(explorer: Explorer, _operation: str, path: str) -> bool:
+    def lie(explorer: RemoteExploration, _operation: str, path: str) -> bool:
         return path.endswith(suffix) and phase in {None, explorer.phase}
 
     return lambda: lie
@@ -86,11 +65,11 @@ BREAKAGES: dict[str, Callable[[], Lie]] = {
 @pytest.mark.parametrize("name", BREAKAGES)
 def test_leaving_out_one_flush_is_found(name: str) -> None:
     """The explorer can fail: each flush of the store is needed, and it can tell."""
-    for seed in range(SEED, SEED + 40):
-        explorer: Explorer | None = None
+    for seed in range(40):
         try:
-            explorer = Explorer(seed, lies=BREAKAGES[name]())
-            explorer.run(CYCLES)
+            RemoteExploration(
+                seed, images_per_step=4, lie=BREAKAGES[name](), error_odds=0.0
+            ).run()
         except (ViolationError, FarshoreError):
             return
     pytest.fail(f"nothing went wrong although {name}")

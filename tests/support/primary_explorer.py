@@ -1,11 +1,12 @@
 """Crash the sending site at every write and flush, recover, compare.
 
 The site's own code (consistency group, volumes, region heat, start-up recovery, the
-agreement with the remote) runs on `SimulatedFiles`. The explorer plays the hosts and
+agreement with the remote) runs on a `CrashDisk`. The explorer plays the hosts and
 the remote: it knows what each sector was ever asked to hold, what was flushed, what
 the secondary volumes hold and which points the remote has. In every crash image:
 
-I3  a flushed sector, not written since, holds what was flushed;
+I3  a flushed sector, not written since, holds what was flushed (but where a disk of
+    larger sectors has trashed one, with what hosts had flushed around their write);
 I4  every track that differs from the newest point, the remote's or the one this
     site's record names, is carried; an acked track is equal at both sites;
     no more regions are hot than `hot_regions_max`.
@@ -22,7 +23,9 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
-from common.ports import HostCommand, HostRequest
+import numpy as np
+
+from common.ports import Buffer, HostCommand, HostRequest
 from common.replication.lineage import CycleName, ReceiverState
 from common.replication.messages import Welcome
 from common.service.config_primary import PrimaryGroup
@@ -33,11 +36,14 @@ from primary_site.group import ConsistencyGroup, CutStarvedError
 from primary_site.opening import OpenedGroup, open_group
 from primary_site.promptness import PROOF_BATCHES
 from primary_site.replicator import Replicator
-from tests.support.simulated_files import SimulatedFiles
+from tests.support.crash.disk import CrashDisk, Lies
+from tests.support.crash.exploration import Exploration, ViolationError
+from tests.support.crash.region_log_explorer import small_areas
 
 SECTOR = 512
 HOT_REGIONS_MAX = 16
-SIZES = {"data": 160 << 10, "log": (100 << 10) + 512}
+STEPS = 80
+SIZES = {"data": 96 << 10, "log": (52 << 10) + 512}
 TRACKS = {"data": 4096, "log": 8192}
 REGIONS = {"data": 4096, "log": 8192}
 
@@ -65,10 +71,6 @@ CONFIG = PrimaryGroup.model_validate(
     }
 )
 STATE = "/state"
-
-
-class ViolationError(AssertionError):
-    """An invariant does not hold in some crash image."""
 
 
 @dataclass
@@ -178,53 +180,66 @@ class ShuffledThreads:
         assert not self._jobs, "closed with jobs under way"
 
 
-class Explorer:
-    """One seeded run. `images_checked` counts recoveries that were compared."""
+class PrimaryExploration(Exploration):
+    """One seeded life of the site, with hosts, cycles, crashes and starts."""
 
-    def __init__(self, seed: int, *, images_per_step: int = 2) -> None:
-        self.rng = random.Random(seed)
-        self.images_per_step = images_per_step
-        self.images_checked = 0
+    COMPONENT = "primary"
+    DEEP_SHARE = 0.01
+    DEEP_IMAGES = 3
+    RAISES = False
+
+    def __init__(
+        self, seed: int, *, images_per_step: int = 8, lies: Lies | None = None
+    ) -> None:
+        super().__init__(seed, images_per_step=images_per_step, lies=lies)
         self.points_committed = 0
         self.tracks_acked_at_recovery = 0
-        self.problems: list[str] = []
         self.remote = Remote()
         self.history = {
             name: [SectorHistory() for _ in range(size // SECTOR)]
             for name, size in SIZES.items()
         }
-        self.files = SimulatedFiles()
-        self.files.make_directory("/devices")
-        self.files.make_directory(STATE)
+        self.newest = {name: bytearray(size) for name, size in SIZES.items()}
+        files = self.new_disk(ignored=".target")
+        files.make_directory("/devices")
+        files.make_directory(STATE)
+        self.watch(files)
         self.cut_image: dict[str, bytes] = {}
         self.full_target = False
+        self.hot_regions_max = self.rng.choice((3, 4, 6, HOT_REGIONS_MAX))
+        """Few, mostly: so that regions cool and are forgotten all the time."""
         self._stamp = itertools.count(1)
         self._generation = 0
-        self._tasks: set[asyncio.Task[Any]] = set()
         self._tending: asyncio.Task[None] | None = None
         self._destage: asyncio.Task[None] | None = None
-        self._checking = False
 
     # -- the run -----------------------------------------------------------------------
 
-    async def run(self, steps: int) -> None:
+    def explore(self) -> None:
+        # Small areas, so that the log changes sides many times a run.
+        with small_areas(), asyncio.Runner(loop_factory=SteppedLoop) as runner:
+            runner.run(self._live())
+
+    async def _live(self) -> None:
         await self.start()
-        for _ in range(steps):
+        for _ in range(STEPS):
             await self._step()
-            if self.problems:
-                raise ViolationError(self.problems[0])
+            self.raise_problem()
         await self._stop_cleanly()
-        if self.problems:
-            raise ViolationError(self.problems[0])
+        self.raise_problem()
+
+    def _wrong(self, what: str) -> None:
+        self.problem = self.problem or what
 
     async def start(self) -> None:
-        opened = open_group(self.files, STATE, CONFIG, "primary.toml")
+        opened = open_group(self.disk, STATE, CONFIG, "primary.toml")
+        self.raise_problem()
         clock = CutClock(self._on_cut)
         self.threads: list[ShuffledThreads] = []
         self.group = ConsistencyGroup(
             CONFIG,
             opened,
-            self.files,
+            self.disk,
             lambda _: self._make_threads(),
             self._make_threads(),
             clock,
@@ -232,15 +247,16 @@ class Explorer:
         replicator = Replicator(self.group, "amsterdam", self._no_connect, clock)
         await replicator._reconcile(self.remote.welcome())
         self.replicator = replicator
+        for volume in self.group.volumes:
+            volume.heat._hot_regions_max = self.hot_regions_max
         if self.rng.random() < 0.5:  # half of the lives write on the loop
             for volume in self.group.volumes:
                 for _ in range(PROOF_BATCHES):
                     volume.promptness.took_in_thread(0.0, 1)
-        self.files.hook = self._crash_here
-        self.files.inject = self._inject
+        self.disk.inject = self._inject
 
     def _make_threads(self) -> ShuffledThreads:
-        self.threads.append(ShuffledThreads(self.rng))
+        self.threads.append(ShuffledThreads(random.Random(self.rng.random())))
         return self.threads[-1]
 
     async def _no_connect(self, address: str) -> Any:
@@ -251,7 +267,7 @@ class Explorer:
             (30, self._write),
             (5, self._flush),
             (12, self._turn),
-            (4, self._cool),
+            (6, self._cool),
             (6, self._cut),
             (14, self._drain),
             (1, self._abandon),
@@ -264,7 +280,7 @@ class Explorer:
         )
         await chosen()
         if self.group.failed is not None:
-            self.problems.append(f"the group failed: {self.group.failed}")
+            self._wrong(f"the group failed: {self.group.failed}")
 
     async def _turn(self) -> None:
         for _ in range(self.rng.randrange(1, 12)):
@@ -283,6 +299,8 @@ class Explorer:
         volume = self.rng.choice(self.group.volumes)
         sectors = self.history[volume.name]
         first = self.rng.randrange(len(sectors))
+        if self.rng.random() < 0.3:
+            first = self._acked_sector(volume, first)
         count = min(self.rng.choice((1, 1, 2, 8, 8, 16, 40)), len(sectors) - first)
         touched = sectors[first : first + count]
         if any(sector.in_flight for sector in touched):
@@ -293,6 +311,8 @@ class Explorer:
         )[0]
         if command != HostCommand.WRITE:
             data = [bytes(SECTOR)] * count
+        newest = self.newest[volume.name]
+        newest[first * SECTOR : (first + count) * SECTOR] = b"".join(data)
         for sector, content in zip(touched, data, strict=True):
             sector.contents.append(content)
             sector.in_flight = True
@@ -305,14 +325,28 @@ class Explorer:
         )
         volume.submit([request], self._if_alive(lambda: self._wrote(request, touched)))
 
+    def _acked_sector(self, volume: Any, otherwise: int) -> int:
+        """Return a sector that the remote has: what it has is to be sent again."""
+        changes, track_sectors = volume.changes, TRACKS[volume.name] // SECTOR
+        tracks = [
+            track
+            for track in range(volume.geometry.track_count)
+            if changes.acked.test(track)
+        ]
+        if not tracks or changes.transferred is not None:
+            return otherwise
+        return self.rng.choice(tracks) * track_sectors
+
     def _wrote(self, request: HostRequest, touched: list[SectorHistory]) -> None:
         if request.error:
-            self.problems.append(f"a host write failed: {request.error}")
+            self._wrong(f"a host write failed: {request.error}")
         for sector in touched:
             sector.in_flight = False
             sector.replied = len(sector.contents) - 1
             if request.fua:
                 sector.floor = sector.replied
+        if request.fua:
+            self.promised()
 
     async def _flush(self) -> None:
         volume = self.rng.choice(self.group.volumes)
@@ -321,6 +355,7 @@ class Explorer:
         def flushed() -> None:
             for sector, index in replied:
                 sector.floor = max(sector.floor, index)
+            self.promised()
 
         volume.submit([HostRequest(HostCommand.FLUSH, 0, 0)], self._if_alive(flushed))
 
@@ -378,8 +413,9 @@ class Explorer:
         offset, length = volume.geometry.byte_range(*run)
         data = bytes(length) if read.data is None else read.data
         if data != self.cut_image[volume.name][offset : offset + length]:
-            self.problems.append(f"{volume.name}: {run} was not read as at the cut")
+            self._wrong(f"{volume.name}: {run} was not read as at the cut")
         self.remote.secondary[volume.name][offset : offset + length] = data
+        self.promised()
         volume.changes.ack(*run)
         volume.heat.dirty_acked_pages.update(pages_of_tracks(*run))
 
@@ -389,9 +425,11 @@ class Explorer:
         await (self._destage or self.group.destage())
         for name, data in self.remote.secondary.items():
             if data != self.cut_image[name]:
-                self.problems.append(f"{name}: point {cut.number} is not the cut")
+                self._wrong(f"{name}: point {cut.number} is not the cut")
         self.remote.commit(cut.number, cut.cycle_id, cut.cut_ns)
         self.points_committed += 1
+        self.promised()
+        self.at_step("committed", str(cut.number))
         if self.rng.random() < 0.5:
             await self._cool()
         await self.group.complete_cycle(self.remote.relation_id)
@@ -404,6 +442,7 @@ class Explorer:
     async def _reconnect(self) -> None:
         if self.rng.random() < 0.3:
             self.remote.new_relation()
+            self.promised()
         await self.replicator._reconcile(self.remote.welcome())
 
     async def _cool(self) -> None:
@@ -419,54 +458,34 @@ class Explorer:
 
     # -- crashes -----------------------------------------------------------------------
 
-    def _crash_here(self, operation: str, path: str) -> None:
-        if path.endswith(".target") or self._checking or self.problems:
-            return
-        self._checking = True  # recovery writes too
+    def recover(self, disk: CrashDisk) -> None:
+        opened = open_group(disk, STATE, CONFIG, "primary.toml")
         try:
-            for _ in range(self.images_per_step):
-                # The first image has lost all, the second nothing, the others some.
-                count = self.rng.choice((1, 2, 3, 3))
-                *_, image = self.files.crash_images(self.rng, count)
-                self._check(image, exact=count < 3, when=f"{operation} {path}")
-        except Exception as error:  # noqa: BLE001 - a hook's caller is a thread's job
-            self.problems.append(f"recovery: {error!r} at {operation} {path}")
+            self._compare(opened)
         finally:
-            self._checking = False
+            for volume in opened.volumes:
+                volume.device.close()
+                volume.durable.close()
 
-    def _check(self, image: SimulatedFiles, *, exact: bool, when: str) -> None:
-        self.images_checked += 1
-        if not image.exists("/devices/log.img"):
-            return
-        for name in SIZES:  # the time of change survived: the harder case
-            path = f"/devices/{name}.img"
-            image._inode(path).changes = self.files._inode(path).changes
-        opened = open_group(image, STATE, CONFIG, "primary.toml")
-        self._compare(opened, exact=exact, when=when)
-        for volume in opened.volumes:
-            volume.device.close()
-        if self.rng.random() < 0.1:  # power is lost again, right after the start
-            for again in image.crash_images(self.rng, 1):
-                opened = open_group(again, STATE, CONFIG, "primary.toml")
-                self._compare(opened, exact=exact, when=f"{when}, twice")
-
-    def _compare(self, opened: OpenedGroup, *, exact: bool, when: str) -> None:
+    def _compare(self, opened: OpenedGroup) -> None:
         bases = self._bases(opened)
         for volume in opened.volumes:
             data = volume.device.read(0, volume.geometry.size_bytes)
-            self._check_sectors(volume.name, data, exact=exact, when=when)
+            if self.is_clean_cut or self.disk.sector_bytes == SECTOR:
+                self._check_sectors(volume.name, data)
             if len(volume.durable.log.hot) > HOT_REGIONS_MAX:
-                self.problems.append(f"{when}: {len(volume.durable.log.hot)} hot")
-            if not bases and volume.verdict.carried.count < volume.geometry.track_count:
-                self.problems.append(f"{when}: no point, yet not all is carried")
-            where = f"{when}: {volume.name}"
+                raise ViolationError(f"{len(volume.durable.log.hot)} regions are hot")
             carried = volume.verdict.carried
+            if not bases and carried.count < volume.geometry.track_count:
+                raise ViolationError("no point, yet not all is carried")
             for base, cycle_id in bases.items():
                 for track in _differing(volume, data, self.remote.points[cycle_id]):
                     if not carried.test(track):
-                        self.problems.append(f"{where} {track} differs from {base}")
+                        raise ViolationError(
+                            f"{volume.name}: track {track} differs from {base}"
+                        )
             if opened.state.relation_id == self.remote.relation_id:
-                self._check_acked(volume, data, where=where)
+                self._check_acked(volume, data)
 
     def _bases(self, opened: OpenedGroup) -> dict[str, bytes]:
         bases = {}
@@ -476,25 +495,33 @@ class Explorer:
             bases["the recorded point"] = opened.state.committed_cycle_id
         return bases
 
-    def _check_acked(self, volume: Any, data: bytes, *, where: str) -> None:
+    def _check_acked(self, volume: Any, data: bytes) -> None:
         acked = volume.verdict.acked
+        if not acked.count:
+            return
         self.tracks_acked_at_recovery += acked.count
         for track in _differing(volume, data, self.remote.secondary):
             if acked.test(track):
-                self.problems.append(f"{where} {track} is acked, but differs")
+                raise ViolationError(
+                    f"{volume.name}: track {track} is acked, but differs"
+                )
 
-    def _check_sectors(self, name: str, data: bytes, *, exact: bool, when: str) -> None:
-        for number, sector in enumerate(self.history[name]):
+    def _check_sectors(self, name: str, data: bytes) -> None:
+        newest, sectors = self.newest[name], self.history[name]
+        if data == newest:
+            return
+        for number in _unequal(data, newest):
+            sector = sectors[number]
             found = data[number * SECTOR : (number + 1) * SECTOR]
             allowed = sector.contents[sector.floor :]
-            if found not in allowed and (exact or len(allowed) == 1):
-                self.problems.append(
-                    f"{when}: {name} sector {number} is not as flushed"
-                )
+            if found not in allowed and (self.is_clean_cut or len(allowed) == 1):
+                raise ViolationError(f"{name}: sector {number} is not as flushed")
 
     async def _crash(self) -> None:
         """Lose power, or be killed, and go on from what is left."""
         self._generation += 1
+        was = self.disk
+        was.hook = None
         for threads in self.threads:
             threads.is_dead = True
         running = asyncio.all_tasks() - {asyncio.current_task()}
@@ -503,21 +530,29 @@ class Explorer:
         if running:
             await asyncio.wait(running)
         self._tending = self._destage = None
-        was, self.files.hook = self.files, None
+        crashed = self.some_power_cut()
         if self.rng.random() < 0.4:
-            self.files = was.after_kill()
-        else:
-            images = list(was.crash_images(self.rng, self.rng.randrange(1, 4)))
-            self.files = images[-1]
+            crashed = was.after_kill()
+        self.watch(crashed)
         for name in SIZES:
             self._adopt(name)
+        self.promised()
         await self.start()
 
     def _adopt(self, name: str) -> None:
         """Take what the device holds now for the newest content of each sector."""
-        inode = self.files._inode(f"/devices/{name}.img")
-        data = bytes(inode.content)
-        unflushed = set(inode.versions)
+        path = f"/devices/{name}.img"
+        if not self.disk.exists(path):
+            return  # made anew, of zeroes
+        inode = self.disk.inode(path)
+        data = bytes(inode.data)
+        self.newest[name][:] = data.ljust(SIZES[name], b"\0")
+        per_sector = inode.sector_bytes // SECTOR
+        unflushed = {
+            sector * per_sector + i
+            for sector in inode.versions
+            for i in range(per_sector)
+        }
         for number, sector in enumerate(self.history[name]):
             found = data[number * SECTOR : (number + 1) * SECTOR]
             kept = sector.contents[sector.floor :] if number in unflushed else []
@@ -534,8 +569,17 @@ class Explorer:
         if self._destage is not None:
             await self._destage
         await self.group.close()
-        self.files.hook = None
-        self._check(self.files, exact=True, when="clean stop")
+        self.disk.hook = None
+        self.is_clean_cut = True
+        self.recover(self.disk)
+
+
+def _unequal(data: Buffer, other: Buffer) -> list[int]:
+    """Return the sectors in which two contents of one volume differ."""
+    one = np.frombuffer(data, np.uint64).reshape(-1, SECTOR // 8)
+    two = np.frombuffer(other, np.uint64).reshape(-1, SECTOR // 8)
+    found: list[int] = np.flatnonzero((one != two).any(axis=1)).tolist()
+    return found
 
 
 def _differing(volume: Any, data: bytes, others: Any) -> list[int]:
@@ -564,11 +608,3 @@ class SteppedLoop(asyncio.SelectorEventLoop):
             when = self._scheduled[0].when()  # type: ignore[attr-defined]
             self._now = max(self._now, when)
         super()._run_once()  # type: ignore[misc]
-
-
-def explore(seed: int, steps: int = 150, images_per_step: int = 2) -> Explorer:
-    """Run one seed on a loop of its own."""
-    explorer = Explorer(seed, images_per_step=images_per_step)
-    with asyncio.Runner(loop_factory=SteppedLoop) as runner:
-        runner.run(explorer.run(steps))
-    return explorer

@@ -1,21 +1,23 @@
 """Crash the remote store at every write and flush, recover, compare.
 
-The store's own code runs on `SimulatedFiles`. The explorer plays the sender, keeps
-the image of every cut, and takes crash images at each step. What recovery opens has
-to be, byte for byte and for all volumes, the image of one cut (I1), no older than the
-newest that was acknowledged (I2).
+The store's own code runs on a `CrashDisk`. The explorer plays the sender and keeps
+the image of every cut. What recovery opens has to be, byte for byte and for all
+volumes, the image of one cut (I1), no older than the newest that was acknowledged
+(I2), with an epoch, a begun cycle and a progress count that are no older either.
+
+Whoever adds another way to open a remote's state (a takeover's roll-back to a point)
+adds it to `WAYS`: every image is then recovered in each of these ways.
 """
 
 from __future__ import annotations
 
 import errno
 import itertools
-import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from common.errors import StorageError
-from common.replication.lineage import SenderState
+from common.replication.lineage import CycleName, SenderState
 from common.replication.messages import Encoding, VolumeOffer
 from common.replication.tracks import TrackRecord, run_hash, track_hash
 from common.storage.extents import HOLE_AND_ZERO
@@ -23,7 +25,8 @@ from remote_site.applier import apply_tracks
 from remote_site.group_disk import GroupDisk, StoreSettings
 from remote_site.recovery_point import PointImage
 from remote_site.store_state import Point
-from tests.support.simulated_files import Lies, SimulatedFiles
+from tests.support.crash.disk import CrashDisk
+from tests.support.crash.exploration import Exploration, ViolationError
 
 SETTINGS = StoreSettings(
     group="orders",
@@ -32,20 +35,19 @@ SETTINGS = StoreSettings(
     devices={"data": "/devices/data.img", "log": "/devices/log.img"},
 )
 OFFERS = (
-    VolumeOffer("data", b"d" * 16, 12 * 4096, 4096),
-    VolumeOffer("log", b"l" * 16, 5 * 8192 - 1536, 8192),
+    VolumeOffer("data", b"d" * 16, 8 * 4096, 4096),
+    VolumeOffer("log", b"l" * 16, 3 * 8192 - 1536, 8192),
 )
 GROUP_ID, LINEAGE, PEER = b"g" * 16, b"L" * 16, "amsterdam"
 SENDER = SenderState(GROUP_ID, LINEAGE)
+CYCLES = 4
 
 ATTEMPTS_MAX = 50
 """Tries of one cycle under injected errors before it counts as stuck (I11)."""
 
 Images = tuple[bytes, ...]
-
-
-class ViolationError(AssertionError):
-    """An invariant does not hold in some crash image."""
+Way = Callable[[GroupDisk], None]
+Lie = Callable[["RemoteExploration", str, str], bool]
 
 
 @dataclass
@@ -54,94 +56,115 @@ class Cycle:
     images: Images
 
 
-class Explorer:
-    """One seeded run. `images_checked` counts recoveries that were compared."""
+@dataclass(slots=True)
+class Told:
+    """What the peer was told is durable: recovery finds that, or something newer."""
+
+    point: int = 0
+    epoch: int = 0
+    begun: int = 0
+    progress: int = 0
+    """Of the relation that point `point` opened."""
+
+
+class RemoteExploration(Exploration):
+    """Cycles, abandoned ones, repeats and restarts in between."""
+
+    COMPONENT = "remote"
+    DEEP_SHARE = 0.01
+    DEEP_IMAGES = 3
+    WAYS: tuple[Way, ...] = (GroupDisk.open,)
 
     def __init__(
         self,
         seed: int,
         *,
-        images_per_step: int = 3,
-        lies: Callable[[Explorer, str, str], bool] | None = None,
-        retained: int = 1,
-        error_odds: float = 0.0,
+        images_per_step: int = 12,
+        lie: Lie | None = None,
+        retained: int | None = None,
+        error_odds: float | None = None,
     ) -> None:
-        self.rng = random.Random(seed)
-        self.images_per_step = images_per_step
-        self.retained = retained
-        self.error_odds = error_odds
+        super().__init__(seed, images_per_step=images_per_step)
+        if lie is not None:
+            self.lies = lambda operation, path: lie(self, operation, path)
+        kinds = ((1, 0.0), (1, 0.0), (3, 0.0), (2, 0.05))
+        self.retained, self.error_odds = self.rng.choice(kinds)
+        if retained is not None:
+            self.retained = retained
+        if error_odds is not None:
+            self.error_odds = error_odds
         self.errors_met = 0
-        self.images_checked = 0
         self.phase = "running"
         self.history: dict[int, Cycle] = {}
         self.current = [bytearray(offer.size_bytes) for offer in OFFERS]
-        self.acknowledged = 0
-        self.acknowledged_epoch = 0
+        self.told = Told()
         self.is_bound = False
         self._identities = itertools.count(1)
-        self._lies: Lies | None = None
-        if lies is not None:
-            self._lies = lambda operation, path: lies(self, operation, path)
-        self.files = SimulatedFiles()
-        self.files.lies = self._lies
-        self.files.make_directory("/devices")
-        self.files.hook = self._at_step
-        self.disk = self._open(self.files)
+        files = self.new_disk()
+        files.make_directory("/devices")
+        self.watch(files)
+        self.store = self._open(files)
 
     def _identity(self) -> bytes:
         return next(self._identities).to_bytes(16, "big")
 
-    def _open(self, files: SimulatedFiles) -> GroupDisk:
-        disk = GroupDisk(
+    def _open(self, files: CrashDisk, way: Way = GroupDisk.open) -> GroupDisk:
+        store = GroupDisk(
             files, SETTINGS, retain=self._retain, new_identity=self._identity
         )
         before, self.phase = self.phase, "recovering"
         try:
-            disk.open()
+            way(store)
         finally:
             self.phase = before
-        return disk
+        return store
 
     def _retain(self, points: Sequence[Point]) -> set[int]:
         return {point.number for point in points[-self.retained :]}
 
     # -- the sender --------------------------------------------------------------------
 
-    def run(self, cycle_count: int) -> None:
-        """Send cycles, with abandoned ones, repeats and restarts in between."""
-        self.disk.bind(GROUP_ID, LINEAGE, PEER, OFFERS)
+    def explore(self) -> None:
+        self.store.bind(GROUP_ID, LINEAGE, PEER, OFFERS)
         self.is_bound = True
-        self._new_epoch(self.disk)
-        for number in range(1, cycle_count + 1):
+        self._new_epoch()
+        for number in range(1, CYCLES + 1):
             self._mutate()
             self._note(number)
             self._synchronise(number)
             if self.rng.random() < 0.4:
                 self._restart()
-        self._at_step("end", "")
+        self.at_step("end", "")
 
     def _synchronise(self, number: int) -> None:
         for _ in range(ATTEMPTS_MAX):
             if self.rng.random() < 0.3:
-                self._abandoned_cycle(self.disk)
+                self._abandoned_cycle(self.store)
                 if self.rng.random() < 0.5:
                     self._restart()
-            self.files.inject = self._injected_error
+            self.disk.inject = self._injected_error
             try:
-                self._send(self.disk)
-                self._commit(self.disk, number)
-                self.acknowledged = number
-                if self.rng.random() < 0.3:
-                    self.disk.advance_current(number, number * 1000 + 500)
+                self._cycle(self.store, number)
             except StorageError:
                 self.errors_met += 1
-                self.files.inject = None
+                self.disk.inject = None
                 self._after_error()
             finally:
-                self.files.inject = None
-            if self.acknowledged == number:
+                self.disk.inject = None
+            if self.told.point == number:
                 return
         raise ViolationError("the same calls, repeated, never come to an end")
+
+    def _cycle(self, store: GroupDisk, number: int) -> None:
+        store.begin_cycle(CycleName(number, self.history[number].cycle_id))
+        self.told.begun = number
+        self.promised()
+        self._send(store)
+        self._commit(store, number)
+        self.told.point, self.told.progress = number, 0
+        self.promised()
+        if self.rng.random() < 0.3:
+            store.advance_current(number, number * 1000 + 500)
 
     def _injected_error(self, operation: str, _path: str) -> int | None:
         if self.rng.random() >= self.error_odds:
@@ -155,37 +178,40 @@ class Explorer:
     def _after_error(self) -> None:
         """After a failed flush nothing works until a power cut and a new start; any
         other error leaves the point as it was, and the call can be repeated."""
-        if self.disk.guard.failed is None:
-            if self.acknowledged:
-                self._check(self.disk, self.acknowledged)
-        else:
-            number = max(self.history)
-            for call in (
-                self.disk.flush,
-                lambda: self.disk.new_epoch(SENDER),
-                lambda: self.disk.commit_point(number + 1, b"never" * 4, 0, None),
-                lambda: self._abandoned_cycle(self.disk),
-            ):
-                try:
-                    call()
-                except StorageError:
-                    continue
-                raise ViolationError("something worked after a failed flush")
-            (*_, image) = self.files.crash_images(self.rng, 3)
-            self._go_on(image)
-            self.disk = self._open(self.files)
-            self.acknowledged = self._check(self.disk, self.acknowledged)
-            self._new_epoch(self.disk)
+        if self.store.guard.failed is None:
+            if self.told.point:
+                self._check(self.store)
+            return
+        number = max(self.history)
+        for call in (
+            self.store.flush,
+            lambda: self.store.new_epoch(SENDER),
+            lambda: self.store.commit_point(number + 1, b"never" * 4, 0, None),
+            lambda: self._abandoned_cycle(self.store),
+        ):
+            try:
+                call()
+            except StorageError:
+                continue
+            raise ViolationError("something worked after a failed flush")
+        self._start_from(self.some_power_cut())
 
-    def _new_epoch(self, disk: GroupDisk) -> None:
-        epoch = disk.new_epoch(SENDER)
-        if disk is self.disk:
-            assert epoch > self.acknowledged_epoch
-            self.acknowledged_epoch = epoch
+    def _start_from(self, files: CrashDisk) -> None:
+        self.watch(files)
+        self.store = self._open(files)
+        self.told.point = self._check(self.store)
+        self.promised()
+        self._new_epoch()
+
+    def _new_epoch(self) -> None:
+        epoch = self.store.new_epoch(SENDER)
+        assert epoch > self.told.epoch
+        self.told.epoch = epoch
+        self.promised()
 
     def _note(self, number: int) -> None:
         images = tuple(bytes(volume) for volume in self.current)
-        self.history[number] = Cycle(self.rng.randbytes(16), images)
+        self.history[number] = Cycle(self.cut_rng.randbytes(16), images)
 
     def _mutate(self) -> None:
         for offer, volume in zip(OFFERS, self.current, strict=True):
@@ -196,7 +222,7 @@ class Explorer:
     def _random_write(self, offer: VolumeOffer) -> list[tuple[int, bytes]]:
         tracks = -(-offer.size_bytes // offer.track_bytes)
         first = self.rng.randrange(tracks)
-        count = min(self.rng.randrange(1, 5), tracks - first)
+        count = min(self.rng.randrange(1, 4), tracks - first)
         offset = first * offer.track_bytes
         length = min(count * offer.track_bytes, offer.size_bytes - offset)
         kind = self.rng.random()
@@ -206,21 +232,29 @@ class Explorer:
             return [(offset, bytes([self.rng.randrange(1, 256)]) * length)]
         return [(offset, self.rng.randbytes(length))]
 
-    def _abandoned_cycle(self, disk: GroupDisk) -> None:
+    def _abandoned_cycle(self, store: GroupDisk) -> None:
         """Tracks of a cycle that never ends; the next one sends them again."""
-        for volume, offer in zip(disk.volumes, OFFERS, strict=True):
+        for volume, offer in zip(store.volumes, OFFERS, strict=True):
             for offset, data in self._random_write(offer):
                 first = offset // offer.track_bytes
                 apply_tracks(volume, [_record(offer, first, data)])
         if self.rng.random() < 0.5:
-            disk.flush()
+            self._flush(store)
 
-    def _send(self, disk: GroupDisk) -> None:
+    def _flush(self, store: GroupDisk) -> None:
+        progress = store.flush()
+        if store is self.store:
+            self.told.progress = progress
+            self.promised()
+
+    def _send(self, store: GroupDisk) -> None:
         """Send what differs, and some that does not, in several frames, in any order.
 
         The secondary tells what differs, by hashes: as after a restart.
         """
-        for index, (volume, offer) in enumerate(zip(disk.volumes, OFFERS, strict=True)):
+        for index, (volume, offer) in enumerate(
+            zip(store.volumes, OFFERS, strict=True)
+        ):
             wanted = bytes(self.current[index])
             tracks = -(-offer.size_bytes // offer.track_bytes)
             hashes = b"".join(
@@ -241,92 +275,95 @@ class Explorer:
                 if frame:
                     apply_tracks(volume, frame)
             if self.rng.random() < 0.3:
-                disk.flush()
+                self._flush(store)
 
-    def _commit(self, disk: GroupDisk, number: int) -> None:
+    def _commit(self, store: GroupDisk, number: int) -> None:
         cycle_id = self.history[number].cycle_id
-        relation = disk.commit_point(number, cycle_id, number * 1000, f"cut {number}")
-        again = disk.commit_point(number, cycle_id, number * 1000, None)
+        relation = store.commit_point(number, cycle_id, number * 1000, f"cut {number}")
+        again = store.commit_point(number, cycle_id, number * 1000, None)
         assert relation == again, "a repeated commit opened another relation"
 
     def _restart(self) -> None:
         """Stop cleanly, by SIGKILL or by a power cut, and go on from what is there."""
         way = self.rng.choice(("clean", "kill", "power"))
         if way == "clean":
-            self.disk.close()
+            self.store.close()
+            self._start_from(self.disk)
         elif way == "kill":
-            self._go_on(self.files.after_kill())
+            self._start_from(self.disk.after_kill())
         else:
-            (*_, image) = self.files.crash_images(self.rng, 3)
-            self._go_on(image)
-        self.disk = self._open(self.files)
-        self.acknowledged = self._check(self.disk, self.acknowledged)
-        self._new_epoch(self.disk)
-
-    def _go_on(self, files: SimulatedFiles) -> None:
-        self.files.hook = None
-        self.files = files
-        self.files.hook = self._at_step
+            self._start_from(self.some_power_cut())
 
     # -- the oracle --------------------------------------------------------------------
 
-    def _at_step(self, operation: str, path: str) -> None:
-        for image in self.files.crash_images(self.rng, self.images_per_step):
-            self._verify(image)
-        if self.rng.random() < 0.05:
-            self._verify(self.files.after_kill(), was_killed=True)
+    def recover(self, disk: CrashDisk) -> None:
+        for way in self.WAYS:
+            store = self._open(disk, way)
+            self._check(store)
+            store.close()
 
-    def _verify(self, image: SimulatedFiles, *, was_killed: bool = False) -> None:
-        """Recover an image and compare; sometimes crash the recovery itself."""
-        floor = self.acknowledged
-        deep = was_killed or self.rng.random() < 0.02
-        if deep:
-            image.hook = lambda _operation, _path: self._verify_copies(image, floor)
-        disk = self._open(image)
-        recovered = self._check(disk, floor)
-        if deep and self.is_bound and disk.state is not None:
-            # The peer has been told `recovered` now: no crash may take it back.
-            image.hook = lambda _operation, _path: self._verify_copies(image, recovered)
-            self._verify_copies(image, recovered)
-            self._resend(disk, recovered)
-
-    def _verify_copies(self, image: SimulatedFiles, floor: int) -> None:
-        for copy in image.crash_images(self.rng, 2 * self.images_per_step):
-            self._check(self._open(copy), floor)
-
-    def _resend(self, disk: GroupDisk, recovered: int) -> None:
+    def go_on_from(self, disk: CrashDisk) -> None:
         """The cycle is sent again after recovery, and commits as it should."""
-        self._new_epoch(disk)
-        number = max(recovered, *self.history, 0) + 1 if self.history else 1
-        known = dict(self.history)
-        self._note(number)
-        self._send(disk)
-        self._commit(disk, number)
-        assert self._check(disk, number) == number
-        self.history = known
+        if not self.is_bound:
+            return
+        was, known, chance = self.told, dict(self.history), self.rng.getstate()
+        store = self._open(disk)
+        recovered = self._check(store)
+        # The peer has been told what was recovered: no crash may take it back.
+        state = store.state
+        assert state is not None
+        begun = 0 if state.begun is None else state.begun.number
+        self.told = Told(recovered, state.epoch, begun, state.progress_count)
+        self.promised()
+        try:
+            self.told.epoch = store.new_epoch(SENDER)
+            number = max(recovered, begun, *self.history, 0) + 1
+            self._note(number)
+            self._cycle_again(store, number)
+            if self._check(store) != number:
+                raise ViolationError("a commit after recovery is not the newest point")
+        finally:
+            self.told, self.history = was, known
+            self.rng.setstate(chance)
+            store.close()
 
-    def _check(self, disk: GroupDisk, floor: int) -> int:
+    def _cycle_again(self, store: GroupDisk, number: int) -> None:
+        store.begin_cycle(CycleName(number, self.history[number].cycle_id))
+        self.told.begun = number
+        self.promised()
+        self._send(store)
+        self._commit(store, number)
+        self.told.point, self.told.progress = number, 0
+        self.promised()
+
+    def _check(self, store: GroupDisk) -> int:
         """Compare what recovery opened; return the newest point's number, or 0."""
-        self.images_checked += 1
-        if disk.state is None:
+        state, told = store.state, self.told
+        if state is None:
             if self.is_bound:
                 raise ViolationError("the group is no longer bound")
             return 0
-        if disk.state.epoch < self.acknowledged_epoch and disk is not self.disk:
+        number = store.points[-1].number if store.points else 0
+        if number < told.point:
+            raise ViolationError(
+                f"point {told.point} was acknowledged, {number} is there"
+            )
+        if state.epoch < told.epoch:
             raise ViolationError("an epoch that a peer was told is used again")
-        number = disk.points[-1].number if disk.points else 0
-        if number < floor:
-            raise ViolationError(f"point {floor} was acknowledged, {number} is there")
-        for point in disk.points:
-            self._compare(disk, point)
+        if (0 if state.begun is None else state.begun.number) < told.begun:
+            raise ViolationError(f"cycle {told.begun} had begun, and is forgotten")
+        if number == told.point and state.progress_count < told.progress:
+            raise ViolationError("progress that a peer was told is forgotten")
+        for point in store.points:
+            self._compare(store, point)
         return number
 
-    def _compare(self, disk: GroupDisk, point: Point) -> None:
+    def _compare(self, store: GroupDisk, point: Point) -> None:
         number = point.number
         cycle = self.history.get(number)
         if cycle is None or point.cycle_id != cycle.cycle_id:
             raise ViolationError(f"point {number} is of a cycle never sent")
-        for volume, wanted in zip(disk.volumes, cycle.images, strict=True):
+        for volume, wanted in zip(store.volumes, cycle.images, strict=True):
             name = f"{volume.offer.name}@{number}"
             image = PointImage(volume, number)
             if image.read(0, len(wanted)) != wanted:
