@@ -60,6 +60,7 @@ def test_no_disaster_breaks_a_promise() -> None:
     assert totals.host_writes > 50 * totals.seeds
     assert totals.point_reads > 10 * totals.seeds
     assert totals.shadow_power_losses > 4 * totals.seeds
+    assert totals.lacks_of_room_said > totals.seeds // 50
     assert totals.copies_put_back > totals.seeds // 10
     assert totals.acked_tracks_compared > 10 * totals.seeds
     assert min(totals.kills, totals.power_losses) > totals.seeds // 2

@@ -54,6 +54,7 @@ class Totals:
     host_writes: int = 0
     point_reads: int = 0
     copies_put_back: int = 0
+    lacks_of_room_said: int = 0
     kills: int = 0
     power_losses: int = 0
     faults: Counter[str] = field(default_factory=Counter)
@@ -72,6 +73,7 @@ class Totals:
         self.host_writes += outcome.writes
         self.point_reads += outcome.point_reads
         self.copies_put_back += outcome.copies_put_back
+        self.lacks_of_room_said += outcome.lacks_of_room_said
         self.kills += outcome.kills
         self.power_losses += outcome.power_losses
         self.faults.update(outcome.faults)

@@ -72,8 +72,9 @@ class Hosts:
         self._group = None
         self._life += 1
         self.in_flight = 0
+        may_be_torn = self._site.machine.has_failed_at("/devices")
         for model in self.models.values():
-            model.connections_lost()
+            model.connections_lost(may_be_torn=may_be_torn)
 
     def _think(self) -> float:
         return self.think_seconds * 2 * self.world.rng.random()

@@ -129,11 +129,15 @@ class VolumeModel:
             if len(self.durable[sector]) == 1 == len(self.visible[sector]):
                 self._unsettled.pop(sector, None)
 
-    def connections_lost(self) -> None:
-        """Nobody will be told any more what became of the writes under way."""
+    def connections_lost(self, *, may_be_torn: bool) -> None:
+        """Nobody will be told any more what became of the writes under way.
+
+        `may_be_torn`: one of them may have failed, and be there in part.
+        """
         moment = next(self._events)
         for write in self._under_way:
             write.ended = moment
+            write.has_failed = may_be_torn
         self._under_way.clear()
 
     def copied(self) -> VolumeModel:

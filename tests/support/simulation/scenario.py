@@ -18,7 +18,9 @@ from common.errors import FarshoreError
 from primary_site.group import ConsistencyGroup
 from primary_site.replicator import Replicator
 from primary_site.tickets import CutTicket
+from remote_site.store import GroupStore
 from tests.support.evidence import commit, sources_digest
+from tests.support.simulation.alarms import AlarmsWatch
 from tests.support.simulation.faults import Faults
 from tests.support.simulation.hosts import Hosts
 from tests.support.simulation.knobs import (
@@ -67,6 +69,7 @@ class Outcome:
     shadows: int
     acked_compared: int
     copies_put_back: int
+    lacks_of_room_said: int
     kills: int
     power_losses: int
     faults: dict[str, int]
@@ -101,7 +104,8 @@ class Simulation:
         self.oracle = Oracle(world, self.primary, self.remote, self.hosts)
         self.primary.on_open = self._primary_opened
         self.primary.on_gone = self.hosts.detach
-        self.remote.on_open = self.oracle.remote_opened
+        self.alarms = AlarmsWatch(world, self.primary, self.remote)
+        self.remote.on_open = self._remote_opened
         self.primary.writes_at_once = rng.random() < 0.4
         for site in (self.primary, self.remote):
             site.machine.sync_seconds = rng.choice((0.0, 0.01, 0.3))
@@ -141,6 +145,10 @@ class Simulation:
     def _primary_opened(self, group: ConsistencyGroup, replicator: Replicator) -> None:
         self.oracle.primary_opened(group, replicator)
         self.hosts.attach(group, self._workers)
+
+    def _remote_opened(self, store: GroupStore) -> None:
+        self.oracle.remote_opened(store)
+        self.alarms.remote_opened(store)
 
     def _is_up(self, loop: SimulatedLoop) -> bool:
         site: Site = self.primary
@@ -186,6 +194,7 @@ class Simulation:
         """What a supervisor and an operator look after."""
         for site in (self.primary, self.remote):
             self._look_after(site)
+        self.alarms.look()
         if self.is_healing:
             self._heal_on()
         if not self.is_over:
@@ -329,6 +338,7 @@ class Simulation:
             if self.oracle.content(volume) != cut[volume.name]:
                 world.problem(f"I4: {volume.name} is not as in {number}, the last cut")
         self.oracle.compare_points(store)
+        self.alarms.all_is_well()
         world.note("well")
         self.is_over = True
 
@@ -379,6 +389,7 @@ def simulate(seed: int, *, keep_trace: bool = False) -> Outcome:
         shadows=simulation.shadows.count,
         acked_compared=oracle.durability.acked_compared,
         copies_put_back=simulation.restoring.count,
+        lacks_of_room_said=simulation.alarms.said,
         kills=sum(site.deaths["kill"] for site in sites),
         power_losses=sum(site.deaths["power"] for site in sites),
         faults=faults.counts if faults else {},
