@@ -51,3 +51,9 @@ def first_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
     while isinstance(found, BaseExceptionGroup):
         found = found.exceptions[0]
     return found
+
+
+def retrieve(task: asyncio.Task[None]) -> None:
+    """Look at the outcome, so that a failed destage nobody awaits is not lost twice."""
+    if not task.cancelled():
+        task.exception()

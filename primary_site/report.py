@@ -17,13 +17,14 @@ from common.service.status import (
     VolumeStatus,
     age_seconds,
 )
-from primary_site.replicator import LastCycle, Replicator
+from primary_site.cycle_figures import LastCycle, changed_bytes, out_of_sync_bytes
+from primary_site.replicator import Replicator
 
 
 def group_status(replicator: Replicator, clock: Clock) -> GroupStatus:
     """Return what `farshore status` shows of one group."""
     group, state = replicator.group, replicator.group.state
-    session, last = replicator.session, replicator.last_cycle
+    session, last = replicator.session, replicator.cycles.last_cycle
     point = recovery_point(replicator)
     return GroupStatus(
         name=group.name,
@@ -39,8 +40,8 @@ def group_status(replicator: Replicator, clock: Clock) -> GroupStatus:
             state=LinkState(replicator.link_state),
             peers=tuple(link.peer for link in session.links) if session else (),
         ),
-        changed_bytes=replicator.changed_bytes(),
-        out_of_sync_bytes=replicator.out_of_sync_bytes(),
+        changed_bytes=changed_bytes(replicator.group),
+        out_of_sync_bytes=out_of_sync_bytes(replicator.group),
         last_cycle=_last_cycle(last) if last else None,
         volumes=tuple(
             VolumeStatus(
@@ -109,12 +110,12 @@ def points(replicator: Replicator) -> list[PointStatus]:
 
 def progress(replicator: Replicator, clock: Clock) -> ProgressStatus | None:
     """Return how far the first copy, or a full comparison, has come."""
-    group, drain = replicator.group, replicator.drain
+    group, drain = replicator.group, replicator.cycles.drain
     if drain is None or not any(volume.changes.whole for volume in group.volumes):
         return None
     total = sum(volume.size_bytes for volume in group.volumes)
-    done = total - replicator.out_of_sync_bytes()
-    seconds = clock.monotonic() - replicator.drain_began
+    done = total - out_of_sync_bytes(replicator.group)
+    seconds = clock.monotonic() - replicator.cycles.drain_began
     eta = None
     if drain.bytes_done and seconds > 0:
         eta = (total - done) * seconds / drain.bytes_done

@@ -58,7 +58,7 @@ async def all_well(sites: RestorableSites, ticket: Any = None) -> tuple[int, int
     else:
         primary.release_reads()
         await primary.ended(ticket)
-    last = primary.replicator.last_cycle
+    last = primary.replicator.cycles.last_cycle
     assert last is not None
     number, data = await sites.remote.point()
     assert number == last.number
@@ -223,7 +223,7 @@ async def test_another_remote_before_the_first_point_gets_everything(
     await all_well(sites, ticket)
     # It was bound anew, to a relation of its own, before the verdict.
     assert sites.verdicts[-1] is Verdict.SEND_AGAIN
-    last = sites.primary.replicator.last_cycle
+    last = sites.primary.replicator.cycles.last_cycle
     assert last is not None
     assert last.tracks == TRACKS
 

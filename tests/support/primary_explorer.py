@@ -245,7 +245,7 @@ class PrimaryExploration(Exploration):
             clock,
         )
         replicator = Replicator(self.group, "amsterdam", self._no_connect, clock)
-        await replicator._reconcile(self.remote.welcome())
+        await replicator.cycles.reconcile(self.remote.welcome())
         self.replicator = replicator
         for volume in self.group.volumes:
             volume.heat._hot_regions_max = self.hot_regions_max
@@ -443,7 +443,7 @@ class PrimaryExploration(Exploration):
         if self.rng.random() < 0.3:
             self.remote.new_relation()
             self.promised()
-        await self.replicator._reconcile(self.remote.welcome())
+        await self.replicator.cycles.reconcile(self.remote.welcome())
 
     async def _cool(self) -> None:
         if self._tending is None or self._tending.done():

@@ -40,11 +40,11 @@ def welcome(number: int | None, cycle_id: bytes | None, relation: bytes) -> Welc
     return Welcome(2, "dr", 1, b"t" * 16, b"s" * 16, receiver, number, number, 1)
 
 
-def replicator(site: Site) -> Any:
+def cycles(site: Site) -> Any:
     async def connect(address: str) -> Any:
         raise AssertionError(address)
 
-    return Replicator(site.group, "amsterdam", connect, SystemClock())
+    return Replicator(site.group, "amsterdam", connect, SystemClock()).cycles
 
 
 async def test_changes_of_the_state_at_once_do_not_undo_one_another(
@@ -103,7 +103,7 @@ async def test_a_commit_whose_answer_was_lost_completes_the_cycle(site: Site) ->
     await site.group.settle_cut()
     changes = site.volume.changes
     changes.ack(0, SIZE // TRACK)
-    await replicator(site)._reconcile(welcome(cut.number, cut.cycle_id, b"n" * 16))
+    await cycles(site).reconcile(welcome(cut.number, cut.cycle_id, b"n" * 16))
     assert site.group.cut is None
     assert stored(site).committed_number == cut.number
     assert stored(site).relation_id == b"n" * 16
@@ -121,9 +121,9 @@ async def test_another_relation_of_the_remote_forgets_what_it_acknowledged(
     await site.group.settle_cut()
     site.volume.changes.ack(0, 1)
     number, cycle_id = state.committed_number, state.committed_cycle_id
-    await replicator(site)._reconcile(welcome(number, cycle_id, state.relation_id))
+    await cycles(site).reconcile(welcome(number, cycle_id, state.relation_id))
     assert site.volume.changes.acked.count == 1
-    await replicator(site)._reconcile(welcome(number, cycle_id, b"z" * 16))
+    await cycles(site).reconcile(welcome(number, cycle_id, b"z" * 16))
     assert site.volume.changes.acked.count == 0
     assert site.group.cut is not None, "the cut stands; only its acks are void"
 
@@ -136,7 +136,7 @@ async def test_a_point_the_remote_lost_is_suspected_once_not_at_each_session(
     await site.commit_cut()
     await site.write(0, b"a" * TRACK)
     older = welcome(1, first.committed_cycle_id, b"q" * 16)
-    await replicator(site)._reconcile(older)
+    await cycles(site).reconcile(older)
     changes = site.volume.changes
     assert sum(b.count for b in changes.carried) == SIZE // TRACK
     assert changes.suspect is not None
@@ -144,7 +144,7 @@ async def test_a_point_the_remote_lost_is_suspected_once_not_at_each_session(
     await site.group.make_cut(None)
     await site.group.settle_cut()
     changes.ack(0, 100)
-    await replicator(site)._reconcile(older)
+    await cycles(site).reconcile(older)
     assert site.group.cut is not None
     assert changes.acked.count == 100
 
@@ -152,7 +152,7 @@ async def test_a_point_the_remote_lost_is_suspected_once_not_at_each_session(
 async def test_a_remote_that_knows_a_later_cycle_is_refused(site: Site) -> None:
     await site.commit_cut()
     with pytest.raises(PeerRefusedError, match="older copy"):
-        await replicator(site)._reconcile(welcome(9, b"x" * 16, b"r" * 16))
+        await cycles(site).reconcile(welcome(9, b"x" * 16, b"r" * 16))
 
 
 async def test_a_stop_is_not_lost_to_a_link_that_breaks_at_the_same_moment(
@@ -199,9 +199,9 @@ async def test_the_remote_may_commit_only_what_is_destaged(site: Site) -> None:
     await site.commit_cut()
     stopped = Stopped("datasync", "data.img")
     site.files.rules.append(stopped)
-    runner, session = replicator(site), RecordingSession()
+    runner, session = cycles(site), RecordingSession()
     await runner._take_cut(None)
-    finishing = asyncio.ensure_future(runner._finish(session))
+    finishing = asyncio.ensure_future(runner.finish(session))
     await reached(stopped)
     for _ in range(200):
         await asyncio.sleep(0.001)

@@ -1,0 +1,307 @@
+"""The cycles of one group: wait until a cut is due, cut, drain, commit, or give up.
+
+Every turn derives what to do from what is observed; a cycle outlives sessions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import replace
+
+import structlog
+
+from common.errors import ProtocolError, StorageError
+from common.ports import Clock
+from common.replication.messages import Abandon, Noted, Welcome
+from primary_site.alarms import Alarms
+from primary_site.background import retrieve
+from primary_site.cut_reader import RelationEndedError
+from primary_site.cycle_figures import (
+    LastCycle,
+    changed_bytes,
+    cycle_bytes,
+    log_commit,
+)
+from primary_site.drain import CycleDrain
+from primary_site.group import (
+    ConsistencyGroup,
+    Cut,
+    CutImpossibleError,
+    CutStarvedError,
+)
+from primary_site.reconciling import reconcile
+from primary_site.session import SendingSession
+from primary_site.tickets import CutTickets
+from primary_site.trigger import Observed, Schedule, seconds_to_cut
+
+RETRY_SECONDS = 1.0
+"""After a cut that could not be made, or a cycle given up here."""
+
+RETRY_SECONDS_MAX = 30.0
+"""Each cycle in a row that was given up doubles the pause, up to this."""
+
+POLL_SECONDS = 0.2
+"""How often the changed bytes are compared with the `changed` trigger."""
+
+LOOK_AGAIN_SECONDS_MAX = 3600.0
+
+COMPRESSION_AUTO_LEVEL = 1
+
+log = structlog.get_logger()
+
+
+class GroupCycles:
+    """One after the other, over whatever session there is."""
+
+    def __init__(
+        self, group: ConsistencyGroup, tickets: CutTickets, alarms: Alarms, clock: Clock
+    ) -> None:
+        self.group = group
+        self.tickets = tickets
+        self.alarms = alarms
+        self.last_cycle: LastCycle | None = None
+        self.drain: CycleDrain | None = None
+        self.drain_began = 0.0
+        self.wake = asyncio.Event()
+        """Set when there may be something to do: a cut was asked for, say."""
+        self.tend_soon = asyncio.Event()
+        """Set when making bitmaps durable now would spare a restart much."""
+        self.is_stopping = False
+        self._clock = clock
+        self._log = log.bind(group=group.name)
+        self._last_cut: float | None = None
+        self._last_commit: float | None = None
+        self._taking: asyncio.Task[None] | None = None
+        self._destage: asyncio.Task[None] | None = None
+        self._cut_at = 0.0
+        self._pause_seconds = RETRY_SECONDS
+        """After the next cycle that is given up over a link that stands."""
+        self._schedule = Schedule(group.config.schedule)
+        group.when_failed = self._group_failed
+
+    def under_way(self) -> list[asyncio.Task[None]]:
+        """Return what goes on whatever becomes of sessions, to be waited for."""
+        return [task for task in (self._taking, self._destage) if task is not None]
+
+    async def agree(self, session: SendingSession) -> None:
+        """Agree with the remote on what it has, and have it know that."""
+        if self._taking is not None:
+            await asyncio.wait([self._taking])  # the last session's, under way still
+        await self.reconcile(session.welcome)
+        await self._tell_noted(session)
+
+    async def reconcile(self, welcome: Welcome) -> None:
+        await reconcile(self.group, welcome, self.alarms, self._complete)
+
+    async def run(self, session: SendingSession) -> None:
+        """Run one cycle after the other over a session, until it ends."""
+        while self.group.failed is None:
+            if session.ended or self.is_stopping:
+                return  # a cancelling that an error of the same moment hid
+            try:
+                if self.group.cut is not None:
+                    await self.finish(session)
+                else:
+                    await self._next_cycle(session)
+            except RelationEndedError as error:
+                await self._abandon(session, str(error))
+            except (CutStarvedError, CutImpossibleError) as error:
+                name = "cut_starved"
+                if isinstance(error, CutImpossibleError):
+                    name = "flashcopy_unavailable"
+                self.alarms.set(name, str(error))
+                self._log.warning("cut_failed", reason=str(error))
+                self.tickets.fail_aboard(str(error))
+                await asyncio.sleep(RETRY_SECONDS)
+            except StorageError as error:
+                self.storage_failed(error)
+        self.alarms.set("failed", str(self.group.failed))
+        self.fail_all("the group has failed")
+        await asyncio.Event().wait()  # the link stays, for the status of both sides
+
+    def storage_failed(self, error: StorageError) -> None:
+        if self.group.failed is None:
+            self.group.failed = error
+            self._group_failed(error)
+
+    def _group_failed(self, error: StorageError) -> None:
+        """Tell the operator at once, link or no link, cut due or not."""
+        self._log.error("group_failed", reason=str(error))
+        self.alarms.set("failed", str(error))
+        self.wake.set()
+
+    async def _tell_noted(self, session: SendingSession) -> None:
+        """Have the remote know that session and newest point are recorded here."""
+        cycle_id = self.group.state.committed_cycle_id or None
+        await session.send(Noted(session.epoch, cycle_id))
+
+    # -- one cycle ---------------------------------------------------------------------
+
+    async def _next_cycle(self, session: SendingSession) -> None:
+        await self._until_due()
+        label = self.tickets.board()
+        number = self.group.state.committed_number
+        if number is not None and not self.group.has_changed():
+            await self._still_current(session, number)
+            return
+        self._taking = asyncio.create_task(self._take_cut(label), name="cut")
+        self._taking.add_done_callback(retrieve)
+        await asyncio.shield(self._taking)
+        await self.finish(session)
+
+    async def _take_cut(self, label: str | None) -> None:
+        """Cut and begin to destage: a task of its own, so that a session lost in
+        the middle of a hold can't tear the two apart."""
+        cut = await self.group.make_cut(label)
+        self._destage = asyncio.create_task(self.group.destage(), name="destage")
+        self._destage.add_done_callback(retrieve)
+        self._last_cut = self._cut_at = self._clock.monotonic()
+        self.alarms.clear("cut_starved", "flashcopy_unavailable")
+        self.tickets.taken(cut)
+
+    async def _still_current(self, session: SendingSession, number: int) -> None:
+        """Nothing changed: no point, but the newest one is current up to now."""
+        now_ns = self._clock.now_ns()
+        await session.advance_current(number, now_ns)
+        self.alarms.clear("remote_out_of_space")
+        state = self.group.state
+        self.group.state = replace(state, current_as_of_ns=now_ns)
+        self._last_cut = self._last_commit = self._clock.monotonic()
+        cut = Cut(number, state.committed_cycle_id, now_ns, 0.0, None)
+        self.tickets.taken(cut)
+        self.tickets.safe(number)
+
+    async def _until_due(self) -> None:
+        while not self.tickets:
+            if self.group.failed is not None:
+                raise self.group.failed
+            wait = self._seconds_to_cut()
+            if wait == 0:
+                return
+            self.wake.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(wait):
+                    await self.wake.wait()
+
+    def _seconds_to_cut(self) -> float:
+        """Return when to look again: 0 if a cut is due now."""
+        group = self.group
+        if group.state.suspended:
+            return LOOK_AGAIN_SECONDS_MAX
+        last = self.last_cycle
+        wait = seconds_to_cut(
+            group.config,
+            Observed(
+                now=self._clock.monotonic(),
+                last_cut=self._last_cut,
+                last_commit=self._last_commit,
+                last_drain_seconds=last.drain_seconds if last else 0.0,
+                changed_bytes=changed_bytes(group),
+                schedule_due=self._schedule.seconds_until_due(self._clock.now_ns()),
+            ),
+        )
+        if wait and group.config.changed_bytes is not None:
+            return POLL_SECONDS
+        return min(wait, LOOK_AGAIN_SECONDS_MAX)
+
+    async def finish(self, session: SendingSession) -> None:
+        """Drain the standing cut over this session, and have it committed."""
+        group, cut = self.group, self.group.cut
+        assert cut is not None
+        await group.settle_cut()
+        wire_before = session.sent_bytes
+        drain = CycleDrain(group, cut, session, self._level())
+        self.drain = session.drain = drain
+        self.drain_began = self._clock.monotonic()
+        await drain.run()
+        assert self._destage is not None
+        await asyncio.shield(self._destage)
+        committed = asyncio.create_task(session.committed())
+        try:
+            await drain.end()
+            answer = await committed
+        finally:
+            committed.cancel()
+        if answer.cycle_id != cut.cycle_id:
+            raise ProtocolError("COMMITTED names another cycle")
+        seconds = self._clock.monotonic() - self._cut_at
+        self.last_cycle = LastCycle(
+            cut.number,
+            cut.hold_seconds,
+            seconds,
+            drain.tracks_sent,
+            drain.tracks_compared,
+            cycle_bytes(group),
+            session.sent_bytes - wire_before,
+        )
+        await self._complete(answer.relation_id)
+        await self._tell_noted(session)
+
+    async def _complete(self, relation_id: bytes) -> None:
+        cut = self.group.cut
+        assert cut is not None
+        try:
+            await self.group.complete_cycle(relation_id)
+        finally:  # safe it is, whatever becomes of this session
+            self.tickets.safe(cut.number)
+        self.drain = None
+        self._last_commit = self._clock.monotonic()
+        self._pause_seconds = RETRY_SECONDS
+        self.alarms.clear(
+            "cycle_abandoned",
+            "remote_lost_points",
+            "remote_out_of_space",
+            "remote_restored",
+        )
+        log_commit(self.group.name, cut, self.last_cycle, self._clock.now_ns())
+        if self.group.is_whole():
+            # From now on a crash need not cost a full comparison: make it durable.
+            self.tend_soon.set()
+        if self.group.state.suspended:
+            await self.withdraw()
+
+    def _level(self) -> int | None:
+        compression = self.group.config.link.compression
+        if compression == "off":
+            return None
+        if isinstance(compression, int):
+            return compression
+        return COMPRESSION_AUTO_LEVEL
+
+    # -- giving up ---------------------------------------------------------------------
+
+    async def _abandon(self, session: SendingSession, why: str) -> None:
+        cut = self.group.cut
+        assert cut is not None
+        await session.send(Abandon(session.epoch, cut.cycle_id))
+        session.drain = self.drain = None
+        await self.abandon_here(why)
+        await self._pause()
+
+    async def _pause(self) -> None:
+        """Wait before the next cycle; whoever asks for a cut is not kept waiting."""
+        pause = self._pause_seconds
+        self._pause_seconds = min(2 * pause, RETRY_SECONDS_MAX)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(pause):
+                while not self.tickets and self.group.failed is None:
+                    self.wake.clear()
+                    await self.wake.wait()
+
+    async def abandon_here(self, why: str) -> None:
+        cut = self.group.cut
+        assert cut is not None
+        self._log.warning("cycle_abandoned", number=cut.number, reason=why)
+        self.alarms.set("cycle_abandoned", f"cycle {cut.number}: {why}")
+        self.group.abandon_cycle()
+        self.tickets.fail_aboard(why)
+        await self.group.discard_targets()
+
+    async def withdraw(self) -> None:
+        self.group.withdraw()
+        await self.group.discard_targets()
+
+    def fail_all(self, why: str) -> None:
+        self.tickets.fail_aboard(why)
+        self.tickets.fail_asked(why)
