@@ -6,5 +6,7 @@ as well, or its fault is one that the simulation seeks out.
 
 REGRESSIONS: dict[int, str] = {
     232: "a journal's batch, lost by a failed flush, was trusted after a restart",
+    1002: "a flush between a device's mark and its write took the mark along",
     1403: "a record that failed under an operator's command was told to nobody",
+    117: "a first start that lost power before a device had its size was refused after",
 }
