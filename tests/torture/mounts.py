@@ -19,6 +19,8 @@ BUSY_TRIES_MAX = 200
 BUSY_SECONDS = 0.02
 MIB = 1 << 20
 _CLONE_NEWNS = 0x00020000
+_MS_REC = 1 << 14
+_MS_PRIVATE = 1 << 18
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -30,7 +32,8 @@ def leave_mount_namespace() -> None:
     """Keep this process's mounts to itself: they end with it, however it ends."""
     if _libc.unshare(_CLONE_NEWNS):
         raise OSError(ctypes.get_errno(), "unshare")
-    run("mount", "--make-rprivate", "/")
+    if _libc.mount(None, b"/", None, _MS_REC | _MS_PRIVATE, None):
+        raise OSError(ctypes.get_errno(), "mount")
 
 
 def run(*words: object, data: str | None = None) -> str:

