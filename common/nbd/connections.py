@@ -19,6 +19,7 @@ from common.nbd.budget import MemoryBudget
 from common.nbd.limits import NbdLimits
 from common.nbd.liveness import Ask, ask_socket
 from common.nbd.outcome import Agreed
+from common.nbd.polling import Polling
 from common.nbd.transmission import Transmission
 from common.ports import HostVolume
 
@@ -92,6 +93,7 @@ class HostConnections:
         self._arriving: set[asyncio.Task[None]] = set()
         self._open: dict[Transmission, HandedOver] = {}
         self._closing = False
+        self._polling: Polling | None = None
 
     def adopt(self, handed: HandedOver) -> None:
         """Take over a connection that another loop lets go of."""
@@ -136,6 +138,8 @@ class HostConnections:
     def _begin(
         self, transport: asyncio.Transport, arrival: _Arrival, handed: HandedOver
     ) -> None:
+        if self._polling is None:
+            self._polling = Polling(asyncio.get_running_loop().call_soon)
         transmission = Transmission(
             transport,
             handed.volume,
@@ -144,6 +148,7 @@ class HostConnections:
             self._closed,
             peer=handed.peer,
             budget=self._budget,
+            polling=self._polling,
             ask=handed.ask,
         )
         # A transport asks a protocol how it wants to be fed when reading starts.

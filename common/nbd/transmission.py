@@ -29,6 +29,7 @@ from common.nbd.budget import MemoryBudget
 from common.nbd.limits import NbdLimits
 from common.nbd.liveness import Ask, ask_socket, read_away
 from common.nbd.outcome import Agreed
+from common.nbd.polling import Polling
 from common.nbd.precedence import Precedence
 from common.nbd.progress import Position, ProgressWatch, Underway
 from common.nbd.request_stream import RequestStream
@@ -61,6 +62,7 @@ class Transmission(asyncio.BufferedProtocol):
         *,
         peer: str,
         budget: MemoryBudget | None = None,
+        polling: Polling | None = None,
         ask: Ask = ask_socket,
     ) -> None:
         """`ask` is how to learn whether the client is there; see `liveness`."""
@@ -81,6 +83,7 @@ class Transmission(asyncio.BufferedProtocol):
         )
         if budget is None:
             budget = MemoryBudget(limits.daemon_bytes_in_flight_max, 1)
+        self._polling = polling or Polling(self._loop.call_soon)
         self._share = budget.share(self._loop, self._memory_granted)
         self._answers = Answers(agreed.form, volume.size_bytes)
         self._stream = RequestStream(
@@ -149,6 +152,7 @@ class Transmission(asyncio.BufferedProtocol):
 
     def buffer_updated(self, length: int) -> None:
         if not self.is_ending:
+            self._polling.arrived()
             self._stream.received(length)
             # A long payload comes in many pieces: only the last is worth a turn.
             if self._stream.missing_bytes <= 0:
@@ -204,11 +208,12 @@ class Transmission(asyncio.BufferedProtocol):
 
     def _turn(self) -> None:
         self._in_turn = True
-        more = True
+        more, answered = True, False
         while more:
             more = self._submit_next()
             if self._answers.pending:
                 self._send()
+                answered = True
         self._in_turn = False
         if self._precedence.followers and self.in_flight == 0:
             self._precedence.let_followers_go()
@@ -220,6 +225,8 @@ class Transmission(asyncio.BufferedProtocol):
             self._set_reading(wanted=not (self._stream.is_stopped or self._must_wait()))
             if self._stream.is_within_request:
                 self._progress.arm()
+            elif answered and not self.in_flight:
+                self._polling.answered()
 
     def _close(self) -> None:
         if not self._transport.is_closing():
