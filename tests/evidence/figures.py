@@ -121,6 +121,21 @@ def _torture(*keys: tuple[str, str]) -> Tell:
     return tell
 
 
+def _power_cuts(found: Figures) -> list[str]:
+    told = _torture(
+        ("mounts", "**{} mounts after a power cut**"),
+        ("daemon_recoveries", "{} moments at which the real daemons recovered both"),
+    )(found)
+    recorded = sum(
+        each for name, each in found.items() if name.endswith("_boundaries_recorded")
+    )
+    if recorded:
+        told.append(
+            f"{found['flush_boundaries']:,} of {recorded:,} moments between two flushes"
+        )
+    return told
+
+
 def _soak(found: Figures) -> list[str]:
     told = _torture(
         ("laps", "{} laps"),
@@ -227,11 +242,7 @@ RUNS = (
         "Power cuts with real file systems",
         "ext4 and XFS beneath both daemons, as power lost between any two flushes "
         "leaves them, mounted and recovered.",
-        _torture(
-            ("mounts", "**{} mounts after a power cut**"),
-            ("flush_boundaries", "every one of {} flush boundaries"),
-            ("daemon_recoveries", "{} of them recovered by the running daemons"),
-        ),
+        _power_cuts,
         "make torture",
     ),
     Run(
