@@ -1,0 +1,113 @@
+"""What a remote remembers of its sessions, and what it takes from a HELLO."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from common.errors import ProtocolError
+from common.replication.lineage import NO_ID, CycleName, SenderState, Verdict, judge
+from common.replication.messages import PROGRESS_MAX
+from remote_site.group_disk import GroupDisk
+from remote_site.store_state import Point, StoreState, from_record, to_record
+from tests.support.remote_store_group import BINDING, OFFERS, SETTINGS, make_files
+
+FRESH = SenderState(b"g" * 16, b"L" * 16)
+STATE = StoreState(
+    group="orders",
+    group_id=b"g" * 16,
+    lineage=b"L" * 16,
+    peer="amsterdam",
+    epoch=0,
+    relation_id=b"r" * 16,
+    volumes=OFFERS,
+    created=(True, True),
+)
+ONE, TWO, THREE = b"1" * 16, b"2" * 16, b"3" * 16
+
+
+def shows(receipt: bytes, epoch: int) -> SenderState:
+    return replace(FRESH, receipt=receipt, epoch=epoch)
+
+
+def test_a_receipt_that_was_not_shown_yet_is_given_again() -> None:
+    met = STATE.met(FRESH, ONE)
+    assert (met.epoch, met.shown, met.given) == (1, NO_ID, ONE)
+    again = met.met(FRESH, TWO)
+    assert (again.epoch, again.shown, again.given) == (2, NO_ID, ONE)
+    # Whichever of the two WELCOMEs the sender has recorded, it is known.
+    for epoch in (1, 2):
+        assert not judge(shows(ONE, epoch), again.judged()).is_refusal
+
+
+def test_what_was_shown_gives_way_to_a_new_receipt() -> None:
+    met = STATE.met(FRESH, ONE).met(shows(ONE, 1), TWO)
+    assert (met.shown, met.given) == (ONE, TWO)
+    assert judge(FRESH, met.judged()) is Verdict.SENDER_OLDER
+
+
+def test_the_first_word_of_a_session_shows_its_receipt() -> None:
+    heard = STATE.met(FRESH, ONE).heard()
+    assert (heard.shown, heard.given) == (ONE, ONE)
+    assert judge(FRESH, heard.judged()) is Verdict.SENDER_OLDER
+    assert heard.met(shows(ONE, 1), TWO).given == TWO
+
+
+def test_a_state_that_was_put_back_takes_up_where_the_sender_is() -> None:
+    older = STATE.met(FRESH, ONE).heard()
+    met = older.met(shows(THREE, 9), TWO)
+    assert (met.epoch, met.shown, met.given) == (10, THREE, TWO)
+
+
+def test_a_point_is_noted_by_whoever_knows_it() -> None:
+    point = Point(4, b"c" * 16, 1, 1, None)
+    committed = STATE.with_point(point, b"s" * 16)
+    assert not committed.is_noted
+    assert not committed.met(FRESH, ONE).is_noted
+    knows = replace(FRESH, committed=CycleName(4, b"c" * 16))
+    assert committed.met(knows, ONE).is_noted
+    assert committed.heard().is_noted
+    assert not committed.heard().with_point(replace(point, number=5), TWO).is_noted
+
+
+def test_all_of_it_is_in_the_record() -> None:
+    state = replace(
+        STATE.met(FRESH, ONE), begun=CycleName(3, THREE), progress_count=7
+    ).heard()
+    assert from_record(to_record(state), "store") == state
+
+
+def opened(progress_count: int = 0) -> GroupDisk:
+    disk = GroupDisk(make_files(), SETTINGS)
+    disk.open()
+    disk.bind(**BINDING)  # type: ignore[arg-type]
+    assert disk.state is not None
+    disk.state = replace(disk.state, progress_count=progress_count)
+    return disk
+
+
+def test_progress_is_counted_durably_and_anew_in_each_relation() -> None:
+    disk = opened()
+    assert [disk.flush() for _ in range(3)] == [1, 2, 3]
+    disk.commit_point(1, ONE, 1, None)
+    assert disk.flush() == 1
+    again = GroupDisk(disk._files.after_kill(), SETTINGS)  # type: ignore[attr-defined]
+    again.open()
+    assert again.flush() == 2
+
+
+def test_the_count_stops_at_what_a_page_has_room_for() -> None:
+    disk = opened(PROGRESS_MAX - 1)
+    assert [disk.flush() for _ in range(2)] == [PROGRESS_MAX, PROGRESS_MAX]
+
+
+def test_a_cycle_that_is_not_newer_than_the_one_begun_is_refused() -> None:
+    disk = opened()
+    disk.begin_cycle(CycleName(5, ONE))
+    disk.begin_cycle(CycleName(5, ONE))  # resumed
+    for name in (CycleName(5, TWO), CycleName(4, ONE)):
+        with pytest.raises(ProtocolError, match="after cycle 5"):
+            disk.begin_cycle(name)
+    assert disk.state is not None
+    assert disk.state.begun == CycleName(5, ONE)
