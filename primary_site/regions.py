@@ -222,6 +222,8 @@ class RegionHeat:
                 return
         count = max(wanted, self._hot_regions_max // 8)
         while not (victims := self._coldest(count)):
+            if self._room() > 0:
+                return  # none is hot and idle: some of those that wait fit all the same
             self._unpinned.clear()
             await self._unpinned.wait()
         for number in victims:
