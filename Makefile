@@ -2,7 +2,8 @@
 #   make test    the checks of style, types and layers, then all tests
 #   make demo    both sites on this machine, a disaster, the recovered copy checked
 #   make run     both sites on this machine from config/, until Ctrl-C
-#   make hunt    ten thousand disasters of two simulated sites, seed by seed
+#   make hunt    a million crash images of both sites' storage, and ten thousand
+#                disasters of two simulated sites, seed by seed
 #   make torture kills, power cuts, bad links and clocks for twenty minutes
 #   make evidence  docs/reliability.md from the figures of the last runs
 #   make interop-kernel  Linux's own NBD client, in a virtual machine
@@ -79,6 +80,7 @@ interop-kernel: $(STAMP)
 # Before a release: 10,000 seeds take about a quarter of an hour of one core.
 .PHONY: hunt
 hunt: $(STAMP)
+	$(BIN)/python -m tests.crash.hunt --images 1000000
 	$(BIN)/python -m tests.simulation.hunt --seeds 10000 $(ARGS)
 
 # Before a release, as root: ARGS="--minutes 240", ARGS="--only links".

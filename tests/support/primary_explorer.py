@@ -208,6 +208,7 @@ class PrimaryExploration(Exploration):
         self.full_target = False
         self.hot_regions_max = self.rng.choice((3, 4, 6, HOT_REGIONS_MAX))
         """Few, mostly: so that regions cool and are forgotten all the time."""
+        self.last_written: dict[str, int] = {}
         self._stamp = itertools.count(1)
         self._generation = 0
         self._tending: asyncio.Task[None] | None = None
@@ -287,7 +288,7 @@ class PrimaryExploration(Exploration):
             await asyncio.sleep(0)
 
     async def _until(self, done: Callable[[], bool]) -> None:
-        for _ in range(5000):
+        for _ in range(100_000):
             if done():
                 return
             await asyncio.sleep(0)
@@ -299,8 +300,12 @@ class PrimaryExploration(Exploration):
         volume = self.rng.choice(self.group.volumes)
         sectors = self.history[volume.name]
         first = self.rng.randrange(len(sectors))
-        if self.rng.random() < 0.3:
+        place = self.rng.random()
+        if place < 0.3:
             first = self._acked_sector(volume, first)
+        elif place < 0.55:  # hosts come back to where they were
+            first = self.last_written.get(volume.name, first)
+        self.last_written[volume.name] = first
         count = min(self.rng.choice((1, 1, 2, 8, 8, 16, 40)), len(sectors) - first)
         touched = sectors[first : first + count]
         if any(sector.in_flight for sector in touched):
