@@ -77,6 +77,7 @@ def make_devices(
         device = open_existing_device(files, path, offer.size_bytes, key)
         if device is not None:
             undo.callback(device.close)
+            guard.datasync(device)  # a hello cut short may have left it in memory
         found.append(device)
     devices: list[File] = []
     for offer, device in zip(volumes, found, strict=True):

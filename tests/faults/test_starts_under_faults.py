@@ -8,10 +8,30 @@ import random
 import pytest
 
 from common.errors import DeviceError, StorageError
+from common.replication.messages import VolumeOffer
 from primary_site.opening import OpenedGroup, open_group
-from tests.faults.fault_script import PRIMARY
+from remote_site.group_disk import GroupDisk, StoreSettings
+from tests.faults.fault_script import PRIMARY, SIZES
 from tests.support.simulated_files import SimulatedFiles
 from tests.support.simulation.sites import STATE
+
+OFFERS = tuple(
+    VolumeOffer(name, bytes([number]) * 16, size, track)
+    for number, (name, (size, track, _)) in enumerate(SIZES.items())
+)
+SETTINGS = StoreSettings(
+    group="orders",
+    state_directory=f"{STATE}/orders",
+    journal_directory="/journal/orders",
+    devices={name: f"/devices/{name}.img" for name in SIZES},
+)
+
+
+def bound(files: SimulatedFiles) -> GroupDisk:
+    disk = GroupDisk(files, SETTINGS)
+    disk.open()
+    disk.bind(b"g" * 16, b"l" * 16, "amsterdam", OFFERS)
+    return disk
 
 
 def new_files() -> SimulatedFiles:
@@ -55,6 +75,24 @@ def test_names_made_by_a_first_start_cut_short_outlive_a_power_loss(fails: str) 
     assert [volume.device.size() for volume in again.volumes] == [
         volume.size_bytes for volume in PRIMARY.volumes
     ]
+
+
+def test_a_secondary_device_of_a_hello_cut_short_outlives_a_power_loss() -> None:
+    """Its size was in memory only: nothing had synced it."""
+    files = new_files()
+    left = [errno.EIO]
+    files.inject = lambda operation, path: (
+        left.pop()
+        if left and (operation, path) == ("datasync", "/devices/log.img")
+        else None
+    )
+    with pytest.raises(StorageError):
+        bound(files)
+    files = files.after_kill()
+    bound(files)
+    disk = GroupDisk(files.crash_image(random.Random(1), "lost"), SETTINGS)
+    disk.open()
+    assert [v.device.size() for v in disk.volumes] == [v.size_bytes for v in OFFERS]
 
 
 @pytest.mark.parametrize("name", ["log.regions", "data.changed", "data.acked"])
