@@ -4,6 +4,8 @@
 #   make run     both sites on this machine from config/, until Ctrl-C
 #   make hunt    a million crash images of both sites' storage, and ten thousand
 #                disasters of two simulated sites, seed by seed
+#   make museum  put bugs that others met, and our own orders broken, into a copy
+#                one by one: the tests must turn red for each
 #   make torture kills, power cuts, bad links and clocks for twenty minutes
 #   make evidence  docs/reliability.md from the figures of the last runs
 #   make interop-kernel  Linux's own NBD client, in a virtual machine
@@ -82,6 +84,11 @@ interop-kernel: $(STAMP)
 hunt: $(STAMP)
 	$(BIN)/python -m tests.crash.hunt --images 1000000
 	$(BIN)/python -m tests.simulation.hunt --seeds 10000 $(ARGS)
+
+# Every exhibit in a copy of the tree, two at a time: about ten minutes.
+.PHONY: museum
+museum: $(STAMP)
+	@$(BIN)/python -m tests.museum.run $(ARGS)
 
 # Before a release, as root: ARGS="--minutes 240", ARGS="--only links".
 .PHONY: torture

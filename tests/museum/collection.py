@@ -1,0 +1,45 @@
+"""All exhibits. B1 to B34 are bugs that others met, in the order of our catalogue."""
+
+from __future__ import annotations
+
+from tests.museum import (
+    historical_lineage,
+    historical_orders,
+    historical_tracking,
+    own_orders_lineage,
+    own_orders_primary,
+    own_orders_remote,
+    own_orders_starts,
+)
+from tests.museum.exhibit import Exhibit, Missing
+
+BUGS = tuple(f"B{number}" for number in range(1, 35))
+
+
+def _catalogue_place(exhibit: Exhibit) -> tuple[int, str]:
+    return int(exhibit.bug[1:]), exhibit.number
+
+
+HISTORICAL: tuple[Exhibit, ...] = tuple(
+    sorted(
+        (
+            *historical_orders.EXHIBITS,
+            *historical_tracking.EXHIBITS,
+            *historical_lineage.EXHIBITS,
+        ),
+        key=_catalogue_place,
+    )
+)
+MISSING: tuple[Missing, ...] = historical_lineage.MISSING
+OWN: tuple[Exhibit, ...] = tuple(
+    sorted(
+        (
+            *own_orders_primary.EXHIBITS,
+            *own_orders_remote.EXHIBITS,
+            *own_orders_starts.EXHIBITS,
+            *own_orders_lineage.EXHIBITS,
+        ),
+        key=_catalogue_place,
+    )
+)
+ALL: tuple[Exhibit, ...] = (*HISTORICAL, *OWN)
