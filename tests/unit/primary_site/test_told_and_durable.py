@@ -51,12 +51,12 @@ async def test_the_remote_hears_of_a_cycle_once_its_number_is_durable(
     await site.write(0, b"x" * TRACK)
     await site.commit_cut()
     await site.write(0, b"y" * TRACK)
-    runner: Any = Replicator(site.group, "amsterdam", connect, SystemClock())
+    runner: Any = Replicator(site.group, "amsterdam", connect, SystemClock()).cycles
     await runner._take_cut(None)
     session = ListeningSession(site)
     stopped = Stopped("write", "group.record")
     site.files.rules.append(stopped)
-    finishing = asyncio.ensure_future(runner._finish(session))
+    finishing = asyncio.ensure_future(runner.finish(session))
     async with asyncio.timeout(10):
         while not (stopped.reached.is_set() or session.heard):
             await asyncio.sleep(0.001)
