@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.crash.regressions import REGRESSIONS
 from tests.support.crash.bitmap_explorer import BitmapExploration
 from tests.support.crash.campaign import COMPONENTS, IMAGES_MIN, Campaign, run_task
 from tests.support.crash.disk import Lies
@@ -34,12 +33,6 @@ def test_two_hundred_thousand_distinct_images_held(campaign: Campaign) -> None:
     campaign.run(COMPONENTS)
     assert not campaign.problems, "\n".join(campaign.problems)
     assert campaign.distinct >= IMAGES_MIN
-
-
-@pytest.mark.parametrize("task", REGRESSIONS, ids=lambda task: f"{task[0]} {task[1]}")
-def test_what_once_failed_holds(task: tuple[str, int]) -> None:
-    outcome = run_task(task)
-    assert outcome.problem is None, outcome.problem
 
 
 def test_a_seed_is_a_run_to_the_byte() -> None:

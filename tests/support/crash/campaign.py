@@ -21,6 +21,7 @@ from tests.support.crash.exploration import Exploration, ViolationError
 from tests.support.crash.journal_explorer import JournalExploration
 from tests.support.crash.record_explorer import RecordExploration
 from tests.support.crash.region_log_explorer import RegionLogExploration
+from tests.support.crash.regressions import REGRESSIONS
 from tests.support.evidence import Figure
 from tests.support.primary_explorer import PrimaryExploration
 from tests.support.remote_store_explorer import RemoteExploration
@@ -46,9 +47,9 @@ COMPONENTS = {
     component.kind.COMPONENT: component
     for component in (
         Component(RecordExploration, 40, 120, 28_000),
-        Component(BitmapExploration, 40, 80, 31_000),
-        Component(RegionLogExploration, 40, 60, 20_000),
-        Component(JournalExploration, 40, 60, 17_000),
+        Component(BitmapExploration, 40, 100, 31_000),
+        Component(RegionLogExploration, 40, 100, 20_000),
+        Component(JournalExploration, 40, 70, 17_000),
         Component(PrimaryExploration, 10, 50, 50_000),
         Component(RemoteExploration, 12, 60, 42_000),
     )
@@ -116,13 +117,9 @@ def outcomes(tasks: Iterable[Task], jobs: int) -> Iterator[Outcome]:
         yield from pool.imap_unordered(run_task, tasks)
 
 
-def tasks_of(names: Iterable[str], *, first: int = 0, times: int = 1) -> list[Task]:
-    """Return the tasks of a campaign, the longest first; `times` its usual length."""
-    found = [
-        (name, seed)
-        for name in names
-        for seed in range(first, first + COMPONENTS[name].seeds * times)
-    ]
+def tasks_of(names: Iterable[str]) -> list[Task]:
+    """Return the tasks of a usual campaign, the longest first."""
+    found = [(name, seed) for name in names for seed in range(COMPONENTS[name].seeds)]
     longest = {"primary": 0, "remote": 1}
     return sorted(found, key=lambda task: longest.get(task[0], 2))
 
@@ -180,9 +177,13 @@ class Campaign:
         self.components.setdefault(outcome.component, Totals()).add(outcome)
 
     def run(self, names: Iterable[str], jobs: int = 2) -> None:
-        """Run the usual seeds of the components that were not run yet."""
+        """Run the usual seeds of the components that were not run yet, and those
+        that once failed."""
         missing = [name for name in names if name not in self.components]
-        for outcome in outcomes(tasks_of(missing), jobs):
+        tasks = tasks_of(missing)
+        again = [task for task in REGRESSIONS if task[0] in missing]
+        tasks += [task for task in again if task not in tasks]
+        for outcome in outcomes(tasks, jobs):
             self.add(outcome)
 
     @property
