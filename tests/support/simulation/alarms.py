@@ -13,7 +13,7 @@ from remote_site.store import GroupStore
 from tests.support.simulation.loop import World
 from tests.support.simulation.sites import STATE, PrimarySite, RemoteSite
 
-SAID_SECONDS = 20.0
+SAID_SECONDS = 6.0
 """A session that ends lets its threads return and its link drain before it says why."""
 
 WELL = ("remote_restored",)

@@ -260,10 +260,16 @@ class Faults:
         self._either().machine.slow_down(4.0 * self._world.rng.random())
 
     def _hang_disk(self) -> None:
-        """No call to a disk returns for a while, whatever becomes of who asked."""
-        site = self._either()
-        seconds = self._world.rng.choice((1.0, 6.0, 15.0)) * self._world.rng.random()
-        site.machine.hang(seconds)
+        """No call to a disk returns for a while, whatever becomes of who asked.
+
+        Often the links break meanwhile: a newer session must wait for the threads of
+        the one before.
+        """
+        rng = self._world.rng
+        seconds = rng.choice((1.0, 6.0, 15.0)) * rng.random()
+        self._either().machine.hang(seconds)
+        if rng.random() < 0.5:
+            self._for_a_while(seconds, self._reset_links)
 
     def _jump_clock(self) -> None:
         seconds = self._world.rng.choice((-86400.0, -1.0, 1.0, 86400.0))
