@@ -135,6 +135,8 @@ class Rules:
             self._fail("restart", f"the {site}: {start_error or failure}")
         elif start_error is not None:
             self._starts_refused += 1
+            if path.startswith("/flashcopy"):
+                self._fail("host", f"{path} keeps hosts from their volumes")
             if self._named not in start_error:
                 self._fail("restart", f"{start_error!r} does not name {path}")
         elif not _ends_a_life(site, operation, path):
