@@ -24,6 +24,7 @@ from tests.support.evidence import REPOSITORY, record
 
 COMMAND = "make museum"
 AT_ONCE = 2
+GREEN_SECONDS_MAX = 900.0
 TREE = ("common", "config", "demo", "docs", "primary_site", "remote_site", "tests")
 NOT_COPIED = shutil.ignore_patterns("__pycache__", ".*", "build")
 
@@ -42,9 +43,13 @@ def main() -> int:
         place = Path(name)
         base = place / "as-it-is"
         copy_tree(REPOSITORY, base)
-        if not chosen.unchecked and not _is_green(base, exhibits, place):
+        if not chosen.unchecked and not _are_tests_green(base, exhibits, place):
             return 2
         verdicts = _walk(base, exhibits, place, chosen.at_once)
+        if not chosen.unchecked and not _are_seeds_green(
+            base, exhibits, verdicts, place
+        ):
+            return 2
     seconds = time.monotonic() - began
     print(f"\n{_table(exhibits, verdicts)}\n")
     if not chosen.only:
@@ -80,19 +85,42 @@ def copy_tree(source: Path, target: Path) -> None:
     assert Path(found.stdout.strip()) == target / "remote_site", found.stdout
 
 
-def _is_green(base: Path, exhibits: Sequence[Exhibit], place: Path) -> bool:
-    """Run everything that is to turn red, once, on the tree as it is."""
+def _are_tests_green(base: Path, exhibits: Sequence[Exhibit], place: Path) -> bool:
+    """Run every test that is to turn red, once, on the tree as it is."""
     checks = {e.caught_by for e in exhibits}
-    ids = dict.fromkeys(i for c in checks if isinstance(c, ByTests) for i in c.ids)
-    everything: list[ByTests | Seeds] = [c for c in checks if isinstance(c, Seeds)]
-    if ids:
-        everything.append(ByTests(tuple(sorted(ids))))
-    for number, each in enumerate(everything):
-        found = run(base, each, place / f"green{number}")
-        if why := why_not_green(each, found):
-            print(f"The tree as it is is not green, so nothing can be shown: {why}")
-            return False
-        print(f"green as it is: {found.ran} of {each.kind} in {found.seconds:.0f} s")
+    ids = {i for c in checks if isinstance(c, ByTests) for i in c.ids}
+    return not ids or _is_green(base, ByTests(tuple(sorted(ids))), place)
+
+
+def _are_seeds_green(
+    base: Path,
+    exhibits: Sequence[Exhibit],
+    verdicts: dict[str, Verdict],
+    place: Path,
+) -> bool:
+    """Run the seeds that caught something, and those before, on the tree as it is."""
+    needed: dict[tuple[str, int], int] = {}
+    for each in exhibits:
+        if isinstance(each.caught_by, Seeds):
+            key = each.caught_by.of, each.caught_by.first
+            needed[key] = max(needed.get(key, 0), verdicts[each.number].ran)
+    return all(
+        _is_green(base, Seeds(of, count, first), place)
+        for (of, first), count in needed.items()
+        if count
+    )
+
+
+def _is_green(base: Path, checks: ByTests | Seeds, place: Path) -> bool:
+    scratch = Path(tempfile.mkdtemp(prefix="green-", dir=place)) / "run"
+    found = run(base, checks, scratch, GREEN_SECONDS_MAX)
+    if why := why_not_green(checks, found):
+        print(f"Not green without any bug, so nothing is shown by {checks}: {why}")
+        return False
+    what = checks.of if isinstance(checks, Seeds) else "chosen"
+    print(
+        f"green: {found.ran} {checks.kind} ({what}), {found.seconds:.0f} s", flush=True
+    )
     return True
 
 

@@ -33,6 +33,7 @@ from tests.museum.judging import (
     run,
     why_not_green,
 )
+from tests.museum.page import PAGE, page
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 ORDERS = REPOSITORY / "docs" / "internals" / "recovery.md"
@@ -240,3 +241,7 @@ def test_a_seed_counts_only_by_what_the_hunt_says(
     verdict = judge(exhibit, found)
     assert verdict.caught == caught
     assert bool(why_not_green(exhibit.caught_by, found)) == (code != 0)
+
+
+def test_the_page_is_what_the_museum_shows() -> None:
+    assert PAGE.read_text() == page(), "run python -m tests.museum.page"
