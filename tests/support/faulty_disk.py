@@ -343,7 +343,10 @@ class FaultyDisk:
         punch = bool(mode & 0x02)  # FALLOC_FL_PUNCH_HOLE
         opened = self._files.open(str(self._place(node)))
         try:
-            opened.write_zeroes(offset, length, punch=punch)
+            if mode:
+                opened.write_zeroes(offset, length, punch=punch)
+            else:
+                opened.allocate(offset + length)
         finally:
             opened.close()
         return b""
