@@ -199,9 +199,17 @@ class RemoteExploration(Exploration):
     def _start_from(self, files: CrashDisk) -> None:
         self.watch(files)
         self.store = self._open(files)
-        self.told.point = self._check(self.store)
+        self.told = self._told_by(self.store)
         self.promised()
         self._new_epoch()
+
+    def _told_by(self, store: GroupDisk) -> Told:
+        """Return what the peer hears of a store that was recovered: no crash may take
+        it back."""
+        point, state = self._check(store), store.state
+        assert state is not None
+        begun = 0 if state.begun is None else state.begun.number
+        return Told(point, state.epoch, begun, state.progress_count)
 
     def _new_epoch(self) -> None:
         epoch = self.store.new_epoch(SENDER)
@@ -308,16 +316,11 @@ class RemoteExploration(Exploration):
             return
         was, known, chance = self.told, dict(self.history), self.rng.getstate()
         store = self._open(disk)
-        recovered = self._check(store)
-        # The peer has been told what was recovered: no crash may take it back.
-        state = store.state
-        assert state is not None
-        begun = 0 if state.begun is None else state.begun.number
-        self.told = Told(recovered, state.epoch, begun, state.progress_count)
+        self.told = self._told_by(store)
         self.promised()
         try:
             self.told.epoch = store.new_epoch(SENDER)
-            number = max(recovered, begun, *self.history, 0) + 1
+            number = max(self.told.begun, *self.history, 0) + 1
             self._note(number)
             self._cycle_again(store, number)
             if self._check(store) != number:

@@ -51,7 +51,7 @@ COMPONENTS = {
         Component(RegionLogExploration, 40, 100, 20_000),
         Component(JournalExploration, 40, 70, 17_000),
         Component(PrimaryExploration, 10, 50, 50_000),
-        Component(RemoteExploration, 12, 60, 42_000),
+        Component(RemoteExploration, 12, 48, 42_000),
     )
 }
 IMAGES_MIN = 200_000
