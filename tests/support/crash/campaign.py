@@ -46,12 +46,12 @@ class Component:
 COMPONENTS = {
     component.kind.COMPONENT: component
     for component in (
-        Component(RecordExploration, 40, 120, 28_000),
-        Component(BitmapExploration, 40, 100, 31_000),
-        Component(RegionLogExploration, 40, 100, 20_000),
-        Component(JournalExploration, 40, 70, 17_000),
-        Component(PrimaryExploration, 10, 50, 50_000),
-        Component(RemoteExploration, 12, 48, 42_000),
+        Component(RecordExploration, 40, 120, 32_000),
+        Component(BitmapExploration, 40, 80, 33_000),
+        Component(RegionLogExploration, 40, 100, 34_000),
+        Component(JournalExploration, 40, 70, 20_000),
+        Component(PrimaryExploration, 10, 50, 43_000),
+        Component(RemoteExploration, 12, 40, 43_000),
     )
 }
 IMAGES_MIN = 200_000
