@@ -344,6 +344,8 @@ async def test_a_begin_waits_for_the_threads_of_the_cycle_before(site: Site) -> 
         site.group.session.receiver.cycle.cycle_id != C2  # type: ignore[union-attr]
     ):
         await asyncio.sleep(0.001)
+    for _ in range(10):  # whole round trips, in which a hasty daemon would go on
+        await refused_join(site, sender.epoch, b"x" * 16)
     assert site.store.in_flight == 1
     assert not beginning.done()
     site.disk.go.set()
