@@ -30,6 +30,8 @@ class Durability:
     ) -> None:
         self.world = world
         self.acked_compared = 0
+        self.is_rolled_back = False
+        """An older copy of the remote is there, and no session has looked at it yet."""
         self._primary = primary
         self._remote = remote
         self._cuts = cuts
@@ -79,6 +81,7 @@ class Durability:
             or not (self._remote.is_serving and self._remote.is_alive)
             or session is None
             or session.ended
+            or self.is_rolled_back
             or session.epoch != store.epoch
             or group.failed is not None
         ):
@@ -136,6 +139,7 @@ class Durability:
 
     def session_begins(self) -> None:
         """I8: nothing of an older session runs when a newer one is given a number."""
+        self.is_rolled_back = False
         group = self._remote.group
         session = group.session if group is not None else None
         if session is not None and not session.closed.is_set():

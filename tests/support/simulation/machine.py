@@ -359,7 +359,8 @@ class Machine:
         name = errno.errorcode[number]
         self.injected[f"{operation} /{path.split('/')[1]} {name}"] += 1
         is_flush = operation in {"datasync", "sync_directory"}
-        if is_flush and not path.endswith(".index"):
+        # An index can be made again, a first record tried again.
+        if is_flush and not path.endswith((".index", ".new")):
             self.failed_flush = self.failed_flush or path
 
     def has_failed_at(self, *prefixes: str) -> bool:

@@ -59,6 +59,7 @@ class Restoring:
             site.die(power=False)
             site.machine.restore(copy.files)
             oracle.promised = copy.promised
+            oracle.durability.is_rolled_back = True
             self.count += 1
             simulation.start_later(site)
 

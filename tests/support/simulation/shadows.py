@@ -91,7 +91,14 @@ class Shadows:
         self._look_at_tracking(opened, image)
 
     def _look_at_tracking(self, opened: OpenedGroup, image: SimulatedFiles) -> None:
-        oracle, state, store = self._oracle, opened.state, self._remote.store
+        oracle, state, remote = self._oracle, opened.state, self._remote
+        store = remote.store
+        is_acked_known = (
+            store is not None
+            and (remote.is_alive and remote.is_serving)
+            and not oracle.durability.is_rolled_back
+            and (store.epoch, store.relation_id) == (state.epoch, state.relation_id)
+        )
         number = state.committed_number
         if number is not None and number > oracle.told_number:
             self._fail("I2", f"the primary would know of point {number}")
@@ -112,7 +119,7 @@ class Shadows:
                         "and would be in no bitmap",
                     )
                     return
-            if store is not None and store.relation_id == state.relation_id:
+            if is_acked_known:
                 oracle.durability.compare_acked(
                     volume.name,
                     volume.verdict.acked,
