@@ -64,7 +64,7 @@ def _simulation(found: Figures) -> list[str]:
     years = found["simulated_seconds"] / SECONDS_PER_YEAR
     return [
         f"**{count(found['seeds'], 'seed')}**, {found['failed']:,} failed",
-        f"{years:.3g} simulated years ({found['simulated_seconds'] / 3600:,.0f} hours)",
+        f"{years:.3g} simulated years ({found['simulated_seconds'] / 3600:,.1f} hours)",
         (
             f"{count(found['cuts'], 'cut')}, {count(found['commits'], 'commit')}, "
             f"**{count(found['images_compared'], 'image')} compared byte for byte**"
@@ -87,6 +87,23 @@ def _fault_sweep(found: Figures) -> list[str]:
         f"{count(found['points_compared'], 'point')} compared",
         count(found["violations"], "violation"),
     ]
+
+
+def _lineage(found: Figures) -> list[str]:
+    return [
+        f"**{count(found['combinations'], 'combination')}**",
+        count(len(found["rules"]), "rule"),
+        _verdicts(found),
+    ]
+
+
+def _lineage_carried_out(found: Figures) -> list[str]:
+    return [count(found["arrangements"], "arrangement"), _verdicts(found)]
+
+
+def _verdicts(found: Figures) -> str:
+    told = (f"{v.replace('_', ' ')} {n:,}" for v, n in found["verdicts"].items())
+    return f"verdicts: {', '.join(told)}"
 
 
 def _museum(found: Figures) -> list[str]:
@@ -213,7 +230,15 @@ RUNS = (
         "Lineage table",
         "Every combination of identifiers, roles and states at both sites against an "
         "independent specification.",
-        plain,
+        _lineage,
+        "make test",
+    ),
+    Run(
+        "lineage_carried_out",
+        "Verdicts carried out",
+        "Copies of either site put back in every way that the verdicts tell apart, and "
+        "what becomes of the data.",
+        _lineage_carried_out,
         "make test",
     ),
     Run(
@@ -275,10 +300,10 @@ RUNS = (
     Run(
         "torture_clocks",
         "Clocks",
-        "Wall clocks that jump by a day or by decades, other origins of the monotonic "
-        "clock, SIGSTOP.",
+        "Wall clocks that jump, other origins of the monotonic clock, SIGSTOP.",
         _torture(
             ("wall_clock_jumps", "{} jumps of wall clocks"),
+            ("wall_clock_jump_days_max", "by up to {} days"),
             ("monotonic_origins", "{} origins of the monotonic clock"),
             ("stops", "{} SIGSTOPs"),
             ("stop_seconds", "each for {} s"),
