@@ -291,7 +291,9 @@ class TestLivingClients:
             transmission = open_connection(served)
             second = await served.client(kind, form)
             if kind == "unix":
-                assert transmission._precedence.doubt is None, "its life is known at once"
+                assert transmission._precedence.doubt is None, (
+                    "its life is known at once"
+                )
             write = second.write(1 << 22, b"second")
             # Its client lives, so that nothing of it needs to end first.
             if kind != "unix":
