@@ -103,6 +103,17 @@ def _hunt(seeds: Seeds) -> list[str]:
     ]
 
 
+_running: set[int] = set()
+"""Sessions of runs under way, by the process that leads them."""
+
+
+def end_all() -> None:
+    """End every run under way, so that who waits for one need not wait long."""
+    for leader in list(_running):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(leader, signal.SIGKILL)
+
+
 def environment(tree: Path) -> dict[str, str]:
     """Return the environment in which the product is that of the tree."""
     return {**os.environ, "PYTHONPATH": str(tree), "PYTHONHASHSEED": "0"}
@@ -123,6 +134,7 @@ def _run(
         text=True,
         start_new_session=True,
     )
+    _running.add(process.pid)
     try:
         output, _ = process.communicate(timeout=seconds_max)
     except subprocess.TimeoutExpired:
@@ -132,6 +144,7 @@ def _run(
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+        _running.discard(process.pid)
     return process.returncode, output, time.monotonic() - began
 
 

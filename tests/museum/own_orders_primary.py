@@ -648,6 +648,21 @@ TRACKING = (
         says="assert",
         order="close",
     ),
+    Exhibit(
+        "O50",
+        "hosts wait for ever when more regions are wanted than may be hot",
+        (
+            swap(
+                "primary_site/regions.py",
+                "            if self._room() > 0:\n"
+                "                return  # none is hot and idle: some of those that wait fit all the same\n",
+                "",
+            ),
+        ),
+        tests("unit/primary_site/test_region_pressure.py"),
+        says="Timeout",
+        elsewhere="found here by the exploration of crashes",
+    ),
 )
 
 HOSTS = (

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -19,11 +20,19 @@ from typing import Any
 
 from tests.museum.collection import ALL, HISTORICAL, MISSING, OWN
 from tests.museum.exhibit import ByTests, Exhibit, Seeds, put_in
-from tests.museum.judging import Verdict, environment, judge, run, why_not_green
+from tests.museum.judging import (
+    Verdict,
+    end_all,
+    environment,
+    judge,
+    run,
+    why_not_green,
+)
 from tests.support.evidence import REPOSITORY, record
 
 COMMAND = "make museum"
 AT_ONCE = 2
+NOT = "NOT CAUGHT"
 GREEN_SECONDS_MAX = 900.0
 TREE = ("common", "config", "demo", "docs", "primary_site", "remote_site", "tests")
 NOT_COPIED = shutil.ignore_patterns("__pycache__", ".*", "build")
@@ -39,6 +48,7 @@ def main() -> int:
     chosen = options.parse_args()
     exhibits = [e for e in ALL if not chosen.only or _is_asked(e, chosen.only)]
     began = time.monotonic()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with tempfile.TemporaryDirectory(prefix="farshore-museum-") as name:
         place = Path(name)
         base = place / "as-it-is"
@@ -131,20 +141,24 @@ def _walk(
     verdicts: dict[str, Verdict] = {}
 
     def show(exhibit: Exhibit) -> tuple[str, Verdict]:
-        tree = place / f"with-{exhibit.number}"
+        room = place / exhibit.number
+        tree = room / "tree"
         shutil.copytree(base, tree)
         put_in(tree, exhibit)
-        try:
-            found = run(tree, exhibit.caught_by, place / f"run-{exhibit.number}")
-        finally:
-            shutil.rmtree(tree)
+        found = run(tree, exhibit.caught_by, room / "scratch")
+        shutil.rmtree(room)
         return exhibit.number, judge(exhibit, found)
 
     with ThreadPoolExecutor(at_once) as pool:
-        for number, verdict in pool.map(show, exhibits):
-            verdicts[number] = verdict
-            said = f"{verdict.seconds:5.1f} s  {verdict.caught_by}"
-            print(f"{number:<5} {said if verdict.caught else 'NOT CAUGHT'}", flush=True)
+        try:
+            for number, verdict in pool.map(show, exhibits):
+                verdicts[number] = verdict
+                said = f"{verdict.seconds:5.1f} s  {verdict.caught_by}"
+                print(f"{number:<5} {said if verdict.caught else NOT}", flush=True)
+        except BaseException:  # told to stop: leave no process and no file
+            pool.shutdown(wait=False, cancel_futures=True)
+            end_all()
+            raise
     return verdicts
 
 
@@ -152,7 +166,7 @@ def _table(exhibits: Sequence[Exhibit], verdicts: dict[str, Verdict]) -> str:
     rows = [("bug", "what goes wrong", "after", "caught by")]
     for each in exhibits:
         verdict = verdicts[each.number]
-        by = verdict.caught_by if verdict.caught else "NOT CAUGHT"
+        by = verdict.caught_by if verdict.caught else NOT
         rows.append((each.number, each.title, verdict.after, by))
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     return "\n".join(
