@@ -40,7 +40,7 @@ WATCHED_SECONDS = 5.0
 CACHE_SECONDS = 1
 """How long libfaketime may go on with what it last read."""
 
-CUTS_MIN = 2
+CUTS_MIN = 1
 CUTS_MAX = 10
 """Of five seconds with a cut a second, after the jump took effect: no stall, no burst
 of cuts for a day that never was."""
