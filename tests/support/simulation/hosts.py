@@ -23,7 +23,7 @@ from tests.support.simulation.model import (
 )
 from tests.support.simulation.sites import STATE, PrimarySite
 
-WAIT_SECONDS_MAX = 3.0
+WAIT_SECONDS_MAX = 4.0
 """With a disk that is not slow: a hold, a region that heats behind one that cools,
 each of their fdatasyncs at the slowest."""
 
