@@ -17,6 +17,7 @@ import asyncio
 import os
 import secrets
 import shutil
+import signal
 import sys
 import time
 import traceback
@@ -101,6 +102,8 @@ def main() -> int:
         for part in PARTS:
             print(f"{part.name:12} {part.does}")
         return 0
+    # Also who is told to end undoes what was mounted and started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     if os.geteuid() == 0:
         leave_mount_namespace()
     seed = secrets.randbits(SEED_BITS) if asked.seed is None else asked.seed
