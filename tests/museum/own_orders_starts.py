@@ -281,8 +281,11 @@ STARTS = (
                 "    if state",
             ),
         ),
-        Seeds("primary", 50),
-        says="again:",
+        tests(
+            "unit/primary_site/test_names_outlive_power.py::"
+            "test_every_file_of_a_group_outlives_a_power_loss_right_after_the_start"
+        ),
+        says="names are gone",
         order="open_group",
     ),
     Exhibit(
