@@ -275,6 +275,14 @@ STARTS = (
         "O230",
         "names in the primary's state directory are not made durable",
         (
+            # Each is enough in a first start: both, or nothing is broken.
+            swap(
+                "common/storage/record.py",
+                "            self._files.rename(new, self._path)\n"
+                "            self._files.sync_directory("
+                "str(PurePath(self._path).parent))\n",
+                "            self._files.rename(new, self._path)\n",
+            ),
             swap(
                 "primary_site/opening.py",
                 "    files.sync_directory(directory)\n    if state",
