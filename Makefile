@@ -71,8 +71,16 @@ lint: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# The first ones use every core by themselves; of the rest many wait for processes.
+BUSY := tests/crash tests/faults tests/lineage tests/simulation
+
 test: lint
+ifeq ($(ARGS),)
+	$(BIN)/pytest $(BUSY)
+	$(BIN)/pytest --numprocesses=2 --dist=loadfile $(addprefix --ignore=,$(BUSY))
+else
 	$(BIN)/pytest $(ARGS)
+endif
 
 # Before a release: it boots QEMU and takes minutes.
 .PHONY: interop-kernel
