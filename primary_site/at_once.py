@@ -10,6 +10,7 @@ that is held, a device that was slow) goes to a thread as ever.
 from __future__ import annotations
 
 import mmap
+from collections.abc import Iterable
 
 from common.errors import StorageError
 from common.ports import Clock, File, HostRequest
@@ -25,6 +26,19 @@ PRESERVE_BYTES_MAX = 256 << 10
 """Old content copied on the loop for one write: some 50 microseconds."""
 
 _PAGE_MASK = mmap.PAGESIZE - 1
+
+
+Span = tuple[int, int]
+"""[start, end) in bytes."""
+
+
+def span(request: HostRequest) -> Span:
+    return request.offset, request.offset + request.length
+
+
+def overlaps(request: HostRequest, spans: Iterable[Span]) -> bool:
+    start, end = span(request)
+    return any(first < end and start < last for first, last in spans)
 
 
 class WritesAtOnce:
@@ -55,6 +69,8 @@ class WritesAtOnce:
     ) -> list[HostRequest]:
         """Write what can be, append it to `written`, return the rest.
 
+        What overlaps something that came before and is of the rest is so too.
+
         Within one turn of the loop, with the gate open: no cut can fall between
         mark, preserve and write, and nobody sees a track that is *preserving*.
         """
@@ -62,12 +78,14 @@ class WritesAtOnce:
         if not self._promptness.is_prompt(began):
             return writes
         rest = []
+        before: list[Span] = []
         write, monotonic, ends_at = self._write, self._monotonic, began + PROMPT_SECONDS
         for index, request in enumerate(writes):
-            if write(request):
+            if not (before and overlaps(request, before)) and write(request):
                 written.append(request)
             else:
                 rest.append(request)
+                before.append(span(request))
             # After each: one write that waits is not to make the loop wait for more.
             if monotonic() >= ends_at:
                 rest += writes[index + 1 :]

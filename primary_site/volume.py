@@ -29,7 +29,7 @@ from common.ports import (
 )
 from common.storage.flashcopy import Runs
 from common.storage.geometry import Geometry
-from primary_site.at_once import WritesAtOnce
+from primary_site.at_once import Span, WritesAtOnce, overlaps, span
 from primary_site.changes import VolumeChanges
 from primary_site.extents import (
     CONTEXTS,
@@ -152,6 +152,10 @@ class PrimaryVolume:
         self._region_mask = geometry.region_bytes - 1
         self._track_shift = geometry.track_bytes.bit_length() - 1
         self._blocked: list[_Pinned] = []
+        # Writes, trims and zeroings that a thread is at, or will be.
+        self._under_way: dict[int, Span] = {}
+        # What overlaps one of them, or of these, in the order in which it came.
+        self._behind: list[tuple[HostRequest, Complete]] = []
         self.promptness = Promptness()
         self._hops = WriteHops(
             threads, gate, self._begin, self._wrote, self.promptness, clock
@@ -197,6 +201,9 @@ class PrimaryVolume:
             ):
                 writes.append(request)
             else:
+                if writes:  # in the order in which they came
+                    self._submit_writes(writes, finished, complete)
+                    writes = []
                 self._submit_other(request, complete)
         if writes:
             self._submit_writes(writes, finished, complete)
@@ -215,6 +222,8 @@ class PrimaryVolume:
         between writes of which none is answered. But a thread that waits may hold a
         lock of the file that the loop would wait for too.
         """
+        if self._under_way:
+            writes = [r for r in writes if not self._held_back(r, complete)]
         if not (self._gate.held or self._hops.overdue or self.failed):
             written: list[HostRequest] = []
             writes = self._at_once.take(writes, written)
@@ -225,8 +234,25 @@ class PrimaryVolume:
                 self._sync_then(synced, complete)
                 written = [request for request in written if not request.fua]
             finished += written
-        if writes:
-            self.start_writes(writes, lambda ended: self.finish(ended, complete))
+        going = []
+        for request in writes:
+            if not self._held_back(request, complete):
+                self._under_way[id(request)] = span(request)
+                going.append(request)
+        if going:
+            self.start_writes(going, lambda ended: self.finish(ended, complete))
+
+    def _held_back(self, request: HostRequest, complete: Complete) -> bool:
+        """Keep a write for later that overlaps one under way; tell whether it is.
+
+        Hosts are promised no order between what they send without waiting for
+        answers, but some go by it: fio trims a block and writes it at once.
+        """
+        behind = [span(waiting) for waiting, _ in self._behind]
+        if overlaps(request, self._under_way.values()) or overlaps(request, behind):
+            self._behind.append((request, complete))
+            return True
+        return False
 
     def slice_bytes(self, offset: int) -> int:
         """Return how long a write at `offset` may be in one piece.
@@ -242,6 +268,9 @@ class PrimaryVolume:
             request.error = errno.ENOTSUP
             complete([request])
         elif request.command in WRITES and request.length:
+            if self._held_back(request, complete):
+                return
+            self._under_way[id(request)] = span(request)
             _Sliced(self, request, complete).next([])
         elif request.command in WRITES:
             self.finish([request], complete)
@@ -255,6 +284,12 @@ class PrimaryVolume:
 
     def finish(self, requests: list[HostRequest], complete: Complete) -> None:
         """Reply to writes that have left; those with FUA only once they are durable."""
+        for request in requests:
+            self._under_way.pop(id(request), None)
+        if self._behind:
+            behind, self._behind = self._behind, []
+            for request, answer in behind:
+                self.submit([request], answer)
         if self.looks:
             note_written(self.looks, requests)
         synced = [r for r in requests if r.fua and not r.error]

@@ -23,8 +23,8 @@ from common.nbd.polling import Polling
 from common.nbd.transmission import Transmission
 from common.ports import HostVolume
 
-UNIX_SEND_BUFFER_BYTES: Final = 1 << 20
-"""Asked of the system for the replies to one host."""
+UNIX_SEND_BUFFER_BYTES: Final = 256 << 10
+"""Asked of the system for the replies to one host; Linux doubles it."""
 
 _log = structlog.get_logger(__name__)
 

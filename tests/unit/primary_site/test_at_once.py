@@ -247,6 +247,29 @@ async def test_a_thread_that_is_at_it_is_passed_unless_it_waits(
     assert await prompt.read(9 * TRACK, TRACK) == b"2" * TRACK
 
 
+async def test_a_write_does_not_pass_what_it_overlaps(
+    prompt: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A host may not rely on it; some do: fio trims a block and writes it at once."""
+    monkeypatch.setattr(prompt.volume._hops, "_monotonic", lambda: 1.0)
+    go = threading.Event()
+
+    def stuck(operation: str, path: str, _offset: int) -> None:
+        if operation == "write_zeroes" and path.endswith("data.img"):
+            assert go.wait(30)
+
+    prompt.files.rules.append(stuck)
+    written = observe(prompt)
+    trim = prompt.start(HostCommand.TRIM, 0, 4 * TRACK)
+    write = prompt.start(HostCommand.WRITE, 3 * TRACK, TRACK, data=b"w" * TRACK)
+    apart = prompt.start(HostCommand.WRITE, 4 * TRACK, TRACK, data=b"a" * TRACK)
+    assert written.on_loop == [4 * TRACK]
+    go.set()
+    assert [(await each).error for each in (trim, write, apart)] == [0, 0, 0]
+    assert await prompt.read(3 * TRACK, 2 * TRACK) == b"w" * TRACK + b"a" * TRACK
+    assert not prompt.volume._under_way
+
+
 async def test_a_device_that_makes_the_loop_wait_is_left_to_threads(
     prompt: Site,
 ) -> None:
