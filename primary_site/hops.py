@@ -53,7 +53,6 @@ class WriteHops(Generic[T]):
         self._monotonic = clock.monotonic
         self._queued: list[T] = []
         self._held = False
-        self._under_way = 0
         self._started: list[float] = []
         """When each hop under way began, ascending."""
         self._is_deep = False
@@ -79,9 +78,9 @@ class WriteHops(Generic[T]):
         fewer hops a request costs. A thread that takes long (it waits for the
         device) is not waited for: another takes what has gathered.
         """
-        if not self._queued or self._under_way == HOPS_MAX or self._gathering:
+        if not self._queued or len(self._started) == HOPS_MAX or self._gathering:
             return
-        if self._under_way:
+        if self._started:
             if self._timer is None:
                 loop = asyncio.get_running_loop()
                 self._timer = loop.call_later(PATIENCE_SECONDS, self._overdue)
@@ -97,7 +96,7 @@ class WriteHops(Generic[T]):
         first alone to a thread would make it the slowest batch of all.
         """
         self._gathering = False
-        if self._under_way:
+        if self._started:
             return  # whoever is at it takes the rest along
         if seen < len(self._queued) < GATHERED_MAX:
             self._gathering = True
@@ -107,7 +106,7 @@ class WriteHops(Generic[T]):
 
     def _overdue(self) -> None:
         self._timer = None
-        if self._queued and self._under_way < HOPS_MAX:
+        if self._queued and len(self._started) < HOPS_MAX:
             self._go()
 
     def _go(self) -> None:
@@ -121,7 +120,6 @@ class WriteHops(Generic[T]):
         if not begun:
             return
         self._is_deep = len(begun) > 1 or len(begun[0][1].requests) > 1
-        self._under_way += 1
 
         went = self._monotonic()
         self._started.append(went)
@@ -133,14 +131,13 @@ class WriteHops(Generic[T]):
             return self._monotonic() - started
 
         def returned(seconds: float | None, error: BaseException | None) -> None:
-            self._under_way -= 1
             self._started.remove(went)
             if seconds is not None:
                 writes = sum(len(work.requests) for _, work in begun)
                 self._promptness.took_in_thread(seconds, writes)
             for batch, _work in begun:
                 self._wrote(batch, error)
-            if self._timer is not None and not self._under_way:
+            if self._timer is not None and not self._started:
                 self._timer.cancel()
                 self._timer = None
             self._hop()

@@ -218,9 +218,9 @@ class PrimaryVolume:
     ) -> None:
         """Write at once what can be, adding it to `finished`; a hop takes the rest.
 
-        Also while a hop is under way: what it preserves is known, and no order holds
-        between writes of which none is answered. But a thread that waits may hold a
-        lock of the file that the loop would wait for too.
+        Also while a hop is under way: what it preserves is known, and what overlaps it
+        is held back. But a thread that waits may hold a lock of the file that the loop
+        would wait for too.
         """
         if self._under_way:
             writes = [r for r in writes if not self._held_back(r, complete)]
@@ -234,13 +234,16 @@ class PrimaryVolume:
                 self._sync_then(synced, complete)
                 written = [request for request in written if not request.fua]
             finished += written
-        going = []
-        for request in writes:
-            if not self._held_back(request, complete):
-                self._under_way[id(request)] = span(request)
-                going.append(request)
+        going = [request for request in writes if self._admit(request, complete)]
         if going:
             self.start_writes(going, lambda ended: self.finish(ended, complete))
+
+    def _admit(self, request: HostRequest, complete: Complete) -> bool:
+        """Note a write as under way, until `finish`, unless it has to be held back."""
+        if self._held_back(request, complete):
+            return False
+        self._under_way[id(request)] = span(request)
+        return True
 
     def _held_back(self, request: HostRequest, complete: Complete) -> bool:
         """Keep a write for later that overlaps one under way; tell whether it is.
@@ -249,10 +252,10 @@ class PrimaryVolume:
         answers, but some go by it: fio trims a block and writes it at once.
         """
         behind = [span(waiting) for waiting, _ in self._behind]
-        if overlaps(request, self._under_way.values()) or overlaps(request, behind):
-            self._behind.append((request, complete))
-            return True
-        return False
+        if not overlaps(request, [*self._under_way.values(), *behind]):
+            return False
+        self._behind.append((request, complete))
+        return True
 
     def slice_bytes(self, offset: int) -> int:
         """Return how long a write at `offset` may be in one piece.
@@ -268,10 +271,8 @@ class PrimaryVolume:
             request.error = errno.ENOTSUP
             complete([request])
         elif request.command in WRITES and request.length:
-            if self._held_back(request, complete):
-                return
-            self._under_way[id(request)] = span(request)
-            _Sliced(self, request, complete).next([])
+            if self._admit(request, complete):
+                _Sliced(self, request, complete).next([])
         elif request.command in WRITES:
             self.finish([request], complete)
         elif request.command == HostCommand.FLUSH:

@@ -33,7 +33,7 @@ READ_BYTES = 1 << 20
 READS_IN_FLIGHT = 4
 STATUS_BYTES = 1 << 30
 STATE_HOLE = 1
-_DIE_WITH_PARENT = ["setpriv", "--pdeathsig", "KILL", "--"]
+DIE_WITH_PARENT = ["setpriv", "--pdeathsig", "KILL", "--"]
 """The kernel kills the daemon should the test process be killed (util-linux)."""
 
 
@@ -70,13 +70,18 @@ class Daemon:
 
     # -- process -----------------------------------------------------------------------
 
+    def prefix(self) -> list[str]:
+        """Return what comes before the daemon's own command, such as `ip netns`."""
+        return []
+
     def spawn(self) -> None:
         """Start the process; it may not serve yet, or refuse its config."""
         assert self.process is None
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
                 [
-                    *_DIE_WITH_PARENT,
+                    *DIE_WITH_PARENT,
+                    *self.prefix(),
                     command_path(f"farshore-{self.role}"),
                     "--config",
                     str(self.config_path),

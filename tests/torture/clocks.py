@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.cut_oracle import Window
+from tests.support.daemon import DIE_WITH_PARENT
 from tests.support.endurance import Endurance
 from tests.support.sites import VolumeSpec
 from tests.support.stamping_writers import Mix
 from tests.torture.bench import Bench, Figures
-from tests.torture.placed_pair import DIE_WITH_PARENT, Place, PlacedDaemon, PlacedPair
+from tests.torture.placed_pair import Place, PlacedDaemon, PlacedPair
 
 MIB = 1 << 20
 VOLUMES = [

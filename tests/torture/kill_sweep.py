@@ -18,11 +18,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from tests.support.daemon import DIE_WITH_PARENT
 from tests.support.endurance import Endurance
 from tests.support.sites import PATIENCE_SECONDS, POLL_SECONDS, VolumeSpec
 from tests.support.stamping_writers import Mix
 from tests.torture.bench import Bench, Figures
-from tests.torture.placed_pair import DIE_WITH_PARENT, PlacedDaemon, PlacedPair
+from tests.torture.placed_pair import PlacedDaemon, PlacedPair
 
 MIB = 1 << 20
 VOLUMES = [

@@ -16,8 +16,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.support.daemon import DIE_WITH_PARENT
 from tests.torture.mounts import run
-from tests.torture.placed_pair import DIE_WITH_PARENT
 
 APPEAR_SECONDS = 10.0
 POLL_SECONDS = 0.01

@@ -6,7 +6,6 @@ words before the daemon's command (nsenter, strace, env).
 
 from __future__ import annotations
 
-import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -17,10 +16,7 @@ from tests.support.sites import (
     Pair,
     VolumeSpec,
     check_log,
-    command_path,
 )
-
-DIE_WITH_PARENT = ["setpriv", "--pdeathsig", "KILL", "--"]
 
 
 @dataclass
@@ -37,22 +33,8 @@ class PlacedDaemon(Daemon):
 
     place: Place
 
-    def spawn(self) -> None:
-        assert self.process is None
-        with self.log_path.open("ab") as log:
-            self.process = subprocess.Popen(
-                [
-                    *DIE_WITH_PARENT,
-                    *self.place.prefix,
-                    command_path(f"farshore-{self.role}"),
-                    "--config",
-                    str(self.config_path),
-                ],
-                stdout=log,
-                stderr=log,
-                stdin=subprocess.DEVNULL,
-                cwd=self.config_path.parent,
-            )
+    def prefix(self) -> list[str]:
+        return self.place.prefix
 
     def answers(self) -> bool:
         """Whether both sockets answer now, of a daemon that may die any moment."""
