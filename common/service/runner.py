@@ -29,12 +29,17 @@ run before a host gets its reply. At the default of 5 ms it can wait that long f
 a busy loop, and a busy loop as long for a thread: ten times what the I/O took.
 """
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 """Parameters of glibc's `mallopt` (mallopt(3))."""
 
 KEPT_BYTES = 64 << 20
 """Memory that is free but kept. By default buffers of 128 KiB and more go back to the
 system at once, and each is cleared again, page by page, when it is next asked for."""
+
+ARENAS = 1
+"""Pools that memory is taken from. By default there are eight a core, each thread keeps
+to its own, and what one of many threads has freed no other finds: a daemon grows for
+hours. Threads of Python seldom ask at the same time."""
 
 EXIT_INTERNAL = 70
 """An error that is our own (EX_SOFTWARE of sysexits.h): its traceback is logged."""
@@ -48,11 +53,12 @@ def make_loop() -> asyncio.AbstractEventLoop:
 
 
 def _keep_freed_memory() -> None:
-    """Ask the C library to keep what is freed, if it is glibc."""
+    """Ask the C library to keep what is freed in one place, if it is glibc."""
     set_option = getattr(ctypes.CDLL(None), "mallopt", None)
     if set_option is not None:
         set_option(_M_MMAP_THRESHOLD, KEPT_BYTES // 2)
         set_option(_M_TRIM_THRESHOLD, KEPT_BYTES)
+        set_option(_M_ARENA_MAX, ARENAS)
 
 
 def run(name: str, main: Main) -> int:

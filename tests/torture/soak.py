@@ -19,7 +19,7 @@ from tests.support.sites import Daemon, VolumeSpec, free_port, until
 from tests.support.stamping_writers import Mix
 from tests.support.tcp_proxy import TcpProxy
 from tests.torture.bench import Bench, Figures
-from tests.torture.placed_pair import Place, PlacedPair
+from tests.torture.placed_pair import PlacedPair
 
 MIB = 1 << 20
 VOLUMES = [
@@ -32,9 +32,6 @@ DESCRIPTOR_GROWTH_MAX = 2
 LAPS_FIRST = 3
 LAPS_MIN = 45
 """Before that a daemon is still filling its caches, and growth tells nothing."""
-
-ONE_ARENA = ["env", "MALLOC_ARENA_MAX=1"]
-"""glibc keeps a heap for each thread; what they fragment would hide a leak."""
 
 CHANGES_PER_LAP = (50, 400)
 STALL_SECONDS_MAX = 0.3
@@ -78,8 +75,6 @@ async def soak(bench: Bench) -> Figures:
     with PlacedPair(
         bench.directory / "pair",
         VOLUMES,
-        primary=Place(prefix=ONE_ARENA),
-        remote=Place(prefix=ONE_ARENA),
         link_port=port,
     ) as pair:
         proxy = TcpProxy(pair.replication_port)
