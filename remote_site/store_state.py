@@ -12,7 +12,7 @@ from common.errors import StateMismatchError
 from common.replication.lineage import NO_ID, CycleName, ReceiverState, SenderState
 from common.replication.messages import VolumeOffer
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +34,9 @@ class StoreState:
     point one that was made when the group was bound. `created[i]` tells whether
     this store made the device of `volumes[i]`, so that it held zeroes only.
 
-    `begun`, `is_noted`, `progress_count`, `shown` and `given` are what an older copy
-    of the sender, or of this state, is known by: see `common.replication.lineage`.
+    `begun`, `is_noted`, `progress_count`, `shown_epoch`, `shown` and `given` are what
+    an older copy of the sender, or of this state, is known by: see
+    `common.replication.lineage`.
     """
 
     group: str
@@ -51,6 +52,7 @@ class StoreState:
     begun: CycleName | None = None
     is_noted: bool = False
     progress_count: int = 0
+    shown_epoch: int = 0
     shown: bytes = NO_ID
     given: bytes = NO_ID
 
@@ -88,7 +90,7 @@ class StoreState:
         return ReceiverState(
             self.group_id,
             self.lineage,
-            self.epoch,
+            self.shown_epoch,
             self.shown,
             self.given,
             self.begun,
@@ -112,7 +114,12 @@ class StoreState:
         committed = self.judged().committed
         noted = self.is_noted or committed in (None, sender.committed)
         return replace(
-            self, epoch=epoch, shown=sender.receipt, given=given, is_noted=noted
+            self,
+            epoch=epoch,
+            shown_epoch=sender.epoch,
+            shown=sender.receipt,
+            given=given,
+            is_noted=noted,
         )
 
     def heard(self) -> StoreState:
@@ -121,7 +128,12 @@ class StoreState:
         A sender says anything about cycles only after that, and after it has recorded
         the newest point: both are proved by the first such message.
         """
-        return replace(self, shown=self.given, is_noted=bool(self.points))
+        return replace(
+            self,
+            shown_epoch=self.epoch,
+            shown=self.given,
+            is_noted=bool(self.points),
+        )
 
 
 def to_record(state: StoreState) -> dict[str, Any]:

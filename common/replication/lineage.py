@@ -50,15 +50,16 @@ class SenderState:
 class ReceiverState:
     """What a receiver's durable state says; identities are None before it is bound.
 
-    `epoch`: of the newest session. `shown`: the newest receipt that the sender has
-    proved to hold; `given`: the one handed out last. `begun`: the newest cycle that
-    tracks may have been applied of. `is_noted`: the sender is known to have recorded
-    `committed`. `progress_count`: how often progress was made durable in this relation.
+    `shown_epoch`, `shown`: epoch and receipt of the newest session that the sender has
+    proved to have recorded; `given`: the receipt handed out last. `begun`: the newest
+    cycle that tracks may have been applied of. `is_noted`: the sender is known to have
+    recorded `committed`. `progress_count`: how often progress was made durable in this
+    relation.
     """
 
     group_id: bytes | None = None
     lineage: bytes | None = None
-    epoch: int = 0
+    shown_epoch: int = 0
     shown: bytes = NO_ID
     given: bytes = NO_ID
     begun: CycleName | None = None
@@ -110,7 +111,7 @@ def judge(sender: SenderState, receiver: ReceiverState) -> Verdict:
     if receiver.relation_id != sender.relation_id:
         return Verdict.SEND_AGAIN
     if (
-        not _is_receipt_known(sender, receiver)  # newer than the receiver's: see above
+        sender.receipt not in (receiver.shown, receiver.given)  # newer: see above
         or receiver.progress_count < sender.progress_count
     ):
         return Verdict.COMPARE_ACKED
@@ -120,9 +121,6 @@ def judge(sender: SenderState, receiver: ReceiverState) -> Verdict:
 def _is_sender_older(sender: SenderState, receiver: ReceiverState) -> bool:
     """The receiver remembers something of the sender that the sender does not."""
     newest = _number(sender.newest)
-    is_session_unknown = sender.epoch <= receiver.epoch and not _is_receipt_known(
-        sender, receiver
-    )
     is_noting_forgotten = (
         receiver.is_noted
         and receiver.committed is not None
@@ -130,7 +128,7 @@ def _is_sender_older(sender: SenderState, receiver: ReceiverState) -> bool:
         and receiver.committed != sender.committed
     )
     return (
-        is_session_unknown
+        _is_session_unknown(sender, receiver)
         or _number(receiver.begun) > newest
         or _number(receiver.committed) > newest
         or is_noting_forgotten
@@ -152,8 +150,16 @@ def _have_parted(sender: SenderState, receiver: ReceiverState) -> bool:
     )
 
 
-def _is_receipt_known(sender: SenderState, receiver: ReceiverState) -> bool:
-    return sender.receipt in (receiver.shown, receiver.given)
+def _is_session_unknown(sender: SenderState, receiver: ReceiverState) -> bool:
+    """The sender does not know the session that it, or another copy, once showed.
+
+    Those that a sender has recorded have ever higher epochs, and each another receipt.
+    How many the receiver has begun since says nothing: the sender need not have
+    recorded them, and an older copy of the receiver gives their numbers again.
+    """
+    is_of_one_number = sender.epoch == receiver.shown_epoch
+    is_of_one_receipt = sender.receipt == receiver.shown
+    return sender.epoch < receiver.shown_epoch or is_of_one_number != is_of_one_receipt
 
 
 def _number(cycle: CycleName | None) -> int:
@@ -187,8 +193,9 @@ def why_refused(
                 f"group {group!r}: the state directory of this site, up to "
                 f"{_told(sender.newest)} in session {sender.epoch}, is an older copy: "
                 f"the remote knows {_told(_newer(receiver.begun, receiver.committed))} "
-                f"in session {receiver.epoch}; put back the newest site.state_dir and "
-                "the devices that belong to it, or go on from the remote's point"
+                f"in session {receiver.shown_epoch}; put back the newest "
+                "site.state_dir and the devices that belong to it, or go on from the "
+                "remote's point"
             )
         case Verdict.PARTED:
             return (

@@ -28,7 +28,7 @@ class Primary:
 class Remote:
     group: str | None
     lineage: str | None
-    epoch: int
+    shown_epoch: int
     shown: str
     offered: str
     begun: Cycle
@@ -41,6 +41,8 @@ class Remote:
 def rule(p: Primary, r: Remote) -> int:
     """Return the number of the first line of the page's table that applies."""
     stranger = p.receipt != r.shown and p.receipt != r.offered
+    met, at_hand = (r.shown_epoch, r.shown), (p.epoch, p.receipt)
+    later = at_hand[0] > met[0] and at_hand[1] != met[1]
     height = {
         name: cycle[0] if cycle else 0
         for name, cycle in (
@@ -54,7 +56,7 @@ def rule(p: Primary, r: Remote) -> int:
     lines: list[tuple[int, Any]] = [
         (1, r.group is not None and r.group != p.group),
         (2, r.lineage is not None and r.lineage != p.lineage),
-        (3, stranger and not p.epoch > r.epoch),
+        (3, at_hand != met and not later),
         (4, height["B'"] > height["N"]),
         (5, height["C'"] > height["N"]),
         (6, unanswered and r.known),

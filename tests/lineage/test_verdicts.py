@@ -93,7 +93,7 @@ def states(primary: Primary, remote: Remote) -> tuple[SenderState, ReceiverState
     receiver = ReceiverState(
         group_id=remote.group and _id(remote.group),  # type: ignore[arg-type]
         lineage=remote.lineage and _id(remote.lineage),  # type: ignore[arg-type]
-        epoch=remote.epoch,
+        shown_epoch=remote.shown_epoch,
         shown=_id(remote.shown),
         given=_id(remote.offered),
         begun=_cycle(remote.begun),

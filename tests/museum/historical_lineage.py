@@ -289,8 +289,8 @@ EXHIBITS = (
         (
             swap(
                 "common/replication/lineage.py",
-                "    return sender.receipt in (receiver.shown, receiver.given)\n",
-                "    return sender.receipt != receiver.lineage\n",
+                "        _is_session_unknown(sender, receiver)\n        or _number",
+                "        _number",
             ),
         ),
         tests(

@@ -1,7 +1,5 @@
 """Dangerous orders of our own, in what the two sites know of each other."""
 
-# ruff: noqa: E501 - sources are quoted as they are
-
 from __future__ import annotations
 
 from tests.museum.exhibit import Exhibit, swap, tests
@@ -105,8 +103,8 @@ EXHIBITS: tuple[Exhibit, ...] = (
         (
             swap(
                 "remote_site/store_state.py",
-                "        return replace(self, shown=self.given, is_noted=bool(self.points))\n",
-                "        return replace(self, is_noted=bool(self.points))\n",
+                "            shown_epoch=self.epoch,\n            shown=self.given,\n",
+                "",
             ),
         ),
         tests(f"{_COPIES}test_of_two_primaries_from_one_copy_one_is_refused"),
@@ -138,5 +136,21 @@ EXHIBITS: tuple[Exhibit, ...] = (
         tests(f"{_COPIES}test_a_primary_that_was_killed_sends_nothing_twice"),
         says=_SAYS,
         order="reconcile",
+    ),
+    Exhibit(
+        "O309",
+        "sessions that a remote has counted pass for those that it was shown",
+        (
+            swap(
+                "remote_site/store_state.py",
+                "            shown_epoch=sender.epoch,\n",
+                "            shown_epoch=epoch,\n",
+            ),
+        ),
+        tests(
+            "lineage/test_sessions_of_copies.py::"
+            "test_a_primary_that_was_not_put_back_is_never_refused"
+        ),
+        says=_SAYS,
     ),
 )

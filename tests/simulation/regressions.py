@@ -8,5 +8,7 @@ REGRESSIONS: dict[int, str] = {
     232: "a journal's batch, lost by a failed flush, was trusted after a restart",
     1002: "a flush between a device's mark and its write took the mark along",
     1403: "a record that failed under an operator's command was told to nobody",
+    100166: "a primary whose record had failed was older to a remote put back since",
+    300034: "the same, with more sessions counted than the primary had recorded",
     117: "a first start that lost power before a device had its size was refused after",
 }

@@ -61,11 +61,12 @@ def hello_for(
 
 def knowing(hello: Hello, receiver: ReceiverState) -> Hello:
     """Return the HELLO of a sender that has recorded all that the receiver has."""
+    is_newer = receiver.given != receiver.shown
     return replace(
         hello,
         sender=replace(
             hello.sender,
-            epoch=receiver.epoch,
+            epoch=receiver.shown_epoch + is_newer,
             receipt=receiver.given,
             newest=receiver.begun,
             committed=receiver.committed,

@@ -43,13 +43,13 @@ def test_a_receipt_that_was_not_shown_yet_is_given_again() -> None:
 
 def test_what_was_shown_gives_way_to_a_new_receipt() -> None:
     met = STATE.met(FRESH, ONE).met(shows(ONE, 1), TWO)
-    assert (met.shown, met.given) == (ONE, TWO)
+    assert (met.shown_epoch, met.shown, met.given) == (1, ONE, TWO)
     assert judge(FRESH, met.judged()) is Verdict.SENDER_OLDER
 
 
 def test_the_first_word_of_a_session_shows_its_receipt() -> None:
     heard = STATE.met(FRESH, ONE).heard()
-    assert (heard.shown, heard.given) == (ONE, ONE)
+    assert (heard.shown_epoch, heard.shown, heard.given) == (1, ONE, ONE)
     assert judge(FRESH, heard.judged()) is Verdict.SENDER_OLDER
     assert heard.met(shows(ONE, 1), TWO).given == TWO
 
@@ -57,7 +57,16 @@ def test_the_first_word_of_a_session_shows_its_receipt() -> None:
 def test_a_state_that_was_put_back_takes_up_where_the_sender_is() -> None:
     older = STATE.met(FRESH, ONE).heard()
     met = older.met(shows(THREE, 9), TWO)
-    assert (met.epoch, met.shown, met.given) == (10, THREE, TWO)
+    assert (met.epoch, met.shown_epoch, met.shown, met.given) == (10, 9, THREE, TWO)
+
+
+def test_sessions_that_a_copy_has_counted_itself_make_no_sender_an_older_one() -> None:
+    """While its record fails the sender shows one state, and has the next on disk."""
+    copy = STATE.met(FRESH, ONE).heard()
+    for _ in range(5):  # one gave THREE, and is forgotten
+        copy = copy.met(shows(ONE, 1), TWO)
+    assert (copy.epoch, copy.given) == (6, TWO)
+    assert not judge(shows(THREE, 2), copy.judged()).is_refusal
 
 
 def test_a_point_is_noted_by_whoever_knows_it() -> None:
