@@ -20,7 +20,8 @@ from common.service.config import load_primary
 from common.service.config_primary import PrimaryConfig
 from common.service.control import ControlServer
 from common.service.notify import notify_ready
-from common.service.runner import make_loop, run
+from common.service.reload import Reloader
+from common.service.runner import make_loop, run, wait_for_stop
 from common.service.site_record import SiteState, open_state_directory
 from common.service.status import CutStatus, SiteStatus
 from common.service.version import farshore_version
@@ -49,9 +50,14 @@ def make_threads(name: str) -> Threads:
 class PrimaryDaemon:
     """One process at the sending site."""
 
-    def __init__(self, config: PrimaryConfig, config_path: str) -> None:
+    def __init__(
+        self, config: PrimaryConfig, config_path: str, reload: asyncio.Event
+    ) -> None:
+        """`reload` is set to have the config read again."""
         self._config = config
         self._config_path = config_path
+        self._reload = reload
+        self.reloader = Reloader(config, self._load)
         self._clock = SystemClock()
         self._files = SystemFiles()
         self._threads = WorkerThreads("state", 2)
@@ -110,19 +116,24 @@ class PrimaryDaemon:
             asyncio.create_task(group.replicate(), name=f"replicate {name}")
             for name, group in self._groups.items()
         ]
+        reloading = asyncio.create_task(self.reloader.serve(self._reload))
         try:
             await nbd.listen([str(a) for a in self._config.nbd.listen])
             await control.listen()
             notify_ready(f"serving {len(self._groups)} groups")
             log.info("daemon_started", site=self._config.site.name, nbd=nbd.addresses)
-            await wait_for_stop(stop, replicating)
+            await wait_for_stop(stop, [*replicating, reloading])
         finally:
+            reloading.cancel()
             await nbd.close()
             for task in replicating:
                 task.cancel()
-            await asyncio.gather(*replicating, return_exceptions=True)
+            await asyncio.gather(*replicating, reloading, return_exceptions=True)
             await control.close()
             log.info("daemon_stopped")
+
+    async def _load(self) -> PrimaryConfig:
+        return await asyncio.to_thread(load_primary, self._config_path)
 
     async def _connect(self, address: str) -> Link:
         stream = await connect(Address.parse(address), CONNECT_SECONDS)
@@ -182,19 +193,6 @@ OPERATIONS: dict[str, Callable[..., Coroutine[Any, Any, Any]]] = {
 """What operators ask of one group; run on its loop."""
 
 
-async def wait_for_stop(stop: asyncio.Event, tasks: list[asyncio.Task[None]]) -> None:
-    """Wait for the stop; a task that ends before it is a bug and ends the daemon."""
-    stopping = asyncio.create_task(stop.wait())
-    try:
-        done, _ = await asyncio.wait(
-            [stopping, *tasks], return_when=asyncio.FIRST_COMPLETED
-        )
-        for task in done:
-            task.result()
-    finally:
-        stopping.cancel()
-
-
 @click.command(name=NAME)
 @click.option(
     "--config",
@@ -207,13 +205,16 @@ async def wait_for_stop(stop: asyncio.Event, tasks: list[asyncio.Task[None]]) ->
 def command(path: str) -> None:
     """Serve volumes to hosts and replicate them to the remote site.
 
-    Runs in the foreground until SIGTERM or SIGINT.
+    Runs in the foreground until SIGTERM or SIGINT. SIGHUP has it read its config
+    again.
     """
 
-    async def serve(stop: asyncio.Event) -> None:
-        await PrimaryDaemon(load_primary(path), path).serve(stop)
+    reload = asyncio.Event()
 
-    sys.exit(run(NAME, serve))
+    async def serve(stop: asyncio.Event) -> None:
+        await PrimaryDaemon(load_primary(path), path, reload).serve(stop)
+
+    sys.exit(run(NAME, serve, reload))
 
 
 def main() -> None:

@@ -17,7 +17,8 @@ from common.service.config import load_remote
 from common.service.config_remote import RemoteConfig, RemoteGroup
 from common.service.control import ControlServer
 from common.service.notify import notify_ready
-from common.service.runner import run
+from common.service.reload import Reloader
+from common.service.runner import run, wait_for_stop
 from common.service.site_record import SiteState, open_state_directory
 from common.service.status import SiteStatus
 from common.service.version import farshore_version
@@ -38,8 +39,14 @@ THREADS_MAX = 16
 class RemoteDaemon:
     """One process at the receiving site."""
 
-    def __init__(self, config: RemoteConfig) -> None:
+    def __init__(
+        self, config: RemoteConfig, config_path: str, reload: asyncio.Event
+    ) -> None:
+        """`reload` is set to have the config read again."""
         self._config = config
+        self._config_path = config_path
+        self._reload = reload
+        self.reloader = Reloader(config, self._load)
         self._clock = SystemClock()
         self._files = SystemFiles()
         self._groups: dict[str, ReceivingGroup] = {}
@@ -77,6 +84,7 @@ class RemoteDaemon:
             self._config.nbd.security(),
         )
         control = ControlServer(self._config.site.control_socket, self._control)
+        reloading = asyncio.create_task(self.reloader.serve(self._reload))
         try:
             await nbd.listen([str(address) for address in self._config.nbd.listen])
             await listener.listen(
@@ -95,8 +103,10 @@ class RemoteDaemon:
                 replication_ports=listener.ports,
                 encrypted=False,
             )
-            await stop.wait()
+            await wait_for_stop(stop, [reloading])
         finally:
+            reloading.cancel()
+            await asyncio.gather(reloading, return_exceptions=True)
             await listener.stop_accepting()
             for group in self._groups.values():
                 await group.end_sessions()
@@ -121,6 +131,9 @@ class RemoteDaemon:
         newest = store.points[-1].number if store.points else None
         self._log.info("group_opened", group=config.name, newest_point=newest)
         return ReceivingGroup(config, site.name, store, threads, self._clock)
+
+    async def _load(self) -> RemoteConfig:
+        return await asyncio.to_thread(load_remote, self._config_path)
 
     def _new_threads(self, name: str, count: int) -> WorkerThreads:
         threads = WorkerThreads(name, count)
@@ -172,13 +185,16 @@ class RemoteDaemon:
 def command(path: str) -> None:
     """Receive volumes from primary sites and serve their recovery points.
 
-    Runs in the foreground until SIGTERM or SIGINT.
+    Runs in the foreground until SIGTERM or SIGINT. SIGHUP has it read its config
+    again.
     """
 
-    async def serve(stop: asyncio.Event) -> None:
-        await RemoteDaemon(load_remote(path)).serve(stop)
+    reload = asyncio.Event()
 
-    sys.exit(run(NAME, serve))
+    async def serve(stop: asyncio.Event) -> None:
+        await RemoteDaemon(load_remote(path), path, reload).serve(stop)
+
+    sys.exit(run(NAME, serve, reload))
 
 
 def main() -> None:

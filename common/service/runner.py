@@ -61,10 +61,11 @@ def _keep_freed_memory() -> None:
         set_option(_M_ARENA_MAX, ARENAS)
 
 
-def run(name: str, main: Main) -> int:
+def run(name: str, main: Main, reload: asyncio.Event | None = None) -> int:
     """Run `main(stop)` until it returns; return the process's exit code.
 
-    `stop` is set by SIGTERM and SIGINT: `main` then ends in good order. A
+    `stop` is set by SIGTERM and SIGINT: `main` then ends in good order. `reload`, if
+    given, is set by SIGHUP, which would otherwise end the process. A
     `FarshoreError` that leaves `main` is printed as one sentence on stderr and
     gives its exit code; anything else is a bug, logged with its traceback.
     `main` calls `notify_ready` once it serves.
@@ -75,7 +76,7 @@ def run(name: str, main: Main) -> int:
     try:
         _check_packages(name)
         with asyncio.Runner(loop_factory=make_loop) as runner:
-            runner.run(_supervise(main))
+            runner.run(_supervise(main, reload))
     except FarshoreError as error:
         print(f"{name}: {escape(str(error))}", file=sys.stderr)  # noqa: T201
         return error.exit_code
@@ -85,7 +86,20 @@ def run(name: str, main: Main) -> int:
     return 0
 
 
-async def _supervise(main: Main) -> None:
+async def wait_for_stop(stop: asyncio.Event, tasks: list[asyncio.Task[None]]) -> None:
+    """Wait for the stop; a task that ends before it is a bug and ends the daemon."""
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        done, _ = await asyncio.wait(
+            [stopping, *tasks], return_when=asyncio.FIRST_COMPLETED
+        )
+        for task in done:
+            task.result()
+    finally:
+        stopping.cancel()
+
+
+async def _supervise(main: Main, reload: asyncio.Event | None) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -95,12 +109,18 @@ async def _supervise(main: Main) -> None:
             structlog.get_logger().info("stop_requested")
         stop.set()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, request_stop)
+    handlers: dict[signal.Signals, Callable[[], None]] = {
+        signal.SIGTERM: request_stop,
+        signal.SIGINT: request_stop,
+    }
+    if reload is not None:
+        handlers[signal.SIGHUP] = reload.set
+    for number, handler in handlers.items():
+        loop.add_signal_handler(number, handler)
     try:
         await main(stop)
     finally:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in handlers:
             loop.remove_signal_handler(number)
 
 
