@@ -149,7 +149,9 @@ class CycleDrain:
         for first, count in without(unit.runs, unit.excluded):
             volume.changes.ack(first, count)
             volume.heat.dirty_acked_pages.update(pages_of_tracks(first, count))
-            self.bytes_done += volume.geometry.byte_range(first, count)[1]
+            acked_bytes = volume.geometry.byte_range(first, count)[1]
+            self.bytes_done += acked_bytes
+            self._group.note_acked(acked_bytes)
 
     # -- workers ---------------------------------------------------------------------
 

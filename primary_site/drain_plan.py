@@ -143,9 +143,15 @@ class _Kind(enum.Enum):
 async def _split(
     reader: CutReader, first: int, count: int, suspect: Bitmap | None
 ) -> list[tuple[int, int, _Kind]]:
-    if suspect is not None:
-        return _split_suspect(first, count, suspect)
-    return await _split_holes(reader, first, count)
+    if suspect is None:
+        return await _split_holes(reader, first, count)
+    pieces: list[tuple[int, int, _Kind]] = []
+    for piece in _split_suspect(first, count, suspect):
+        if piece[2] is _Kind.DATA and piece[1] >= HOLE_PROBE_TRACKS:
+            pieces += await _split_holes(reader, *piece[:2])
+        else:
+            pieces.append(piece)
+    return pieces
 
 
 def _split_suspect(

@@ -33,6 +33,11 @@ HOLD_BACKOFF_SECONDS = 0.05
 """Between two tries to quiesce: hosts get at least this share of the time."""
 
 
+ACKED_UNSAVED_BYTES = 16 << 20
+"""Acked since the last save: so much has the next one begin, so that a restart in the
+middle of a long drain goes on where it was, to within about one window of the link."""
+
+
 class CutStarvedError(FarshoreError):
     """Writes in flight did not end within `hold_max`, `hold_retries` times over."""
 
@@ -77,6 +82,9 @@ class ConsistencyGroup:
         self.failed: StorageError | None = None
         self.when_failed: Callable[[StorageError], None] = lambda _error: None
         """Called once, with what the first volume failed of."""
+        self.acked_unsaved = asyncio.Event()
+        """Set when acked bits are worth being made durable: see `save_acked`."""
+        self._acked_unsaved_bytes = 0
         self._record = opened.record
         self._threads = state_threads
         self._clock = clock
@@ -435,6 +443,24 @@ class ConsistencyGroup:
                 return
             with contextlib.suppress(StorageError):  # the record's: hosts go on
                 await self._end_full(volume)
+
+    def note_acked(self, acked_bytes: int) -> None:
+        """Count what was acked, until it is worth a save."""
+        self._acked_unsaved_bytes += acked_bytes
+        if self._acked_unsaved_bytes >= ACKED_UNSAVED_BYTES:
+            self.acked_unsaved.set()
+
+    async def save_acked(self) -> None:
+        """Make durable what is acked: a restart needn't send, nor compare, it again."""
+        self.acked_unsaved.clear()
+        self._acked_unsaved_bytes = 0
+        for volume in self.volumes:
+            if volume.failed is not None:
+                return
+            try:
+                await volume.heat.save_acked()
+            except StorageError as error:
+                self._volume_failed(error)
 
     async def _end_full(self, volume: PrimaryVolume) -> None:
         """Trust the durable bitmap, once it holds exactly what is not committed."""

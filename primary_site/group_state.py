@@ -17,6 +17,10 @@ from common.storage.geometry import Geometry
 
 FORMAT_VERSION = 2
 
+SENT_AHEAD_BYTES = 256 << 20
+"""In a first copy, what may have been sent beyond the last track durably acked: many
+times what is acked between two saves and on its way. Wrong, it costs bytes only."""
+
 
 @dataclass(frozen=True, slots=True)
 class VolumeState:
@@ -142,13 +146,15 @@ def verdict(
     changed: Bitmap,
     acked: Bitmap,
     hot: set[int],
+    has_committed: bool = True,
 ) -> Verdict:
     """Decide what must be sent, from what is durable.
 
     New volume: everything. Clean stop and the same device: the durable bitmaps.
     Unclean: their union with every track of a hot region; all of it travels as
-    hashes first, so that what B already holds costs no bytes. Clean, but the
-    device is another one or was written since: everything, by hashes.
+    hashes first, so that what B already holds costs no bytes; but in a first copy
+    (`has_committed` no point yet) not what was never sent. Clean, but the device is
+    another one or was written since: everything, by hashes.
     """
     tracks = geometry.track_count
     none = Bitmap(tracks)
@@ -163,4 +169,21 @@ def verdict(
         acked.clear_range(first, count)
     carried = Bitmap.full(tracks) if saved.full else changed
     suspect = carried if saved.suspect or not clean else None
+    if saved.full and not (saved.suspect or clean or has_committed):
+        suspect = _perhaps_sent(geometry, acked)
     return Verdict(carried, suspect, acked, full=saved.full, altered=saved.suspect)
+
+
+def _perhaps_sent(geometry: Geometry, acked: Bitmap) -> Bitmap:
+    """Return what a first copy may have sent: it goes through a volume in order.
+
+    Acked tracks are among it: they count for nothing where the remote committed the
+    copy and the answer was lost.
+    """
+    end = 0
+    for first, count in acked.runs():
+        end = first + count
+    end += SENT_AHEAD_BYTES // geometry.track_bytes
+    sent = Bitmap(geometry.track_count)
+    sent.set_range(0, min(end, geometry.track_count))
+    return sent

@@ -273,6 +273,7 @@ def _open_volume(
         changed=changed.load(when_damaged=True),
         acked=acked.load(tag, when_damaged=False),
         hot={region for region in log.hot if region < geometry.region_count},
+        has_committed=state is not None and state.committed_number is not None,
     )
     return OpenedVolume(name, geometry, device, durable, found)
 

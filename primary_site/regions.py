@@ -270,6 +270,10 @@ class RegionHeat:
             cooled = self._lazily_cooled - self.table.keys()
             await self._threads.run(self.durable.log.write, [], cooled)
 
+    async def save_acked(self) -> None:
+        """Make durable what is acked so far, and all stale pages with it."""
+        await self._make_cool([])
+
     async def _make_cool(self, regions: list[int]) -> None:
         """Make all that cooling regions rely on durable; returns only then.
 

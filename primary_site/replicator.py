@@ -106,6 +106,7 @@ class Replicator:
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._tend())
+                tasks.create_task(self._save_acked())
                 tasks.create_task(self._connect_for_ever())
         finally:
             if self._give_up is not None:
@@ -123,6 +124,11 @@ class Replicator:
                     await self.cycles.tend_soon.wait()
             self.cycles.tend_soon.clear()
             await self.group.tend()
+
+    async def _save_acked(self) -> None:
+        while True:  # ends with the daemon
+            await self.group.acked_unsaved.wait()
+            await self.group.save_acked()
 
     async def _connect_for_ever(self) -> None:
         pause = RECONNECT_SECONDS_MIN

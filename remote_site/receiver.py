@@ -30,7 +30,8 @@ from common.replication.messages import (
 )
 
 WINDOW_BYTES = 16 << 20
-"""Raw bytes that may be under way or queued: bounds memory, fills a long link."""
+"""Raw bytes that may be on their way here or not yet durable: bounds memory, and what a
+lost link or a restart makes the sender send again; fills a long link."""
 
 AHEAD_MAX = 1 << 16
 """Frames that may overtake a missing one: links differ, but not by this much."""
@@ -100,6 +101,7 @@ class Applied:
     cycle_id: bytes
     sequences: tuple[tuple[int, int], ...]
     frame_count: int
+    cost_bytes: int
 
 
 class Sequences:
@@ -149,6 +151,7 @@ class Receiver:
         self.credit_bytes = WINDOW_BYTES
         self.durable_count = 0
         self._applied: list[int] = []
+        self._applied_bytes = 0
         self._returned_bytes = 0
         self._end: CycleEnd | None = None
 
@@ -225,10 +228,15 @@ class Receiver:
         """A frame taken earlier is on the secondary volume, not yet durable."""
         if self.is_current(message.epoch, message.cycle_id):
             self._applied.append(message.sequence)
-            self._returned_bytes += credit_cost(message)
+            self._applied_bytes += credit_cost(message)
 
     def take_credit(self) -> int:
-        """Return the bytes of credit to give back now; 0: none."""
+        """Return the bytes of credit to give back now; 0: none.
+
+        That is of frames which are durable. Tell the peer after the PROGRESS that
+        names them: then what it has sent and not seen acknowledged never exceeds the
+        window, and no more is ever sent again.
+        """
         given, self._returned_bytes = self._returned_bytes, 0
         self.credit_bytes += given
         assert self.credit_bytes <= WINDOW_BYTES
@@ -239,13 +247,15 @@ class Receiver:
         if self.cycle is None or not self._applied:
             return None
         taken, self._applied = self._applied, []
-        return Applied(self.cycle.cycle_id, ranges(taken), len(taken))
+        cost_bytes, self._applied_bytes = self._applied_bytes, 0
+        return Applied(self.cycle.cycle_id, ranges(taken), len(taken), cost_bytes)
 
     def flushed(self, applied: Applied) -> bool:
         """Tell whether what was flushed is to be acknowledged."""
         if not self.is_current(self.epoch, applied.cycle_id):
             return False
         self.durable_count += applied.frame_count
+        self._returned_bytes += applied.cost_bytes
         return True
 
     @property

@@ -55,9 +55,10 @@ CONTROL_QUEUED_MAX = 64
 BATCH_BYTES_MAX = 8 << 20
 """Raw bytes handed to one thread hop."""
 
-UNFLUSHED_BYTES_MAX = 64 << 20
+UNFLUSHED_BYTES_MAX = 4 << 20
 FLUSH_SECONDS = 0.5
-"""Progress comes at the latest after so much applied, or so long."""
+"""A flush begins at the latest after so much applied, or so long. Credit comes back
+with it: a quarter of the window, so that the sender is not out of it meanwhile."""
 
 LINKS_MAX = 64
 
@@ -317,7 +318,7 @@ class ReceivingSession:
                 if not self._is_current(current[0]):
                     break
                 await self._store.apply(self._order[volume], records)
-        await self._note_applied(batch)
+        self._note_applied(batch)
 
     async def _compare(self, volume: int, message: Hashes) -> None:
         if self._is_current(message):
@@ -335,12 +336,12 @@ class ReceivingSession:
                             tuple(runs[start : start + RUNS_MAX]),
                         )
                     )
-        await self._note_applied([message])
+        self._note_applied([message])
 
     def _is_current(self, message: Tracks | Hashes) -> bool:
         return self.receiver.is_current(message.epoch, message.cycle_id)
 
-    async def _note_applied(self, batch: Sequence[Tracks | Hashes]) -> None:
+    def _note_applied(self, batch: Sequence[Tracks | Hashes]) -> None:
         if not batch:
             return
         if not self._unflushed_bytes:
@@ -352,10 +353,6 @@ class ReceivingSession:
         if not self._unapplied_count:
             self._idle.set()
         self._wake.set()
-        cycle = self.receiver.cycle
-        given = self.receiver.take_credit()
-        if given and cycle is not None:
-            await self._send(Credit(self.epoch, cycle.cycle_id, given))
 
     # -- flush, progress, commit -------------------------------------------------------
 
@@ -391,7 +388,10 @@ class ReceivingSession:
         )
 
     async def _flush(self) -> None:
-        """Make durable what has been applied, then acknowledge exactly that."""
+        """Make durable what has been applied, then acknowledge exactly that.
+
+        Order: PROGRESS, then the CREDIT for it (see `Receiver.take_credit`).
+        """
         applied = self.receiver.take_applied()
         self._unflushed_bytes = 0
         if applied is None:
@@ -402,6 +402,8 @@ class ReceivingSession:
         for start in range(0, len(applied.sequences), RUNS_MAX):
             pairs = applied.sequences[start : start + RUNS_MAX]
             await self._send(Progress(self.epoch, applied.cycle_id, pairs, count))
+        if given := self.receiver.take_credit():
+            await self._send(Credit(self.epoch, applied.cycle_id, given))
 
     async def _commit(self) -> None:
         began = self._clock.monotonic()

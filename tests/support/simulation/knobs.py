@@ -20,7 +20,14 @@ import structlog
 from common.service.config_primary import PrimaryGroup
 from common.service.config_remote import RemoteGroup
 from common.storage import journal, region_log
-from primary_site import drain_plan, preserving, replicator, volume
+from primary_site import (
+    drain_plan,
+    group_state,
+    preserving,
+    replicator,
+    volume,
+)
+from primary_site import group as primary_group
 from remote_site import group, group_disk, receiver, secondary, session
 from tests.support.simulation.loop import World
 from tests.support.simulation.machine import TurnLock
@@ -31,12 +38,14 @@ SMALL: list[tuple[Any, str, tuple[float, ...]]] = [
     (drain_plan, "FRAME_RUNS_MAX", (2, 512)),
     (drain_plan, "HASHED_TRACKS_MAX", (3, 8, 2048)),
     (drain_plan, "HOLE_PROBE_TRACKS", (3, 256)),
+    (group_state, "SENT_AHEAD_BYTES", (0, 64 << 10, 256 << 20)),
+    (primary_group, "ACKED_UNSAVED_BYTES", (16 << 10, 16 << 20)),
     (preserving, "PRESERVE_CHUNK_BYTES", (8 << 10, 1 << 20)),
     (preserving, "KEPT_BYTES_MAX", (0, 64 << 10, 256 << 20)),
     (replicator, "TEND_SECONDS", (0.2, 1.0, 5.0)),
     (volume, "SLICE_BYTES", (8 << 10, 1 << 20)),
     (session, "BATCH_BYTES_MAX", (8 << 10, 8 << 20)),
-    (session, "UNFLUSHED_BYTES_MAX", (16 << 10, 64 << 20)),
+    (session, "UNFLUSHED_BYTES_MAX", (16 << 10, 4 << 20)),
 ]
 """Module, name and what it may be set to."""
 

@@ -12,6 +12,7 @@ from common.ports import FileIdentity
 from common.storage.bitmap import Bitmap
 from common.storage.geometry import Geometry
 from primary_site.group_state import (
+    SENT_AHEAD_BYTES,
     GroupState,
     Verdict,
     VolumeState,
@@ -136,6 +137,27 @@ def test_a_full_copy_that_was_cut_short_stays_full_less_what_is_acked() -> None:
     assert tracks_of(start.carried) == ALL
     assert tracks_of(start.acked) == [(50, 1)]
     assert start.full
+
+
+def test_a_first_copy_cut_short_compares_only_what_may_have_been_sent() -> None:
+    geometry = Geometry(4 * SENT_AHEAD_BYTES, 4096, 4 << 20)
+    ahead = SENT_AHEAD_BYTES // 4096
+    acked = Bitmap(geometry.track_count)
+    acked.set_range(0, 1000)
+    acked.set_range(1010, 5)
+    start = verdict(
+        geometry,
+        replace(SAVED, full=True),
+        clean=False,
+        identity=DEVICE,
+        changed=Bitmap(geometry.track_count),
+        acked=acked.copy(),
+        hot=set(),
+        has_committed=False,
+    )
+    assert tracks_of(start.carried) == [(0, geometry.track_count)]
+    assert tracks_of(start.acked) == [(0, 1000), (1010, 5)]
+    assert tracks_of(start.suspect) == [(0, 1015 + ahead)], "acked too, should it void"
 
 
 def test_a_comparison_that_was_cut_short_goes_on_as_one() -> None:

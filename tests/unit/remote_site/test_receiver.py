@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from common.errors import ProtocolError
 from common.replication.messages import (
@@ -18,6 +20,7 @@ from remote_site.receiver import (
     AHEAD_MAX,
     TRANSITIONS,
     WINDOW_BYTES,
+    Applied,
     Begun,
     CycleState,
     Event,
@@ -222,14 +225,49 @@ def test_a_frame_beyond_its_credit_is_refused() -> None:
         machine.take(frame(4, 1))
 
 
-def test_credit_comes_back_once_a_frame_is_applied() -> None:
+def test_credit_comes_back_once_a_frame_is_durable() -> None:
     machine = opened()
     machine.take(frame(0, 5000))
-    assert machine.take_credit() == 0
     machine.applied(frame(0, 5000))
+    assert machine.take_credit() == 0
+    applied = machine.take_applied()
+    assert applied is not None
+    assert machine.take_credit() == 0
+    assert machine.flushed(applied)
     assert machine.take_credit() == 5000
     assert machine.take_credit() == 0
     assert machine.credit_bytes == WINDOW_BYTES
+
+
+@given(st.data())
+def test_what_is_sent_and_not_durable_never_exceeds_the_window(
+    data: st.DataObject,
+) -> None:
+    """What a link lost at any moment has the sender send again."""
+    machine = opened()
+    credit, costs, durable = WINDOW_BYTES, list[int](), 0
+    arrived = applied_count = 0
+    taken: list[Applied] = []
+    for _ in range(data.draw(st.integers(1, 60))):
+        match data.draw(st.sampled_from(["send", "apply", "take", "flush"])):
+            case "send":
+                cost = data.draw(st.integers(1, 4 << 20))
+                if cost <= credit:
+                    credit -= cost
+                    costs.append(cost)
+                    assert machine.take(frame(arrived, cost))
+                    arrived += 1
+            case "apply" if applied_count < arrived:
+                machine.applied(frame(applied_count, costs[applied_count]))
+                applied_count += 1
+            case "take" if (some := machine.take_applied()) is not None:
+                taken.append(some)
+            case "flush" if taken:
+                some = taken.pop(0)
+                assert machine.flushed(some)
+                durable += sum(sum(costs[a : b + 1]) for a, b in some.sequences)
+        credit += machine.take_credit()
+        assert sum(costs) - durable + credit == WINDOW_BYTES
 
 
 def test_a_frame_that_comes_twice_is_refused() -> None:
