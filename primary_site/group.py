@@ -455,7 +455,7 @@ class ConsistencyGroup:
         self.acked_unsaved.clear()
         self._acked_unsaved_bytes = 0
         for volume in self.volumes:
-            if volume.failed is not None:
+            if self.failed is not None:
                 return
             try:
                 await volume.heat.save_acked()
