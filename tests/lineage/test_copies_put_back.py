@@ -6,6 +6,7 @@ primary has, and no more than needed was sent. After every refusal nothing has c
 
 from __future__ import annotations
 
+import errno
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 
 from common.replication.lineage import Verdict
 from tests.support.evidence import record
-from tests.support.primary_host_site import Stopped, reached
+from tests.support.primary_host_site import Failing, Stopped, reached
 from tests.support.restorable_sites import TRACKS, RestorableSites, until
 
 HALF = TRACKS // 2
@@ -208,6 +209,33 @@ async def test_a_copy_older_by_a_session_is_known_by_the_receipt(
     assert sites.verdicts[-1] is Verdict.COMPARE_ACKED
     await all_well(sites)
     assert remote.store.epoch > 3, "no number of a session is used again"
+
+
+async def test_a_primary_whose_record_failed_is_no_older_one_to_a_copy_put_back(
+    sites: RestorableSites,
+) -> None:
+    """Its disk holds a session that it did not know to be recorded; the copy counts on
+    with what the primary still showed."""
+    primary, remote = sites.primary, sites.remote
+    await primary.cut()
+    await until(lambda: not primary.group.is_whole())  # nothing is left to record
+    copy = remote.copied()
+    shown = primary.group.state
+    primary.files.rules.insert(0, Failing("datasync", "group.record", errno.EIO, 1))
+    await remote.stop()
+    await remote.start()
+    await until(lambda: primary.group.failed)
+    await remote.stop()
+    remote.put_back(copy)
+    await remote.start()
+    await until(lambda: remote.store.epoch > shown.epoch + 1)
+    assert primary.group.state.epoch == shown.epoch
+    await primary.kill()
+    await primary.start()
+    assert primary.group.state.epoch == shown.epoch + 1
+    assert remote.store.epoch > shown.epoch + 1
+    assert sites.verdicts[-1] is Verdict.COMPARE_ACKED
+    await all_well(sites)
 
 
 # -- send again, note point, compare all -----------------------------------------------
