@@ -270,6 +270,14 @@ class Network:
         for stream in list(self.streams):
             stream.let_through()
 
+    def forget(self, loop: SimulatedLoop) -> None:
+        """Nothing more arrives of what a dead process has sent."""
+        for stream in [s.other for s in self.streams if s.other.loop is loop]:
+            stream._travelling.clear()
+            stream._held.clear()
+            stream.other._arrived.clear()
+            stream.other.lose("reset by the network")
+
     def died(self, loop: SimulatedLoop, *, silently: bool) -> None:
         """A process is gone; its kernel tells the peers unless it went with it."""
         for stream in [s for s in self.streams if s.loop is loop]:

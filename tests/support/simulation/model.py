@@ -82,6 +82,8 @@ class VolumeModel:
         self.durable: list[list[HostWrite]] = [[empty] for _ in range(self.sectors)]
         self._unsettled: dict[int, None] = {}
         self._under_way: dict[HostWrite, None] = {}
+        self._unanswered: dict[HostWrite, None] = {}
+        """Writes of this start that were under way when their connection was lost."""
 
     def submitted(self, stamp: int, first: int, count: int) -> HostWrite:
         write = HostWrite(stamp, first, count, next(self._events))
@@ -132,13 +134,17 @@ class VolumeModel:
     def connections_lost(self, *, may_be_torn: bool) -> None:
         """Nobody will be told any more what became of the writes under way.
 
-        `may_be_torn`: one of them may have failed, and be there in part.
+        `may_be_torn`: one of them may have failed, and be there in part. A daemon that
+        stops has lost its connections before its threads have returned: told again at
+        its end, this counts for those of then too.
         """
         moment = next(self._events)
         for write in self._under_way:
             write.ended = moment
-            write.has_failed = may_be_torn
+        self._unanswered.update(self._under_way)
         self._under_way.clear()
+        for write in self._unanswered:
+            write.has_failed |= may_be_torn
 
     def copied(self) -> VolumeModel:
         """Return a copy that goes its own way; nobody waits for its writes."""
@@ -150,17 +156,24 @@ class VolumeModel:
         copy.durable = [list(writes) for writes in self.durable]
         copy._unsettled = dict(self._unsettled)
         copy._under_way = dict(self._under_way)
+        copy._unanswered = dict(self._unanswered)
         return copy
 
     # -- looking -----------------------------------------------------------------------
 
-    def wrong_sectors(self, data: bytes) -> list[int]:
-        """Return the sectors of an image of this instant that hold something else."""
+    def wrong_sectors(self, data: bytes, *, may_be_torn: bool) -> list[int]:
+        """Return the sectors of an image of this instant that hold something else.
+
+        `may_be_torn`: a write that was not answered, yet or ever, may have failed, and
+        be there in part.
+        """
         wrong = []
         for sector, writes in enumerate(self.visible):
             found = data[sector * SECTOR : (sector + 1) * SECTOR]
             for write in writes:
                 if write.content(sector) == found or write.has_failed:
+                    break
+                if may_be_torn and not write.is_sure:
                     break
             else:
                 wrong.append(sector)
@@ -185,6 +198,7 @@ class VolumeModel:
         After a power loss a sector that was not flushed may hold anything.
         """
         self._starts += 1
+        self._unanswered.clear()
         wrong = []
         for sector in range(self.sectors):
             found = data[sector * SECTOR : (sector + 1) * SECTOR]

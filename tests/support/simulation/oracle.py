@@ -111,7 +111,8 @@ class Oracle:
             model = self._hosts.models[volume.name]
             self._destaged[number, volume.name] = model.flush_submitted()
             self.durability.cut(number, volume.name, volume.device)
-            wrong = model.wrong_sectors(data)
+            may_be_torn = self._primary.machine.has_failed_at("/devices")
+            wrong = model.wrong_sectors(data, may_be_torn=may_be_torn)
             if wrong:
                 self._fail("I5", f"cut {number}: {volume.name}: {summary(wrong)}")
             return transfer(relation, fresh)

@@ -94,7 +94,11 @@ class Restoring:
         )
 
     def _may_put_back(self) -> bool:
-        return self._simulation.primary.is_alive and self._newest is None
+        """What the remote is about to learn of the newest would be held against a copy
+        that it has to take now: nobody is put back while a session begins."""
+        group = self._simulation.remote.group
+        begins = group is not None and group._admission.locked()
+        return self._simulation.primary.is_alive and not (self._newest or begins)
 
     def _put_back(self, copy: _Copy, *, only_state: bool, seconds: float) -> None:
         """Start with a copy; for a while only where the remote has to refuse it.
@@ -157,6 +161,7 @@ class Restoring:
     def _start_with(self, copy: _Copy) -> None:
         simulation, site = self._simulation, self._simulation.primary
         site.die(power=False)
+        simulation.network.forget(site.loop)
         if self._is_only_state:
             simulation.note_lost_pages()
             site.machine.restore_directory(STATE, copy.files)

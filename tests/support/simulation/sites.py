@@ -122,6 +122,7 @@ class Site:
         self._gone()
         loop = self.loop
         await self._close()
+        self._gone()  # and with it the last of its threads
         self.world.note(f"{self.name} has stopped")
         loop.kill()
         self.machine.after_kill()
