@@ -27,7 +27,8 @@ from common.storage.extents import (
 )
 from common.storage.flashcopy import Runs
 from common.storage.zeroes import is_zero
-from primary_site.preserving import Standing, read_target
+from primary_site.preserving import read_target
+from primary_site.standing import Standing
 from primary_site.volume import PrimaryVolume
 
 T = TypeVar("T")

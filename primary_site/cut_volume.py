@@ -17,7 +17,7 @@ from common.storage.extents import (
 from primary_site.background import Tasks
 from primary_site.cut_reader import CutReader, RelationEndedError
 from primary_site.extents import CONTEXTS
-from primary_site.preserving import Standing
+from primary_site.standing import Standing
 from primary_site.volume import PrimaryVolume
 
 READ_TRACKS_MAX_BYTES = 1 << 20

@@ -20,6 +20,10 @@ class LastCycle:
     drain_seconds: float
     tracks: int
     tracks_compared: int
+    tracks_differenced: int
+    """Sent as the difference to what the remote holds, those that are equal too."""
+    tracks_refused: int
+    """Of these, sent again whole: the remote held something else."""
     bytes_changed: int
     bytes_on_wire: int
 
@@ -55,6 +59,8 @@ def log_commit(group: str, cut: Cut, last: LastCycle | None, now_ns: int) -> Non
         drain_seconds=round(last.drain_seconds, 3),
         tracks=last.tracks,
         tracks_compared=last.tracks_compared,
+        tracks_differenced=last.tracks_differenced,
+        tracks_refused=last.tracks_refused,
         bytes_changed=last.bytes_changed,
         bytes_on_wire=last.bytes_on_wire,
         age_seconds=round((now_ns - cut.cut_ns) / 1e9, 3),

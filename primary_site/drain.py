@@ -2,8 +2,9 @@
 
 Workers take units from the plan, read them at the cut, encode them in a thread,
 and send them within the remote's credit over the least busy link. PROGRESS from
-the remote sets acked bits; runs of a hashed unit that differ come back as units
-to send whole. It ends when nothing is left to send and nothing unacknowledged.
+the remote sets acked bits; runs that it holds otherwise than their hashes or their
+differences say come back as units to send whole. It ends when nothing is left to
+send and nothing unacknowledged.
 """
 
 from __future__ import annotations
@@ -22,14 +23,22 @@ from common.replication.messages import (
     Progress,
     Tracks,
 )
-from common.replication.tracks import RunData, encode_records, track_hash
+from common.replication.tracks import (
+    DeltaRun,
+    RunData,
+    encode_records,
+    track_hash,
+)
 from common.storage.flashcopy import Runs
 from primary_site.background import first_of
+from primary_site.base import runs_of
 from primary_site.changes import pages_of_tracks
 from primary_site.cut_reader import CutReader, CutUnreadableError
 from primary_site.drain_plan import Gatherer, Unit, plan
 from primary_site.group import ConsistencyGroup, Cut
 from primary_site.session import SendingSession
+
+Records = list[RunData | DeltaRun]
 
 WORKERS = 2
 """Units under way at once: one is read while others are encoded and sent."""
@@ -44,11 +53,15 @@ class CycleDrain:
         cut: Cut,
         session: SendingSession,
         level: int | None,
+        *,
+        delta: bool = False,
     ) -> None:
+        """`delta`: the remote takes differences to what it holds."""
         self._group = group
         self._cut = cut
         self._session = session
         self._level = level
+        self._delta = delta
         self._credit = 0
         self._sequence = 0
         self._digest = 0
@@ -61,6 +74,8 @@ class CycleDrain:
         self._readers: list[CutReader] = []
         self.tracks_sent = 0
         self.tracks_compared = 0
+        self.tracks_differenced = 0
+        self.tracks_refused = 0
         self.bytes_done = 0
 
     async def run(self) -> None:
@@ -127,19 +142,21 @@ class CycleDrain:
         if message.cycle_id != self._cut.cycle_id:
             return
         unit = self._pending.get(message.sequence)
-        if unit is None or not unit.hashed:
-            raise ProtocolError(f"NEED_FULL of frame {message.sequence}, not hashed")
-        (first, count), end = unit.runs[0], 0
+        if unit is None or not unit.based:
+            raise ProtocolError(f"NEED_FULL of frame {message.sequence}, sent whole")
+        end = 0
         if unit.excluded:  # they may come in several messages, ascending
             end = sum(unit.excluded[-1])
         for start, size in message.runs:
-            if start < max(first, end) or start + size > first + count:
+            if start < end or without([(start, size)], unit.based):
                 raise ProtocolError("NEED_FULL of tracks that the frame did not hold")
             end = start + size
         unit.excluded = unit.excluded + list(message.runs)
         track_bytes = self._group.volumes[unit.volume].geometry.track_bytes
-        gathered = Gatherer(unit.volume, track_bytes)
+        gathered = Gatherer(unit.volume, track_bytes, whole=True)
         for run in message.runs:
+            if not unit.hashed:
+                self.tracks_refused += run[1]
             self._again.extend(gathered.add(*run))
         self._again.extend(gathered.rest())
         self._tell()
@@ -195,9 +212,7 @@ class CycleDrain:
         if unit.hashed:
             await self._send_hashes(unit, runs[0])
             return
-        payload, raw_bytes = await reader.volume.threads.run(
-            encode_records, runs, self._level
-        )
+        payload, raw_bytes = await self._encoded(unit, runs)
         await self._take_credit(raw_bytes)
         message = Tracks(
             self._session.epoch,
@@ -210,9 +225,26 @@ class CycleDrain:
         self.tracks_sent += sum(run.count for run in runs)
         self._note_sent(await self._session.send_bulk(message))
 
+    async def _encoded(self, unit: Unit, runs: list[RunData]) -> tuple[bytes, int]:
+        """Return a payload and its raw bytes, of differences where there is a base."""
+        volume = self._group.volumes[unit.volume]
+        base = volume.preserver.base() if self._delta and not unit.whole else None
+        if base is None or unit.zero:
+            return await volume.threads.run(encode_records, runs, self._level)
+
+        def encode() -> tuple[Records, bytes, int]:
+            records = base.against(runs)
+            return records, *encode_records(records, self._level)
+
+        records, payload, raw_bytes = await base.run(volume.threads, encode)
+        unit.based = runs_of(records)
+        self.tracks_differenced += sum(count for _, count in unit.based)
+        return payload, raw_bytes
+
     async def _send_hashes(self, unit: Unit, run: RunData) -> None:
         reader = self._readers[unit.volume]
         payload = await reader.volume.threads.run(_hash_tracks, reader, run)
+        unit.based = unit.runs
         await self._take_credit(len(payload))
         message = Hashes(
             self._session.epoch,

@@ -40,13 +40,17 @@ class Unit:
     """One frame's worth of tracks of one volume, as at the cut.
 
     `zero`: known holes, nothing to read. `hashed`: only suspected, goes as hashes.
-    `excluded`: runs the remote wants whole; they are another unit then.
+    `whole`: goes as it is, the remote asked for it. `based`: runs that were sent as
+    hashes or differences. `excluded`: those of them that the remote wants whole; they
+    are another unit then.
     """
 
     volume: int
     runs: Runs
     zero: bool = False
     hashed: bool = False
+    whole: bool = False
+    based: Runs = field(default_factory=list)
     excluded: Runs = field(default_factory=list)
 
 
@@ -65,8 +69,9 @@ async def plan(readers: list[CutReader]) -> AsyncIterator[Unit]:
 class Gatherer:
     """Gathers runs into units of at most `FRAME_BYTES` (or one track)."""
 
-    def __init__(self, volume: int, track_bytes: int) -> None:
+    def __init__(self, volume: int, track_bytes: int, *, whole: bool = False) -> None:
         self._volume = volume
+        self._whole = whole
         self._tracks_max = max(FRAME_BYTES // track_bytes, 1)
         self._runs: Runs = []
         self._room = self._tracks_max
@@ -82,7 +87,7 @@ class Gatherer:
     def rest(self) -> Iterator[Unit]:
         """Yield what has been gathered so far, if anything."""
         if self._runs:
-            yield Unit(self._volume, self._runs)
+            yield Unit(self._volume, self._runs, whole=self._whole)
         self._runs, self._room = [], self._tracks_max
 
 

@@ -85,6 +85,8 @@ class ConsistencyGroup:
         self.acked_unsaved = asyncio.Event()
         """Set when acked bits are worth being made durable: see `save_acked`."""
         self._acked_unsaved_bytes = 0
+        self._held: tuple[int, bytes] | None = None
+        """The cycle completed last, and the relation that its commit opened."""
         self._record = opened.record
         self._threads = state_threads
         self._clock = clock
@@ -198,10 +200,11 @@ class ConsistencyGroup:
 
         def transfer() -> None:
             timer.cancel()
+            held_cycle = self._held_cycle()
             cut_ns = self._clock.now_ns()
             for volume, bitmap in zip(self.volumes, fresh, strict=True):
-                preserved = volume.changes.flashcopy.bitmap.count
-                relation = volume.preserver.establish(number, preserved)
+                marked = volume.changes.flashcopy.bitmap
+                relation = volume.preserver.establish(number, marked, held_cycle)
                 volume.changes.transfer(relation, bitmap)
             held = self._clock.monotonic() - began
             self.gate.release()
@@ -267,6 +270,9 @@ class ConsistencyGroup:
         for volume in self.volumes:
             volume.changes.complete()
         self._tag_acked(relation_id)
+        for volume in self.volumes:
+            volume.preserver.drop_base()
+        self._held = cut.number, relation_id
         self.cut = None
 
     def abandon_cycle(self) -> None:
@@ -275,6 +281,7 @@ class ConsistencyGroup:
         assert cut is not None
         for volume in self.volumes:
             volume.changes.abandon()
+            volume.preserver.drop_base()
         # Its number is spent, were it abandoned before it became durable.
         self.state = replace(self.state, cycle_number=cut.number, cycle_id=cut.cycle_id)
         self.cut = None
@@ -339,6 +346,15 @@ class ConsistencyGroup:
     def _progress_count(self) -> int:
         return max(volume.heat.progress_count for volume in self.volumes)
 
+    def _held_cycle(self) -> int | None:
+        """Return the cycle whose cut the remote holds, unchanged but by the next one.
+
+        Known only of a cycle completed here, in the relation that it opened.
+        """
+        if self._held is None or self._held[1] != self.state.relation_id:
+            return None
+        return self._held[0]
+
     def note_progress(self, count: int) -> None:
         """The remote's progress count, durable there; call it before `ack`."""
         for volume in self.volumes:
@@ -355,6 +371,7 @@ class ConsistencyGroup:
         if self.state.relation_id == relation_id:
             return
         for volume in self.volumes:
+            volume.preserver.drop_base()
             volume.changes.forget_acked()
         self._tag_acked(relation_id)
         await self.update(relation_id=relation_id, acked_tag=relation_id)
@@ -403,6 +420,7 @@ class ConsistencyGroup:
         """
         if self.cut is not None:
             self.abandon_cycle()
+        self._held = None
         tag = secrets.token_bytes(16)
         self._tag_acked(tag)
         for volume in self.volumes:

@@ -13,6 +13,7 @@ import structlog
 
 from common.errors import ProtocolError, StorageError
 from common.ports import Clock
+from common.replication.features import DELTA
 from common.replication.messages import Abandon, Noted, Welcome
 from primary_site.alarms import Alarms
 from primary_site.background import retrieve
@@ -211,7 +212,13 @@ class GroupCycles:
         assert cut is not None
         await group.settle_cut()
         wire_before = session.sent_bytes
-        drain = CycleDrain(group, cut, session, self._level())
+        drain = CycleDrain(
+            group,
+            cut,
+            session,
+            self._level(),
+            delta=group.config.link.delta and DELTA in session.features,
+        )
         self.drain = session.drain = drain
         self.drain_began = self._clock.monotonic()
         await drain.run()
@@ -232,6 +239,8 @@ class GroupCycles:
             seconds,
             drain.tracks_sent,
             drain.tracks_compared,
+            drain.tracks_differenced,
+            drain.tracks_refused,
             cycle_bytes(group),
             session.sent_bytes - wire_before,
         )

@@ -13,31 +13,19 @@ import errno
 
 from common.errors import DeviceBusyError, DeviceError, StorageError
 from common.ports import File, Files, HostCommand, HostRequest, Threads
+from common.storage.bitmap import Bitmap
 from common.storage.flashcopy import Relation, Runs
 from common.storage.geometry import Geometry
 from common.storage.zeroes import is_zero
 from primary_site.background import to_its_end
+from primary_site.base import CycleBase
+from primary_site.standing import Standing
 
 PRESERVE_CHUNK_BYTES = 1 << 20
 """Copied by one read and one write: bounds the memory of a thread."""
 
 KEPT_BYTES_MAX = 256 << 20
 """Room of ended relations that a target may keep: a busy cycle's worth."""
-
-
-class Standing:
-    """A relation and the file that holds its preserved tracks.
-
-    `blank`: the file held nothing when the relation was established, so a track
-    that is not written there reads as zeroes.
-    """
-
-    __slots__ = ("blank", "relation", "target")
-
-    def __init__(self, relation: Relation, target: File, *, blank: bool) -> None:
-        self.relation = relation
-        self.target = target
-        self.blank = blank
 
 
 class HostWriteBatch:
@@ -142,6 +130,7 @@ class Preserver:
         self._prepared = False
         self._changing = asyncio.Lock()
         self._standing: Standing | None = None
+        self._base: CycleBase | None = None
         self.error = ""
         """Why there can be no relation now; empty while all is well."""
 
@@ -198,6 +187,7 @@ class Preserver:
         async with self._changing:
             if self._prepared:
                 return
+            self.drop_base()  # it lies in that target; readers of it are waited for
             side = 1 - self._side
             await quiet(self._used_by[side])
             if not self._may_keep(side):
@@ -219,20 +209,31 @@ class Preserver:
             and (relation is None or relation.valid)
         )
 
-    def establish(self, cycle_number: int, preserved_tracks: int) -> Relation | None:
+    def establish(
+        self, cycle_number: int, marked: Bitmap, held_cycle: int | None
+    ) -> Relation | None:
         """Return the relation of a new cut, on the prepared target: no I/O.
 
-        `preserved_tracks`: at most so many were preserved for the relation that
-        this one ends.
+        `marked` were marked since the cut before: at most these were preserved for
+        the relation that this one ends, and all of them if it stood to its end. If
+        the remote's newest point is that of `held_cycle`, and that is this relation's,
+        then what was preserved is what the remote holds: the new cycle's base.
 
         None where no target could be prepared: then the cycle can't be read at
         its cut, and the caller gives it up before it begins.
         """
+        ended, self._base = self._standing, None
         if not self._prepared:
             self._standing = None
             return None
+        if (
+            ended is not None
+            and ended.relation.readable
+            and ended.relation.cycle_number == held_cycle
+        ):
+            self._base = CycleBase(ended, marked, self._geometry)
         self._prepared = False
-        self._kept_tracks[self._side] += preserved_tracks
+        self._kept_tracks[self._side] += marked.count
         self._side = 1 - self._side
         relation = Relation(cycle_number)
         self._used_by[self._side] = relation
@@ -241,6 +242,19 @@ class Preserver:
         assert target is not None, "prepared"
         self._standing = Standing(relation, target, blank=blank)
         return relation
+
+    def base(self) -> CycleBase | None:
+        """Return what the remote holds of the tracks changed before the newest cut.
+
+        Until that cut's cycle is complete or abandoned.
+        """
+        return self._base
+
+    def drop_base(self) -> None:
+        """Differences to the base count for nothing any more, nor will it be kept."""
+        if self._base is not None:
+            self._base.stands = False
+            self._base = None
 
     def withdraw(self) -> None:
         self._standing = None

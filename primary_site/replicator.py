@@ -20,6 +20,7 @@ from common.errors import (
     StorageError,
 )
 from common.ports import Clock
+from common.replication.features import DELTA
 from common.replication.messages import (
     PROTOCOL_VERSION,
     Goodbye,
@@ -189,6 +190,7 @@ class Replicator:
                 )
                 for volume in group.volumes
             ),
+            features=(DELTA,) if link.delta else (),
         )
         addresses = [str(a) for a in link.remotes for _ in range(link.connections)]
         return await open_session(addresses, hello, link.peer, self._connect)

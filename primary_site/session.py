@@ -52,6 +52,7 @@ class SendingSession:
         self.links = links
         self.welcome = welcome
         self.epoch = welcome.epoch
+        self.features = welcome.features
         self.drain: DrainEvents | None = None
         self.ended = False
         """Nothing is received any more: whoever waits for an answer waits in vain."""

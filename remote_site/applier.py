@@ -17,11 +17,15 @@ from common.storage.journal_format import (
     OldRun,
 )
 from common.storage.zeroes import is_zero
+from remote_site.bases import Runs, resolve
 from remote_site.secondary import SecondaryVolume
 
 
-def apply_tracks(volume: SecondaryVolume, records: Sequence[TrackRecord]) -> None:
+def apply_tracks(volume: SecondaryVolume, records: Sequence[TrackRecord]) -> Runs:
     """Preserve what the records overwrite, then overwrite it.
+
+    Returns the runs, ascending, that were not applied: the volume does not hold
+    what their differences are relative to. They have to come whole.
 
     Order: old content into the journal, fdatasync, its index entries; only then the
     device. The crash it defends against: a power loss that keeps the new track and
@@ -29,14 +33,18 @@ def apply_tracks(volume: SecondaryVolume, records: Sequence[TrackRecord]) -> Non
     point rely on the same order: an entry is visible before its track changes.
 
     Not durable on the device yet. Raises `StorageError`; the same call may be
-    repeated later: what is preserved already is not preserved again.
+    repeated later: what is preserved already is not preserved again. Raises
+    `ProtocolError`, before anything is written, if a difference is not what it says.
     """
     with volume.lock:
         volume.guard.check()
+        resolved = resolve(volume, records)
+        records = resolved.records
         if volume.journals:
             _preserve(volume, volume.journals[-1], _united(records))
         for record in records:
             _overwrite(volume, record)
+        return sorted(resolved.refused)
 
 
 def _united(records: Iterable[TrackRecord]) -> list[tuple[int, int]]:

@@ -5,31 +5,60 @@ Pure, but takes milliseconds: call it in a thread.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 from common.replication.messages import COVERED_BYTES_MAX, Tracks
 from common.replication.tracks import TrackRecord, decode_records
 from remote_site.receiver import VolumeShape
 
 
+@dataclass(slots=True)
+class Group:
+    """Records that are applied at once, and the frames that brought them."""
+
+    records: list[TrackRecord] = field(default_factory=list)
+    frames: list[tuple[Tracks, list[TrackRecord]]] = field(default_factory=list)
+
+    def add(self, frame: Tracks, records: list[TrackRecord]) -> None:
+        self.records.extend(records)
+        self.frames.append((frame, records))
+
+    def frames_of(
+        self, runs: Sequence[tuple[int, int]]
+    ) -> Iterator[tuple[Tracks, list[tuple[int, int]]]]:
+        """Yield each frame that brought any of the runs, with these, ascending.
+
+        The runs are of records; no track is in two of a group.
+        """
+        wanted = set(runs)
+        for frame, records in self.frames:
+            of_frame = {(each.first, each.count) for each in records} & wanted
+            if of_frame:
+                yield frame, sorted(of_frame)
+
+
 def decode_batch(
-    frames: Sequence[Tracks], shape: VolumeShape
-) -> list[list[TrackRecord]]:
+    frames: Sequence[Tracks], shape: VolumeShape, *, delta: bool = False
+) -> list[Group]:
     """Decode all frames, then gather their records into groups to apply in order.
 
     No track is twice in a group, and no group of several frames covers more than
     `COVERED_BYTES_MAX`. Raises `ProtocolError` before anything can be applied if
     one frame is malformed.
     """
-    groups: list[list[TrackRecord]] = []
+    groups: list[Group] = []
     for frame in frames:
         records = decode_records(
-            frame.payload, frame.raw_bytes, shape.size_bytes, shape.track_bytes
+            frame.payload,
+            frame.raw_bytes,
+            shape.size_bytes,
+            shape.track_bytes,
+            delta=delta,
         )
-        if groups and _fits(groups[-1], records, shape.track_bytes):
-            groups[-1].extend(records)
-        else:
-            groups.append(records)
+        if not (groups and _fits(groups[-1].records, records, shape.track_bytes)):
+            groups.append(Group())
+        groups[-1].add(frame, records)
     return groups
 
 

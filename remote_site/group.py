@@ -17,6 +17,7 @@ from common.errors import (
     StorageError,
 )
 from common.ports import Clock, Threads
+from common.replication.features import agreed
 from common.replication.lineage import ID_BYTES, ReceiverState
 from common.replication.link import Link
 from common.replication.messages import (
@@ -183,6 +184,7 @@ class ReceivingGroup:
         before = self.store.judged
         epoch = await self.store.new_epoch(hello.sender)
         newest = self.store.points[-1] if self.store.points else None
+        features = agreed(hello.features)
         session = ReceivingSession(
             name=self.name,
             peer=link.peer,
@@ -194,6 +196,7 @@ class ReceivingGroup:
                 newest.number if newest else None,
                 newest.cycle_id if newest else None,
             ),
+            features=features,
             shapes=shapes,
             order=self._order(hello),
             threads=self._threads,
@@ -204,7 +207,7 @@ class ReceivingGroup:
         self.session = session
         session.start(link)
         try:
-            await self._welcome(link, session, before, newest)
+            await self._welcome(link, session, before, newest, features)
         except ConnectionLostError as error:
             session.end(str(error))
             raise
@@ -219,6 +222,7 @@ class ReceivingGroup:
         session: ReceivingSession,
         before: ReceiverState,
         newest: Point | None,
+        features: tuple[str, ...],
     ) -> None:
         link.epoch = session.epoch
         await link.send(
@@ -232,6 +236,7 @@ class ReceivingGroup:
                 committed_cut_ns=newest.cut_ns if newest else None,
                 current_as_of_ns=newest.current_as_of_ns if newest else None,
                 credit_bytes=WINDOW_BYTES,
+                features=features,
             )
         )
         link.start_heartbeat()

@@ -23,6 +23,7 @@ from common.errors import (
     StorageError,
 )
 from common.ports import Clock, Threads
+from common.replication.features import DELTA
 from common.replication.lineage import CycleName
 from common.replication.link import Link
 from common.replication.messages import (
@@ -76,6 +77,7 @@ class ReceivingSession:
         token: bytes,
         store: GroupStore,
         receiver: Receiver,
+        features: Sequence[str],
         shapes: Sequence[VolumeShape],
         order: Sequence[int],
         threads: Threads,
@@ -90,6 +92,7 @@ class ReceivingSession:
         self.failure: FarshoreError | None = None
         self.closed = asyncio.Event()
         self._store = store
+        self._features = frozenset(features)
         self._shapes = shapes
         self._order = order
         self._threads = threads
@@ -313,11 +316,15 @@ class ReceivingSession:
         current = [each for each in batch if self._is_current(each)]
         if current:
             shape = self._shapes[volume]
-            groups = await self._threads.run(decode_batch, current, shape)
-            for records in groups:
+            groups = await self._threads.run(
+                decode_batch, current, shape, delta=DELTA in self._features
+            )
+            for group in groups:
                 if not self._is_current(current[0]):
                     break
-                await self._store.apply(self._order[volume], records)
+                refused = await self._store.apply(self._order[volume], group.records)
+                for frame, runs in group.frames_of(refused):
+                    await self._ask_whole(frame, runs)
         self._note_applied(batch)
 
     async def _compare(self, volume: int, message: Hashes) -> None:
@@ -325,18 +332,24 @@ class ReceivingSession:
             runs = await self._store.differing(
                 self._order[volume], message.first, message.count, message.payload
             )
-            for start in range(0, len(runs), RUNS_MAX):
-                if self._is_current(message):
-                    await self._send(
-                        NeedFull(
-                            self.epoch,
-                            message.cycle_id,
-                            message.sequence,
-                            message.volume,
-                            tuple(runs[start : start + RUNS_MAX]),
-                        )
-                    )
+            await self._ask_whole(message, runs)
         self._note_applied([message])
+
+    async def _ask_whole(
+        self, message: Tracks | Hashes, runs: list[tuple[int, int]]
+    ) -> None:
+        """Ask for runs that a frame could not bring, before it is told applied."""
+        for start in range(0, len(runs), RUNS_MAX):
+            if self._is_current(message):
+                await self._send(
+                    NeedFull(
+                        self.epoch,
+                        message.cycle_id,
+                        message.sequence,
+                        message.volume,
+                        tuple(runs[start : start + RUNS_MAX]),
+                    )
+                )
 
     def _is_current(self, message: Tracks | Hashes) -> bool:
         return self.receiver.is_current(message.epoch, message.cycle_id)

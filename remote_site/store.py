@@ -173,14 +173,19 @@ class GroupStore:
         """Record, durably, that the sender knows of this session and this point."""
         await self._run(partial(self._disk.note, cycle_id))
 
-    async def apply(self, volume: int, records: Sequence[TrackRecord]) -> None:
+    async def apply(
+        self, volume: int, records: Sequence[TrackRecord]
+    ) -> list[tuple[int, int]]:
         """Preserve, then overwrite (see `apply_tracks`); durable after `flush`.
+
+        Returns the runs that were not applied, for they lack their base here.
 
         One call a volume at a time, in order: later records win. Raises
         `StorageError`; where `is_out_of_space`, the newest point is as it was and
         the same call may be repeated.
         """
-        await self._run(partial(apply_tracks, self._disk.volumes[volume], records))
+        secondary = self._disk.volumes[volume]
+        return await self._run(partial(apply_tracks, secondary, records))
 
     async def differing(
         self, volume: int, first: int, count: int, hashes: Buffer

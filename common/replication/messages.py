@@ -99,7 +99,7 @@ class Encoding(enum.IntEnum):
 
     ZERO = 0
     RAW = 1
-    XOR = 2  # needs the base: with delta encoding, a later feature bit
+    XOR = 2  # to what the receiver holds: with the feature "delta" only
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +225,11 @@ class Hashes:
 
 @dataclass(frozen=True, slots=True)
 class NeedFull:
-    """Runs (first, count) of the frame `sequence` that must come whole."""
+    """Runs (first, count) of the frame `sequence` that must come whole.
+
+    Of HASHES those that differ, of TRACKS those whose base is not what XOR needs.
+    Comes before the PROGRESS that covers the frame; runs ascend.
+    """
 
     epoch: int
     cycle_id: bytes

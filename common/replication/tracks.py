@@ -7,11 +7,11 @@ bytes, little-endian, and its data:
     offset  size  field
          0     8  first track
          8     4  count of tracks
-        12     1  encoding: 0 ZERO, 1 RAW (2 XOR needs a feature not agreed yet)
+        12     1  encoding: 0 ZERO, 1 RAW, 2 XOR (with the feature "delta" only)
         13     1  flags, 0
-        14    16  hash of the base, zeroes without delta
+        14    16  xxh3_128 of the base that XOR needs, zeroes for the others
         30    16  xxh3_128 of the run's bytes at the end, zeroes for ZERO
-        46     4  data length: 0 for ZERO
+        46     4  data length: 0 for ZERO, and for XOR where base and end are equal
 
 The last track of a volume is cut at the volume's size. Both sides may take
 milliseconds for a payload: call them in a thread.
@@ -31,6 +31,7 @@ import zstandard
 from common.errors import ProtocolError
 from common.ports import Buffer
 from common.replication.messages import (
+    COVERED_BYTES_MAX,
     HASH_BYTES,
     RAW_BYTES_MAX,
     ZERO_BYTES_MAX,
@@ -59,12 +60,29 @@ class RunData:
 
 
 @dataclass(frozen=True, slots=True)
+class DeltaRun:
+    """A run to be sent as what differs from its base; empty where nothing does.
+
+    `difference` is the XOR of both, as long as the run. The hashes are `run_hash`
+    of the run as the receiver holds it, and as it is to be.
+    """
+
+    first: int
+    count: int
+    difference: Buffer
+    base_hash: bytes
+    result_hash: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class TrackRecord:
-    """One received run, verified: safe to apply.
+    """One received run, verified: safe to apply, unless it is XOR.
 
     `data` is None for ZERO, else the run's bytes (the last track cut at the
     volume's size), a view into memory shared by the records of one payload.
-    `result_hash` is the xxh3_128 of these bytes, zeroes for ZERO.
+    `result_hash` is the xxh3_128 of these bytes, zeroes for ZERO. Of XOR `data` is
+    the difference to the base, None for none, and nothing is verified before the
+    base is there: see `remote_site.bases`.
     """
 
     first: int
@@ -72,6 +90,7 @@ class TrackRecord:
     encoding: Encoding
     data: memoryview | None
     result_hash: bytes
+    base_hash: bytes = _NO_HASH
 
 
 def run_hash(data: Buffer) -> bytes:
@@ -84,7 +103,9 @@ def track_hash(data: Buffer) -> bytes:
     return hashlib.blake2b(data, digest_size=HASH_BYTES).digest()
 
 
-def encode_records(records: Sequence[RunData], level: int | None) -> tuple[bytes, int]:
+def encode_records(
+    records: Sequence[RunData | DeltaRun], level: int | None
+) -> tuple[bytes, int]:
     """Return a payload and its `raw_bytes`; `level` None leaves zstd out.
 
     The caller keeps records and data within `RAW_BYTES_MAX` and what they cover
@@ -93,11 +114,13 @@ def encode_records(records: Sequence[RunData], level: int | None) -> tuple[bytes
     parts: list[Buffer] = [_PLAIN]
     raw_bytes = 0
     for record in records:
-        parts.append(_header(record))
+        data = record.data if isinstance(record, RunData) else record.difference
+        length = 0 if data is None else memoryview(data).nbytes
+        parts.append(_header(record, length))
         raw_bytes += RECORD_HEADER_BYTES
-        if record.data is not None:
-            parts.append(record.data)
-            raw_bytes += memoryview(record.data).nbytes
+        if data is not None:
+            parts.append(data)
+            raw_bytes += length
     assert 0 < raw_bytes <= RAW_BYTES_MAX, raw_bytes
     plain = b"".join(parts)
     if level is None:
@@ -111,29 +134,38 @@ def encode_records(records: Sequence[RunData], level: int | None) -> tuple[bytes
     return _ZSTD + packed, raw_bytes
 
 
-def _header(record: RunData) -> bytes:
-    if record.data is None:
-        encoding, result_hash, length = Encoding.ZERO, _NO_HASH, 0
+def _header(record: RunData | DeltaRun, length: int) -> bytes:
+    base_hash = _NO_HASH
+    if isinstance(record, DeltaRun):
+        encoding = Encoding.XOR
+        base_hash, result_hash = record.base_hash, record.result_hash
+    elif record.data is None:
+        encoding, result_hash = Encoding.ZERO, _NO_HASH
     else:
         encoding, result_hash = Encoding.RAW, run_hash(record.data)
-        length = memoryview(record.data).nbytes
     return _HEADER.pack(
-        record.first, record.count, encoding, 0, _NO_HASH, result_hash, length
+        record.first, record.count, encoding, 0, base_hash, result_hash, length
     )
 
 
 def decode_records(
-    payload: Buffer, raw_bytes: int, geometry_size_bytes: int, track_bytes: int
+    payload: Buffer,
+    raw_bytes: int,
+    geometry_size_bytes: int,
+    track_bytes: int,
+    *,
+    delta: bool = False,
 ) -> list[TrackRecord]:
     """Return the records of a payload for a volume of this size, all verified.
 
     Everything is checked before anything is returned: lengths, ranges inside the
-    volume, no track twice, each run's hash. Raises `ProtocolError`.
+    volume, no track twice, each run's hash; but that of XOR, which `delta` (the
+    feature was agreed) lets pass. Raises `ProtocolError`.
     """
     raw = _unpacked(memoryview(payload), raw_bytes)
     track_count = -(-geometry_size_bytes // track_bytes)
     records: list[TrackRecord] = []
-    position = covered = 0
+    position = covered = compared = 0
     while position < len(raw):  # ends: each turn consumes a header at least
         if len(raw) - position < RECORD_HEADER_BYTES:
             raise ProtocolError("TRACKS: a record is cut short")
@@ -150,7 +182,12 @@ def decode_records(
         data = raw[position : position + length]
         position += length
         run_bytes = min(count * track_bytes, geometry_size_bytes - first * track_bytes)
-        records.append(_record(header, data, run_bytes))
+        record = _record(header, data, run_bytes, delta=delta)
+        if record.encoding == Encoding.XOR:
+            compared += run_bytes
+            if run_bytes > RAW_BYTES_MAX or compared > COVERED_BYTES_MAX:
+                raise ProtocolError("TRACKS: one frame has too much compared")
+        records.append(record)
     _refuse_overlaps(records)
     return records
 
@@ -197,9 +234,23 @@ def _record(
     header: tuple[int, int, int, int, bytes, bytes, int],
     data: memoryview,
     run_bytes: int,
+    *,
+    delta: bool,
 ) -> TrackRecord:
     first, count, encoding, flags, base_hash, result_hash, length = header
-    if flags or base_hash != _NO_HASH:
+    if flags:
+        raise ProtocolError("TRACKS: a record uses a feature that was not agreed")
+    if encoding == Encoding.XOR and delta:
+        is_equal = base_hash == result_hash
+        if length != (0 if is_equal else run_bytes):
+            raise ProtocolError(
+                f"TRACKS: a difference of {run_bytes} bytes has {length}"
+            )
+        difference = None if is_equal else data
+        return TrackRecord(
+            first, count, Encoding.XOR, difference, result_hash, base_hash
+        )
+    if base_hash != _NO_HASH:
         raise ProtocolError("TRACKS: a record uses a feature that was not agreed")
     if encoding == Encoding.ZERO:
         if length or result_hash != _NO_HASH:

@@ -208,8 +208,12 @@ class LinkTable(Table):
         default="custom",
         description='Kind of link. Only "custom" (unpaced) exists in this version.',
     )
-    delta: Literal[False] = Field(
-        default=False, description="Delta encoding: arrives with a later version."
+    delta: StrictBool = Field(
+        default=True,
+        description=(
+            "Send what differs from what the remote holds, instead of whole tracks, "
+            "where that is smaller. Costs processor time at both sites."
+        ),
     )
     seed: Literal["none"] = Field(
         default="none",

@@ -1,7 +1,7 @@
 """Keys of later versions: refused by name, so that none is ever ignored.
 
 A key is a dotted path; lists are passed through, so "group.link.tls" means that
-key of every group. A value that asks for nothing (`delta = false`) is accepted.
+key of every group. A value that asks for nothing (`reflink = false`) is accepted.
 """
 
 from __future__ import annotations
@@ -46,11 +46,6 @@ PRIMARY_REFUSED = (
     ),
     RefusedKey("group.hooks", "hooks arrive with a later version: remove it"),
     RefusedKey("group.link.tls", _TLS),
-    RefusedKey(
-        "group.link.delta",
-        "delta encoding arrives with a later version: remove it",
-        accepted=(False,),
-    ),
     RefusedKey(
         "group.link.seed",
         "seeding a secondary volume by other means arrives with a later version: "

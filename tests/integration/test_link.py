@@ -37,7 +37,12 @@ async def running(
     """Both sites with a proxy between them, a first copy, and hosts that write."""
     port = free_port()
     options = {"manual": True, **(group or {})}
-    link: dict[str, object] = {"connections": links, "compression": "off"}
+    # Whole tracks: what travels is then known by what changed.
+    link: dict[str, object] = {
+        "connections": links,
+        "compression": "off",
+        "delta": False,
+    }
     with Pair(directory, VOLUMES, group=options, link=link, link_port=port) as pair:
         proxy = TcpProxy(pair.replication_port)
         await proxy.start(port)

@@ -6,6 +6,7 @@ from tests.museum import (
     historical_lineage,
     historical_orders,
     historical_tracking,
+    own_orders_delta,
     own_orders_lineage,
     own_orders_primary,
     own_orders_remote,
@@ -38,6 +39,7 @@ OWN: tuple[Exhibit, ...] = tuple(
             *own_orders_remote.EXHIBITS,
             *own_orders_starts.EXHIBITS,
             *own_orders_lineage.EXHIBITS,
+            *own_orders_delta.EXHIBITS,
         ),
         key=_catalogue_place,
     )

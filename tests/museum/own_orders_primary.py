@@ -66,13 +66,13 @@ CUTS = (
                 "primary_site/group.py",
                 """\
             for volume, bitmap in zip(self.volumes, fresh, strict=True):
-                preserved = volume""",
+                marked = volume""",
                 """\
             for volume, bitmap in zip(self.volumes, fresh, strict=True):
                 if volume is self.volumes[-1] is not self.volumes[0]:
                     self.gate.release()
                     self.gate.held = True
-                preserved = volume""",
+                marked = volume""",
             ),
         ),
         Seeds("simulation", 100),

@@ -34,7 +34,7 @@ from common.replication.messages import (
     Welcome,
 )
 from common.replication.stream import Address, connect
-from common.replication.tracks import RunData, encode_records
+from common.replication.tracks import DeltaRun, RunData, encode_records
 from common.service.clock import SystemClock
 
 PATIENCE_SECONDS = 30.0
@@ -161,7 +161,7 @@ class ScriptedSender:
         await self._until(lambda: self._credit_bytes > 0)
 
     async def tracks(
-        self, volume: int, runs: Sequence[RunData], *, level: int | None = 1
+        self, volume: int, runs: Sequence[RunData | DeltaRun], *, level: int | None = 1
     ) -> int:
         """Send runs in one frame, once there is credit; return its sequence."""
         payload, raw_bytes = encode_records(runs, level)

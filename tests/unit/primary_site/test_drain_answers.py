@@ -22,63 +22,9 @@ from common.replication.messages import (
 from common.storage.bitmap import Bitmap
 from primary_site.drain import CycleDrain
 from tests.support.primary_host_site import SIZE, TRACK, Site
+from tests.support.told_session import CREDIT_BYTES, Drained, ToldSession
 
-CREDIT_BYTES = 1 << 24
 OTHER = b"o" * 16
-
-
-class ToldSession:
-    """A session that keeps what it is told.
-
-    `holds_first`: its first frame is on its way until the second has been sent.
-    """
-
-    epoch = 1
-
-    def __init__(self, *, holds_first: bool = False) -> None:
-        self._holds_first = holds_first
-        self._second_sent = asyncio.Event()
-        self.control: list[object] = []
-        self.frames: list[Tracks | Hashes] = []
-        self.checksums: list[int] = []
-
-    async def send(self, message: object) -> int:
-        self.control.append(message)
-        return 0
-
-    async def send_bulk(self, message: Tracks | Hashes) -> int:
-        self.frames.append(message)
-        checksum = random.Random(message.sequence).getrandbits(64)
-        self.checksums.append(checksum)
-        if message.sequence == 1:
-            self._second_sent.set()
-        elif message.sequence == 0 and self._holds_first:
-            await self._second_sent.wait()
-            await asyncio.sleep(0)  # whoever sent the second goes on before
-        return checksum
-
-
-class Drained:
-    """A drain under way, and what the remote of it says."""
-
-    def __init__(self, site: Site, *, holds_first: bool = False) -> None:
-        cut = site.group.cut
-        assert cut is not None
-        self.cycle_id = cut.cycle_id
-        self.session = ToldSession(holds_first=holds_first)
-        session: Any = self.session
-        self.drain = CycleDrain(site.group, cut, session, None)
-        self.running = asyncio.create_task(self.drain.run())
-        self.drain.on_credit(Credit(1, self.cycle_id, CREDIT_BYTES))
-
-    async def frames(self, count: int) -> None:
-        async with asyncio.timeout(10):
-            while len(self.session.frames) < count:
-                await asyncio.sleep(0.001)
-
-    def progress(self, *sequences: int, cycle_id: bytes = b"") -> None:
-        pairs = tuple((each, each) for each in sequences)
-        self.drain.on_progress(Progress(1, cycle_id or self.cycle_id, pairs, 1))
 
 
 async def cut_of_three_runs(site: Site) -> None:

@@ -180,6 +180,7 @@ class RecordingSession:
     """A session whose remote has nothing to ask for: it only notes what it is told."""
 
     epoch = 1
+    features = ()
     sent_bytes = 0
     drain: Any = None
 

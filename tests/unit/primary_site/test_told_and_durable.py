@@ -17,6 +17,7 @@ class ListeningSession:
     """A session whose remote answers nothing: it notes what is durable as it hears."""
 
     epoch = 1
+    features = ()
     sent_bytes = 0
     drain: Any = None
 

@@ -25,7 +25,7 @@ def run(first: int, count: int = 1) -> RunData:
 
 def grouped(*frames: Sequence[RunData]) -> list[list[tuple[int, int]]]:
     groups = decode_batch([frame(runs) for runs in frames], SHAPE)
-    return [[(each.first, each.count) for each in group] for group in groups]
+    return [[(each.first, each.count) for each in group.records] for group in groups]
 
 
 def test_frames_that_do_not_touch_are_applied_together() -> None:
@@ -46,6 +46,15 @@ def test_a_group_covers_no_more_than_its_share() -> None:
     half = COVERED_BYTES_MAX // TRACK // 2
     zeroes = [[RunData(at * half, half, None)] for at in range(5)]
     assert [len(group) for group in grouped(*zeroes)] == [2, 2, 1]
+
+
+def test_runs_are_traced_to_the_frames_that_brought_them() -> None:
+    frames = [frame([run(7), run(0, 2)]), frame([run(20)]), frame([run(30), run(4)])]
+    (group,) = decode_batch(frames, SHAPE)
+    found = list(group.frames_of([(0, 2), (4, 1), (7, 1)]))
+    assert [runs for _, runs in found] == [[(0, 2), (7, 1)], [(4, 1)]]
+    assert [which for which, _ in found] == [frames[0], frames[2]]
+    assert list(group.frames_of([])) == []
 
 
 def test_one_malformed_frame_spoils_the_batch_before_any_is_applied() -> None:

@@ -17,6 +17,7 @@ import pytest
 from common.errors import ConnectionLostError, PeerRefusedError, StorageError
 from common.ports import Buffer, File
 from common.replication.codec import encode_meta
+from common.replication.delta import apply_difference
 from common.replication.frame import encode_frame
 from common.replication.lineage import CycleName
 from common.replication.messages import (
@@ -30,7 +31,13 @@ from common.replication.messages import (
     Tracks,
 )
 from common.replication.stream import Address, SocketStream, connect
-from common.replication.tracks import RunData, encode_records, track_hash
+from common.replication.tracks import (
+    DeltaRun,
+    RunData,
+    encode_records,
+    run_hash,
+    track_hash,
+)
 from common.service.clock import SystemClock
 from common.service.config_remote import RemoteGroup
 from common.service.status import GroupState, LinkState
@@ -539,4 +546,60 @@ async def test_silent_connections_are_bounded(site: Site) -> None:
         except ConnectionLostError:
             continue
     await again.close()
+    await sender.close()
+
+
+def to_b(first: int, base: bytes = b"a") -> DeltaRun:
+    """Return the difference that makes a track of `base` one of b"b"."""
+    held, result = base * TRACK, b"b" * TRACK
+    difference = apply_difference(held, result)
+    return DeltaRun(first, 1, difference, run_hash(held), run_hash(result))
+
+
+async def test_differences_are_applied_or_their_tracks_asked_for(site: Site) -> None:
+    sender = await site.open(features=("delta", "unheard-of"))
+    assert sender.welcome.features == ("delta",)
+    await first_point(sender)
+    await sender.begin(2, C2)
+    await sender.tracks(0, [to_b(0)])
+    refused = await sender.tracks(0, [to_b(1, b"x"), to_b(2), to_b(40)])
+    await sender.all_durable()
+    (needed,) = sender.needed
+    assert (needed.sequence, needed.volume) == (refused, 0)
+    assert needed.runs == ((1, 1), (40, 1))
+    await sender.tracks(0, [run(1, b"b"), run(40, b"b")])
+    await sender.all_durable()
+    await sender.commit()
+    image = site.device.read_bytes()
+    assert image[: 3 * TRACK] == b"b" * 3 * TRACK
+    assert image[40 * TRACK : 41 * TRACK] == b"b" * TRACK
+    await sender.close()
+
+
+@pytest.mark.parametrize("features", [(), ("unheard-of",)])
+async def test_a_difference_that_was_not_agreed_upon_ends_the_session(
+    site: Site, features: tuple[str, ...]
+) -> None:
+    sender = await site.open(features=features)
+    assert sender.welcome.features == ()
+    await first_point(sender)
+    await sender.begin(2, C2)
+    await sender.tracks(0, [to_b(0)])
+    error = await sender.ended()
+    assert isinstance(error, PeerRefusedError)
+    assert error.reason == GoodbyeReason.PROTOCOL
+    assert site.device.read_bytes()[:TRACK] == b"a" * TRACK
+    await sender.close()
+
+
+async def test_a_difference_that_lies_ends_the_session_unwritten(site: Site) -> None:
+    sender = await site.open(features=("delta",))
+    await first_point(sender)
+    await sender.begin(2, C2)
+    honest = to_b(0)
+    await sender.tracks(0, [replace(honest, result_hash=b"x" * 16)])
+    error = await sender.ended()
+    assert isinstance(error, PeerRefusedError)
+    assert error.reason == GoodbyeReason.PROTOCOL
+    assert site.device.read_bytes()[:TRACK] == b"a" * TRACK
     await sender.close()

@@ -1,0 +1,21 @@
+"""What a session may use beyond the plain protocol, agreed in HELLO and WELCOME.
+
+Pure. The sender offers, the receiver answers with those it takes; what an older
+peer does not know is never used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+DELTA: Final = "delta"
+"""Records of TRACKS may be written as the difference to what the receiver holds."""
+
+TAKEN: Final = (DELTA,)
+"""What a receiver of this version takes."""
+
+
+def agreed(offered: Sequence[str]) -> tuple[str, ...]:
+    """Return the features of a session, in the order of the offer."""
+    return tuple(name for name in offered if name in TAKEN)

@@ -1,0 +1,128 @@
+"""The base of a cycle: what the remote holds of tracks that have changed since.
+
+At a cut the target of the cut before holds, of each track overwritten between the
+two, the content as at the cut before. If the cycle of that cut was committed, this
+is what the secondary volume holds now, and so a track's difference can be computed
+here, without asking. The target is not reused before the cycle has ended.
+
+A base is trusted with bytes only: the remote compares its hash before it changes
+anything, and asks for whole tracks where it holds something else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from common.errors import StorageError
+from common.ports import Threads
+from common.replication.delta import Stretch, differences
+from common.replication.tracks import DeltaRun, RunData
+from common.storage.bitmap import Bitmap
+from common.storage.flashcopy import Runs
+from common.storage.geometry import Geometry
+from primary_site.standing import Standing
+
+T = TypeVar("T")
+
+
+class CycleBase:
+    """The tracks of one volume that were preserved in the target of the cut before.
+
+    `stands` goes to False once and for ever: dropped by the loop, or by the thread
+    that could not read it. It is looked at after each read.
+    """
+
+    def __init__(
+        self, standing: Standing, preserved: Bitmap, geometry: Geometry
+    ) -> None:
+        """`preserved` is the FlashCopy bitmap that the cut took: it never changes."""
+        self.stands = True
+        self._standing = standing
+        self._preserved = preserved
+        self._geometry = geometry
+
+    async def run(self, threads: Threads, job: Callable[[], T]) -> T:
+        """Run a job that reads the base; the target is not reused meanwhile."""
+        relation = self._standing.relation
+        relation.enter_reader()
+        ended: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+
+        def done(result: T | None, error: BaseException | None) -> None:
+            relation.leave_reader()
+            if ended.cancelled():
+                return
+            if error is not None:
+                ended.set_exception(error)
+            else:
+                ended.set_result(result)  # type: ignore[arg-type]
+
+        threads.submit(job, done)
+        return await ended
+
+    def against(self, runs: Sequence[RunData]) -> list[RunData | DeltaRun]:
+        """Return records of the same runs, smaller where the base helps.
+
+        In a thread, by `run`. Zeroes travel as they are: nothing is smaller.
+        """
+        found: list[RunData | DeltaRun] = []
+        waiting: list[Stretch] = []
+        for run in runs:
+            if run.data is None:
+                found += differences(waiting, self._geometry.track_bytes)
+                waiting = []
+                found.append(run)
+                continue
+            for part, is_preserved in self._parts(run):
+                base = self._read(part) if is_preserved else None
+                assert part.data is not None
+                if base is not None:
+                    waiting.append(Stretch(part.first, part.count, part.data, base))
+                    continue
+                found += differences(waiting, self._geometry.track_bytes)
+                waiting = []
+                found.append(part)
+        found += differences(waiting, self._geometry.track_bytes)
+        return found
+
+    def _parts(self, run: RunData) -> list[tuple[RunData, bool]]:
+        """Split a run where what is preserved begins and ends."""
+        first, end = run.first, run.first + run.count
+        if run.count == 1:
+            return [(run, self._preserved.test(first))]
+        parts = []
+        for start, count in self._preserved.runs_now(first, end):
+            if start > first:
+                parts.append((self._part(run, first, start - first), False))
+            parts.append((self._part(run, start, count), True))
+            first = start + count
+        if first < end:
+            parts.append((self._part(run, first, end - first), False))
+        return parts
+
+    def _part(self, run: RunData, first: int, count: int) -> RunData:
+        assert run.data is not None
+        if (first, count) == (run.first, run.count):
+            return run
+        start = (first - run.first) * self._geometry.track_bytes
+        end = start + self._geometry.byte_range(first, count)[1]
+        return RunData(first, count, memoryview(run.data)[start:end])
+
+    def _read(self, run: RunData) -> bytes | None:
+        """Read what the remote holds; None if it can't be told any more."""
+        if not self.stands:
+            return None
+        try:
+            held = self._standing.target.read(
+                *self._geometry.byte_range(run.first, run.count)
+            )
+        except StorageError:
+            self.stands = False  # the tracks go as they are: a host loses nothing
+            return None
+        return held if self.stands and self._standing.relation.valid else None
+
+
+def runs_of(records: Sequence[RunData | DeltaRun]) -> Runs:
+    """Return the runs that need their base, in the records' order."""
+    return [(r.first, r.count) for r in records if isinstance(r, DeltaRun)]
