@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from common.replication.codec import encode_meta
 from common.replication.frame import encode_frame
+from common.replication.tracks import DeltaRun, RunData, encode_records, run_hash
 from tests.fuzz.targets import FORMS, LIMITS
 from tests.support import nbd_streams as streams
 from tests.support import nbd_wire as wire
@@ -60,11 +61,28 @@ def messages() -> Iterator[bytes]:
         yield bytes([kind, len(payload)]) + meta + payload
 
 
+def records() -> Iterator[bytes]:
+    held, wanted = bytes(range(32)), bytes(range(1, 33))
+    difference = bytes(a ^ b for a, b in zip(held, wanted, strict=True))
+    runs: list[RunData | DeltaRun] = [
+        RunData(0, 2, wanted),
+        RunData(2, 9, None),
+        RunData(20, 1, wanted[:8]),
+        DeltaRun(12, 2, difference, run_hash(held), run_hash(wanted)),
+        DeltaRun(14, 2, b"", run_hash(held), run_hash(held)),
+    ]
+    for chosen in ([*runs], *([run] for run in runs)):
+        payload, _ = encode_records(chosen, None)
+        for head in range(4):
+            yield bytes([head]) + payload[1:]
+
+
 SEEDS = {
     "negotiation": negotiation,
     "requests": requests,
     "frames": frames,
     "messages": messages,
+    "records": records,
 }
 
 

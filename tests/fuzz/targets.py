@@ -10,12 +10,22 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterator
 
+import zstandard
+
 from common.errors import ProtocolError
 from common.nbd.limits import NbdLimits
 from common.nbd.negotiation import Negotiation, TlsMode
 from common.nbd.outcome import Agreed
 from common.replication.codec import decode, encode_meta
 from common.replication.frame import PAYLOAD_BYTES_MAX, FrameParser, encode_frame
+from common.replication.messages import Encoding
+from common.replication.tracks import (
+    DeltaRun,
+    RunData,
+    TrackRecord,
+    decode_records,
+    encode_records,
+)
 from tests.support import nbd_wire as wire
 from tests.support.nbd_parsers import (
     CONTEXTS,
@@ -37,6 +47,10 @@ LIMITS = [
     NbdLimits(bytes_in_flight_max=600, payload_bytes_max=200),
     NbdLimits(payload_bytes_max=50, payload_bytes_drained_max=70),
 ]
+RECORDS_TRACK = 16
+RECORDS_SIZE = 20 * RECORDS_TRACK + 8
+"""A volume so small that whole tracks fit into what a fuzzer makes up."""
+
 OUTPUT_PER_OPTION_MAX = 16 << 10
 """No single option is answered with more than this."""
 
@@ -196,9 +210,41 @@ def messages(data: bytes) -> None:
     assert decode(frame) == message
 
 
+def records(data: bytes) -> None:
+    """Byte 0: bit 0 differences were agreed upon, bit 1 packed; the rest are records.
+
+    What is taken says again exactly what came.
+    """
+    if len(data) < 2:
+        return
+    has_delta, is_packed, raw = bool(data[0] & 1), bool(data[0] & 2), data[1:]
+    payload = b"\x01" + zstandard.compress(raw) if is_packed else b"\x00" + raw
+    try:
+        found = decode_records(
+            payload, len(raw), RECORDS_SIZE, RECORDS_TRACK, delta=has_delta
+        )
+    except ProtocolError:
+        return
+    assert has_delta or all(each.encoding != Encoding.XOR for each in found)
+    assert encode_records([_as_sent(each) for each in found], None)[0][1:] == raw
+
+
+def _as_sent(record: TrackRecord) -> RunData | DeltaRun:
+    if record.encoding != Encoding.XOR:
+        return RunData(record.first, record.count, record.data)
+    return DeltaRun(
+        record.first,
+        record.count,
+        record.data or b"",
+        record.base_hash,
+        record.result_hash,
+    )
+
+
 TARGETS: dict[str, Target] = {
     "negotiation": negotiation,
     "requests": requests,
     "frames": frames,
     "messages": messages,
+    "records": records,
 }

@@ -14,9 +14,10 @@ from __future__ import annotations
 import errno
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from common.errors import StorageError
+from common.replication.delta import apply_difference
 from common.replication.lineage import CycleName, SenderState
 from common.replication.messages import Encoding, VolumeOffer
 from common.replication.tracks import TrackRecord, run_hash, track_hash
@@ -24,6 +25,7 @@ from common.storage.extents import HOLE_AND_ZERO
 from remote_site.applier import apply_tracks
 from remote_site.group_disk import GroupDisk, StoreSettings
 from remote_site.recovery_point import PointImage
+from remote_site.secondary import SecondaryVolume
 from remote_site.store_state import Point
 from tests.support.crash.disk import CrashDisk
 from tests.support.crash.exploration import Exploration, ViolationError
@@ -245,9 +247,28 @@ class RemoteExploration(Exploration):
         for volume, offer in zip(store.volumes, OFFERS, strict=True):
             for offset, data in self._random_write(offer):
                 first = offset // offer.track_bytes
-                apply_tracks(volume, [_record(offer, first, data)])
+                self._apply(volume, [_record(offer, first, data)])
         if self.rng.random() < 0.5:
             self._flush(store)
+
+    def _apply(self, volume: SecondaryVolume, records: list[TrackRecord]) -> None:
+        """Send some as differences to the newest point, and whole what lacks its base.
+
+        As a sender does that believes the secondary holds what the point holds.
+        """
+        newest = self.history.get(self.told.point)
+        sent, whole = [], {}
+        for record in records:
+            whole[record.first, record.count] = record
+            has_base = newest is not None and record.data is not None
+            if has_base and self.rng.random() < 0.5:
+                assert newest is not None
+                image = newest.images[OFFERS.index(volume.offer)]
+                record = _difference(volume.offer, record, image)
+            sent.append(record)
+        refused = apply_tracks(volume, sent)
+        if refused:
+            assert apply_tracks(volume, [whole[run] for run in refused]) == []
 
     def _flush(self, store: GroupDisk) -> None:
         progress = store.flush()
@@ -281,7 +302,7 @@ class RemoteExploration(Exploration):
             cut = self.rng.randrange(len(records) + 1)
             for frame in (records[:cut], records[cut:]):
                 if frame:
-                    apply_tracks(volume, frame)
+                    self._apply(volume, frame)
             if self.rng.random() < 0.3:
                 self._flush(store)
 
@@ -384,3 +405,17 @@ def _record(offer: VolumeOffer, first: int, data: bytes) -> TrackRecord:
     if data == bytes(len(data)):
         return TrackRecord(first, count, Encoding.ZERO, None, bytes(16))
     return TrackRecord(first, count, Encoding.RAW, memoryview(data), run_hash(data))
+
+
+def _difference(offer: VolumeOffer, record: TrackRecord, image: bytes) -> TrackRecord:
+    """Return a record as its difference to the same tracks of an image."""
+    assert record.data is not None
+    start = record.first * offer.track_bytes
+    base = image[start : start + len(record.data)]
+    is_equal = base == record.data
+    return replace(
+        record,
+        encoding=Encoding.XOR,
+        data=None if is_equal else memoryview(apply_difference(base, record.data)),
+        base_hash=run_hash(base),
+    )
