@@ -82,6 +82,18 @@ class CorruptStateError(FarshoreError):
     exit_code = 11
 
 
+class FoundDifferentError(FarshoreError):
+    """A verify or a scrub found what is not as it should be: the report names it."""
+
+    exit_code = 12
+
+
+class IncompleteError(FarshoreError):
+    """A verify or a scrub ended before it had looked at all; the message says why."""
+
+    exit_code = 13
+
+
 class ProtocolError(FarshoreError):
     """The peer broke the protocol; its connection is closed, nothing else happens."""
 

@@ -121,6 +121,19 @@ class VolumeChanges:
         """Have these tracks sent with the next cycle, whatever hosts do."""
         self.carried.append(bitmap)
 
+    def compare_again(self, bitmap: Bitmap) -> set[int]:
+        """Have the next cycle compare these tracks, and send those that differ.
+
+        Only between two cycles: the next to complete must be the one that takes them
+        along. Returns the pages to be made durable before anybody is told.
+        """
+        assert self.pprc is None
+        assert self.transferred is None
+        self.carried.append(bitmap)
+        self.suspect = bitmap.union_of([] if self.suspect is None else [self.suspect])
+        self.acked.subtract(bitmap)
+        return pages_with_bits(bitmap)
+
     # -- figures -----------------------------------------------------------------
 
     def changed_tracks(self) -> int:

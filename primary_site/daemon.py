@@ -24,6 +24,7 @@ from common.service.reload import Reloader
 from common.service.runner import make_loop, run, wait_for_stop
 from common.service.site_record import SiteState, open_state_directory
 from common.service.status import CutStatus, SiteStatus
+from common.service.units import parse_bandwidth
 from common.service.version import farshore_version
 from common.storage.files import SystemFiles
 from common.storage.threads import WorkerThreads
@@ -184,11 +185,24 @@ async def _points(replicator: Replicator) -> list[dict[str, Any]]:
     return [point.to_json() for point in points(replicator)]
 
 
+async def _verify(
+    replicator: Replicator, *, action: str, repair: bool, rate: str
+) -> dict[str, Any] | None:
+    verifying = replicator.verifying
+    if action == "start":
+        verifying.start(repair=repair, rate_bytes=parse_bandwidth(rate))
+    elif action == "stop":
+        await verifying.stop()
+    report = verifying.report()
+    return None if report is None else report.to_json()
+
+
 OPERATIONS: dict[str, Callable[..., Coroutine[Any, Any, Any]]] = {
     "cut": _cut,
     "suspend": Replicator.suspend,
     "resume": Replicator.resume,
     "points": _points,
+    "verify": _verify,
 }
 """What operators ask of one group; run on its loop."""
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from dataclasses import replace
 
 import structlog
@@ -69,6 +70,9 @@ class GroupCycles:
         self.tend_soon = asyncio.Event()
         """Set when making bitmaps durable now would spare a restart much."""
         self.is_stopping = False
+        self.when_moved_on: Callable[[], None] = lambda: None
+        """Called after each cut, commit and withdrawal."""
+        self._cut_wanted = False
         self._clock = clock
         self._log = log.bind(group=group.name)
         self._last_cut: float | None = None
@@ -84,6 +88,16 @@ class GroupCycles:
     def under_way(self) -> list[asyncio.Task[None]]:
         """Return what goes on whatever becomes of sessions, to be waited for."""
         return [task for task in (self._taking, self._destage) if task is not None]
+
+    def want_cut(self) -> None:
+        """Cut as soon as it may be, even if nothing has changed: for its FlashCopy.
+
+        A cut under way, or a cycle not complete, is what was wanted.
+        """
+        is_taking = self._taking is not None and not self._taking.done()
+        if not is_taking and self.group.cut is None:
+            self._cut_wanted = True
+            self.wake.set()
 
     async def agree(self, session: SendingSession) -> None:
         """Agree with the remote on what it has, and have it know that."""
@@ -143,7 +157,8 @@ class GroupCycles:
         await self._until_due()
         label = self.tickets.board()
         number = self.group.state.committed_number
-        if number is not None and not self.group.has_changed():
+        is_wanted, self._cut_wanted = self._cut_wanted, False
+        if number is not None and not is_wanted and not self.group.has_changed():
             await self._still_current(session, number)
             return
         self._taking = asyncio.create_task(self._take_cut(label), name="cut")
@@ -160,6 +175,7 @@ class GroupCycles:
         self._last_cut = self._cut_at = self._clock.monotonic()
         self.alarms.clear("cut_starved", "flashcopy_unavailable")
         self.tickets.taken(cut)
+        self.when_moved_on()
 
     async def _still_current(self, session: SendingSession, number: int) -> None:
         """Nothing changed: no point, but the newest one is current up to now."""
@@ -177,6 +193,8 @@ class GroupCycles:
         while not self.tickets:
             if self.group.failed is not None:
                 raise self.group.failed
+            if self._cut_wanted and not self.group.state.suspended:
+                return
             wait = self._seconds_to_cut()
             if wait == 0:
                 return
@@ -254,6 +272,7 @@ class GroupCycles:
             await self.group.complete_cycle(relation_id)
         finally:  # safe it is, whatever becomes of this session
             self.tickets.safe(cut.number)
+        self.when_moved_on()
         self.drain = None
         self._last_commit = self._clock.monotonic()
         self._pause_seconds = RETRY_SECONDS
@@ -304,11 +323,13 @@ class GroupCycles:
         self._log.warning("cycle_abandoned", number=cut.number, reason=why)
         self.alarms.set("cycle_abandoned", f"cycle {cut.number}: {why}")
         self.group.abandon_cycle()
+        self.when_moved_on()
         self.tickets.fail_aboard(why)
         await self.group.discard_targets()
 
     async def withdraw(self) -> None:
         self.group.withdraw()
+        self.when_moved_on()
         await self.group.discard_targets()
 
     def fail_all(self, why: str) -> None:

@@ -20,7 +20,7 @@ from common.errors import (
     StorageError,
 )
 from common.ports import Clock
-from common.replication.features import DELTA
+from common.replication.features import DELTA, VERIFY
 from common.replication.messages import (
     PROTOCOL_VERSION,
     Goodbye,
@@ -34,6 +34,7 @@ from primary_site.group import ConsistencyGroup
 from primary_site.group_cycles import GroupCycles
 from primary_site.session import Connect, SendingSession, open_session
 from primary_site.tickets import CutTicket, CutTickets
+from primary_site.verifying import Verifying
 
 RECONNECT_SECONDS_MIN = 0.2
 RECONNECT_SECONDS_MAX = 5.0
@@ -57,6 +58,10 @@ class Replicator:
         self.link_state = "connecting"
         self.alarms = Alarms(clock)
         self.cycles = GroupCycles(group, CutTickets(), self.alarms, clock)
+        self.verifying = Verifying(
+            group, self.cycles, lambda: self.session, self.alarms, clock
+        )
+        self.cycles.when_moved_on = self.verifying.look_again
         self._site = site
         self._connect = connect
         self._log = log.bind(group=group.name)
@@ -110,6 +115,7 @@ class Replicator:
                 tasks.create_task(self._save_acked())
                 tasks.create_task(self._connect_for_ever())
         finally:
+            await self.verifying.stop()
             if self._give_up is not None:
                 self._give_up.cancel()
             ending = self.cycles.under_way()
@@ -150,6 +156,7 @@ class Replicator:
             finally:
                 self.session = None
                 self.cycles.drain = None
+                self.verifying.look_again()
             if self.cycles.is_stopping:
                 return
             if self._give_up is None:
@@ -190,7 +197,7 @@ class Replicator:
                 )
                 for volume in group.volumes
             ),
-            features=(DELTA,) if link.delta else (),
+            features=(DELTA, VERIFY) if link.delta else (VERIFY,),
         )
         addresses = [str(a) for a in link.remotes for _ in range(link.connections)]
         return await open_session(addresses, hello, link.peer, self._connect)
@@ -208,7 +215,9 @@ class Replicator:
 
     async def _run_cycles(self, session: SendingSession) -> None:
         await self.cycles.agree(session)
+        session.verifier = self.verifying
         self.session = session
+        self.verifying.look_again()
         self.link_state = "connected"
         self.alarms.clear("refused", "link_down")
         self._log.info("link_connected", epoch=session.epoch, links=len(session.links))

@@ -51,7 +51,8 @@ def group_status(replicator: Replicator, clock: Clock) -> GroupStatus:
             )
             for volume in group.volumes
         ),
-        progress=progress(replicator, clock),
+        progress=progress(replicator, clock) or replicator.verifying.progress(),
+        last_verify=replicator.verifying.last,
         alarms=tuple(
             AlarmStatus(name=a.name, message=a.message, since_ns=a.since_ns)
             for a in replicator.alarms.all()

@@ -29,6 +29,7 @@ from common.replication.messages import (
     NeedFull,
     Progress,
     Tracks,
+    Verified,
     Welcome,
 )
 
@@ -45,6 +46,12 @@ class DrainEvents(Protocol):
     def on_need_full(self, message: NeedFull) -> None: ...
 
 
+class VerifyEvents(Protocol):
+    """What a verify listens to."""
+
+    def on_verified(self, message: Verified) -> None: ...
+
+
 class SendingSession:
     """Links of one epoch, after WELCOME."""
 
@@ -54,6 +61,7 @@ class SendingSession:
         self.epoch = welcome.epoch
         self.features = welcome.features
         self.drain: DrainEvents | None = None
+        self.verifier: VerifyEvents | None = None
         self.ended = False
         """Nothing is received any more: whoever waits for an answer waits in vain."""
         self._busy = [0] * len(links)
@@ -107,6 +115,9 @@ class SendingSession:
         match message:
             case Credit() | Progress() | NeedFull():
                 self._tell_drain(message)
+            case Verified():
+                if self.verifier is not None:
+                    self.verifier.on_verified(message)
             case Committed():
                 if self._committed is not None and not self._committed.done():
                     self._committed.set_result(message)

@@ -42,11 +42,13 @@ from common.replication.messages import (
     Noted,
     Progress,
     Tracks,
+    Verify,
     goodbye,
 )
 from remote_site.batches import decode_batch
 from remote_site.receiver import Begun, Receiver, VolumeShape, credit_cost
 from remote_site.store import GroupStore
+from remote_site.verifying import Answering
 
 FRAMES_QUEUED_MAX = 1024
 """Frames of one volume waiting to be applied. Credit bounds their bytes; this
@@ -101,6 +103,7 @@ class ReceivingSession:
         self._log = structlog.get_logger().bind(
             group=name, peer=peer, epoch=receiver.epoch
         )
+        self._answering = Answering(receiver.epoch, store, shapes, order, self._send)
         self._queues: list[asyncio.Queue[Tracks | Hashes | None]] = [
             asyncio.Queue(FRAMES_QUEUED_MAX) for _ in shapes
         ]
@@ -131,6 +134,7 @@ class ReceivingSession:
         self.links.append(link)
         jobs: list[Coroutine[Any, Any, None]] = [self._handle_control(), self._finish()]
         jobs += [self._apply(index) for index in range(len(self._queues))]
+        jobs.append(self._answering.run())
         self._workers = [asyncio.create_task(self._guarded(job)) for job in jobs]
 
     async def serve(self, link: Link) -> None:
@@ -180,6 +184,7 @@ class ReceivingSession:
         for queue in self._queues:
             _refill_with_end(queue)
         _refill_with_end(self._control)
+        self._answering.end()
         await asyncio.gather(*self._workers)
         self.closed.set()
 
@@ -222,6 +227,8 @@ class ReceivingSession:
                     await self._queues[message.volume].put(message)
             case CycleBegin() | CycleEnd() | Abandon() | CurrentAsOf() | Noted():
                 await self._control.put(message)
+            case Verify():
+                self._answering.take(message)
             case _:
                 raise ProtocolError(f"{type(message).__name__} is not a sender's")
 

@@ -254,6 +254,25 @@ class GroupStore:
                 )
         return None
 
+    def pin_cycle(self, cycle_id: bytes) -> int | None:
+        """Keep the point of this cycle until `unpin`; its number, None if gone."""
+        for point in self._disk.points:
+            if point.cycle_id == cycle_id:
+                return self._disk.pin(point.number)
+        return None
+
+    def unpin(self, number: int) -> None:
+        """Let go of a point."""
+        self._disk.unpin(number)
+
+    def image(self, volume: int, number: int) -> PointImage:
+        """Return a volume as at a pinned point, for `run_reader`."""
+        return PointImage(self._disk.volumes[volume], number)
+
+    async def run_reader(self, job: Callable[[], T]) -> T:
+        """Run what only reads in a thread; `settled` waits for it."""
+        return await self._run(job)
+
     def point_bytes(self, number: int) -> int:
         """Return the bytes of journal that a point costs."""
         return self._disk.point_bytes(number)

@@ -15,6 +15,8 @@ EXIT_CODES: tuple[tuple[int, str, str], ...] = (
     (9, "not committed", "A cut that was waited for did not become safe."),
     (10, "storage", "A device or state file failed while it was in use."),
     (11, "corrupt", "State on disk is damaged beyond what a crash explains."),
+    (12, "differs", "A verify or a scrub found what is not as it should be."),
+    (13, "incomplete", "A verify or a scrub ended before it had looked at all."),
     (70, "internal", "A bug: the daemon's log, or stderr, has the details."),
     (130, "interrupted", "Ctrl-C."),
 )
@@ -24,6 +26,7 @@ NEXT_COMMANDS = {
     7: "systemctl status farshore-primary farshore-remote",
     8: "farshore status",
     9: "farshore status",
+    13: "farshore status",
 }
 """What to type next after an error of that code."""
 

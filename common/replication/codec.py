@@ -29,9 +29,11 @@ from common.replication.messages import (
     HASH_BYTES,
     HASHES_TRACKS_MAX,
     LABEL_BYTES_MAX,
+    LEAVES_MAX,
     PROGRESS_MAX,
     RAW_BYTES_MAX,
     RUNS_MAX,
+    VERIFIED_TEXT_BYTES_MAX,
     VOLUMES_MAX,
     Abandon,
     Committed,
@@ -49,8 +51,11 @@ from common.replication.messages import (
     MessageType,
     NeedFull,
     Noted,
+    Outcome,
     Progress,
     Tracks,
+    Verified,
+    Verify,
     VolumeOffer,
     Welcome,
 )
@@ -205,6 +210,29 @@ _TABLE: dict[MessageType, tuple[type[Any], fields.Check]] = {
         fields.record(fields.count(0xFFFF), fields.text(GOODBYE_BYTES_MAX)),
     ),
     MessageType.NOTED: (Noted, fields.record(_u63, fields.optional(_identity))),
+    MessageType.VERIFY: (
+        Verify,
+        fields.record(
+            _u63,
+            _identity,
+            _u63,
+            _volume,
+            _track,
+            fields.count(HASHES_TRACKS_MAX),
+            _identity,
+        ),
+    ),
+    MessageType.VERIFIED: (
+        Verified,
+        fields.record(
+            _u63,
+            _identity,
+            _u63,
+            fields.count(max(Outcome)),
+            fields.many(_identity, LEAVES_MAX),
+            fields.text(VERIFIED_TEXT_BYTES_MAX),
+        ),
+    ),
 }
 _RECORDS = (VolumeOffer, SenderState, ReceiverState)
 _TYPES = {message: kind for kind, (message, _) in _TABLE.items()}

@@ -12,7 +12,10 @@ from typing import Final
 DELTA: Final = "delta"
 """Records of TRACKS may be written as the difference to what the receiver holds."""
 
-TAKEN: Final = (DELTA,)
+VERIFY: Final = "verify"
+"""VERIFY is understood, and answered by VERIFIED."""
+
+TAKEN: Final = (DELTA, VERIFY)
 """What a receiver of this version takes."""
 
 

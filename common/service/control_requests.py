@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -17,6 +17,13 @@ from pydantic import (
 from common.errors import RefusedError
 from common.replication.messages import LABEL_BYTES_MAX
 from common.service.config_common import Name
+from common.service.units import format_bandwidth, parse_bandwidth
+
+RATE_DEFAULT = "50MiB/s"
+"""Read at a site for a verify or a scrub: others are to have the rest of the device."""
+
+RATE_BYTES_MIN = 64 << 10
+RATE_BYTES_MAX = 64 << 30
 
 
 def check_label(label: str) -> str:
@@ -26,6 +33,16 @@ def check_label(label: str) -> str:
     if len(label.encode()) > LABEL_BYTES_MAX:
         raise ValueError(f"a label has at most {LABEL_BYTES_MAX} bytes")
     return label
+
+
+def check_rate(rate: str) -> str:
+    """Return a rate that `parse_bandwidth` takes, else raise ValueError."""
+    if RATE_BYTES_MIN <= parse_bandwidth(rate) <= RATE_BYTES_MAX:
+        return rate
+    raise ValueError(
+        f"{rate} is out of bounds: choose a rate from "
+        f"{format_bandwidth(RATE_BYTES_MIN)} to {format_bandwidth(RATE_BYTES_MAX)}"
+    )
 
 
 class Arguments(BaseModel):
@@ -51,12 +68,21 @@ class CutArguments(GroupArguments):
     label: Annotated[StrictStr, AfterValidator(check_label)] | None = None
 
 
+class VerifyArguments(GroupArguments):
+    """`verify`: every action answers with the report, None where there is none."""
+
+    action: Literal["start", "report", "stop"]
+    repair: StrictBool = False
+    rate: Annotated[StrictStr, AfterValidator(check_rate)] = RATE_DEFAULT
+
+
 REQUESTS: dict[str, type[Arguments]] = {
     "status": NoArguments,
     "cut": CutArguments,
     "suspend": GroupArguments,
     "resume": GroupArguments,
     "points": GroupArguments,
+    "verify": VerifyArguments,
 }
 
 

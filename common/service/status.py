@@ -102,6 +102,15 @@ class AlarmStatus(Snapshot):
     since_ns: Moment | None = Field(default=None, serialization_alias="since")
 
 
+class VerifySummary(Snapshot):
+    """The last verify that ended; see `verify_status.VerifyResult`."""
+
+    result: str
+    ended_ns: Moment = Field(serialization_alias="ended")
+    compared_bytes: int
+    differing_bytes: int
+
+
 class GroupStatus(Snapshot):
     name: str
     role: GroupRole
@@ -116,6 +125,7 @@ class GroupStatus(Snapshot):
     last_cycle: LastCycleStatus | None = None
     volumes: tuple[VolumeStatus, ...] = ()
     progress: ProgressStatus | None = None
+    last_verify: VerifySummary | None = None
     alarms: tuple[AlarmStatus, ...] = ()
 
 

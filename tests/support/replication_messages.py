@@ -20,8 +20,11 @@ from common.replication.messages import (
     Message,
     NeedFull,
     Noted,
+    Outcome,
     Progress,
     Tracks,
+    Verified,
+    Verify,
     VolumeOffer,
     Welcome,
 )
@@ -98,6 +101,8 @@ EXAMPLES: dict[str, Message] = {
     "current_as_of": CurrentAsOf(7, 42, 1_700_000_003_000_000_000),
     "abandon": Abandon(7, CYCLE),
     "noted": Noted(7, CYCLE),
+    "verify": Verify(7, CYCLE, 11, 1, 1 << 20, 1024, b"r" * 16),
+    "verified": Verified(7, CYCLE, 11, Outcome.DIFFERS, (b"h" * 16, b"i" * 16), ""),
     "heartbeat": Heartbeat(7, 1_700_000_004_000_000_000, 1_700_000_003_500_000_000),
     "goodbye": Goodbye(GoodbyeReason.SIZE_MISMATCH, "orders/data has 5 bytes, not 6"),
 }

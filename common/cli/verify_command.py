@@ -1,0 +1,131 @@
+"""`farshore verify`: both sites compared, while replication goes on."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.markup import escape as escape_markup
+
+from common.cli.daemon_options import connect, daemon_options, json_option
+from common.cli.display import print_json, seconds_text, size_text
+from common.errors import FoundDifferentError, IncompleteError
+from common.service.control_client import ControlClient
+from common.service.control_requests import RATE_DEFAULT
+from common.service.logging import escape
+
+POLL_SECONDS = 0.5
+RANGES_SHOWN_MAX = 50
+
+
+@click.command()
+@click.argument("group")
+@click.option(
+    "--repair", is_flag=True, help="Have what differs sent with the next cut."
+)
+@click.option(
+    "--rate",
+    metavar="RATE",
+    default=RATE_DEFAULT,
+    show_default=True,
+    help="Bytes read in a second at each site, at most.",
+)
+@click.option("--no-wait", is_flag=True, help="Begin, and return.")
+@click.option("--report", is_flag=True, help="Show the one under way, or the last one.")
+@click.option("--stop", is_flag=True, help="End the one under way.")
+@json_option
+@daemon_options
+def verify(
+    group: str,
+    repair: bool,
+    rate: str,
+    no_wait: bool,
+    report: bool,
+    stop: bool,
+    as_json: bool,
+    socket_path: str | None,
+    config: str | None,
+) -> None:
+    """Compare GROUP with its copy at the remote, while replication goes on.
+
+    Run it at the sending site. Ctrl-C ends the wait, not the verify. Exit code 12
+    means that something differs or can't be read, and the ranges are named; 13 that
+    it ended early.
+    """
+    if report and stop:
+        raise click.UsageError("--report and --stop are two requests: give one")
+    arguments: dict[str, Any] = {"group": group, "action": "start"}
+    if report or stop:
+        arguments["action"] = "report" if report else "stop"
+    else:
+        arguments |= {"repair": repair, "rate": rate}
+    with connect(socket_path, config) as client:
+        found: dict[str, Any] | None = client.call("verify", arguments)
+        if not (report or stop or no_wait):
+            found = _ended(client, group)
+    if as_json:
+        print_json(found)
+    elif found is None:
+        click.echo(f"{group}: no verify since the daemon's start")
+    else:
+        click.echo(_text(group, found))
+    if found is not None and not stop:
+        _raise_for(group, found)
+
+
+def _ended(client: ControlClient, group: str) -> dict[str, Any]:
+    """Wait until the verify has ended; return its report."""
+    asked = {"group": group, "action": "report"}
+    with Console(stderr=True).status("") as line:
+        while True:  # ends with the verify, or with Ctrl-C
+            found: dict[str, Any] = client.call("verify", asked)
+            if found["result"] is not None:
+                return found
+            line.update(escape_markup(escape(_progress_text(group, found))))
+            time.sleep(POLL_SECONDS)
+
+
+def _progress_text(group: str, found: dict[str, Any]) -> str:
+    done, total = found["compared_bytes"], found["total_bytes"]
+    text = f"verifying {group}: {size_text(done)} of {size_text(total)}"
+    if found["eta_seconds"] is not None:
+        text += f", ETA {seconds_text(found['eta_seconds'])}"
+    if found["differing_bytes"]:
+        text += f", {size_text(found['differing_bytes'])} differ"
+    return f"{text} (Ctrl-C ends the wait, not the verify)"
+
+
+def _text(group: str, found: dict[str, Any]) -> str:
+    if found["result"] is None:
+        return escape(_progress_text(group, found))
+    compared, total = found["compared_bytes"], found["total_bytes"]
+    lines = [f"{group}: {found['result']}: {size_text(compared)} of {size_text(total)}"]
+    lines[0] += f" compared, {size_text(found['differing_bytes'])} differ"
+    if found["reason"]:
+        lines[0] += f"; {found['reason']}"
+    for kind in ("differing", "unreadable"):
+        lines += [
+            f"  {kind}: {group}/{each['volume']} offset {each['offset']} length "
+            f"{each['length']}" + (f": {each['reason']}" if "reason" in each else "")
+            for each in found[kind][:RANGES_SHOWN_MAX]
+        ]
+        more = len(found[kind]) - RANGES_SHOWN_MAX
+        if more > 0:
+            lines.append(f"  and {more} more: see --json")
+    if found["result"] == "repairing":
+        lines.append(
+            f"the next cycle sends what differs; then: farshore verify {group}"
+        )
+    elif found["differing_bytes"]:
+        lines.append(f"to have it sent: farshore verify {group} --repair")
+    return "\n".join(escape(line) for line in lines)
+
+
+def _raise_for(group: str, found: dict[str, Any]) -> None:
+    """End with the exit code of what was found."""
+    if found["differing"] or found["unreadable"]:
+        raise FoundDifferentError(f"{group}: the two sites are not equal")
+    if found["result"] in {"failed", "stopped"}:
+        raise IncompleteError(f"{group}: the verify did not end: {found['reason']}")

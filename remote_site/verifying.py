@@ -1,0 +1,158 @@
+"""Answers to a verify: is this piece of a point what the sender had at its cut?
+
+A question names the cycle whose cut the sender read. The point is pinned in the step
+that receives the question, before anything that came after it can commit a newer
+one: what is compared is that point, or the answer is GONE. A point never changes, so
+neither the cycle being applied meanwhile nor time matters.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+
+from common.errors import FarshoreError, ProtocolError
+from common.replication.hash_tree import leaves_of, leaves_of_zeroes, root_of
+from common.replication.messages import (
+    COVERED_BYTES_MAX,
+    LEAVES_MAX,
+    QUESTIONS_MAX,
+    VERIFIED_TEXT_BYTES_MAX,
+    Message,
+    Outcome,
+    Verified,
+    Verify,
+)
+from remote_site.receiver import VolumeShape
+from remote_site.recovery_point import PointImage
+from remote_site.store import GroupStore
+
+READ_BYTES_MAX = 1 << 20
+"""Read of a point at once: bounds the memory of a thread."""
+
+
+class Answering:
+    """The questions of one session, answered one after the other."""
+
+    def __init__(
+        self,
+        epoch: int,
+        store: GroupStore,
+        shapes: Sequence[VolumeShape],
+        order: Sequence[int],
+        send: Callable[[Message], Awaitable[None]],
+    ) -> None:
+        """`shapes` are in the peer's order; `order` gives the store's index of each."""
+        self._epoch = epoch
+        self._store = store
+        self._shapes = shapes
+        self._order = order
+        self._send = send
+        self._queue: asyncio.Queue[tuple[Verify, int | None] | None] = asyncio.Queue()
+        self._ended = False
+
+    def take(self, message: Verify) -> None:
+        """Pin what is asked about, and queue the question.
+
+        Raises `ProtocolError` for one that no sender of ours asks.
+        """
+        if message.epoch != self._epoch or self._ended:
+            return
+        self._check(message)
+        pinned = self._store.pin_cycle(message.cycle_id)
+        self._queue.put_nowait((message, pinned))
+
+    def _check(self, message: Verify) -> None:
+        if self._queue.qsize() >= QUESTIONS_MAX:
+            raise ProtocolError("VERIFY: too many questions at once")
+        if message.volume >= len(self._shapes):
+            raise ProtocolError(f"VERIFY of volume {message.volume} of none such")
+        shape = self._shapes[message.volume]
+        if not message.count or message.first + message.count > shape.track_count:
+            raise ProtocolError("VERIFY of tracks beyond the volume's end")
+        if message.count * shape.track_bytes > COVERED_BYTES_MAX:
+            raise ProtocolError("VERIFY: one question covers too much")
+
+    async def run(self) -> None:
+        """Answer until `end`."""
+        try:
+            while (taken := await self._queue.get()) is not None:
+                await self._answer(*taken)
+        finally:
+            self._ended = True
+            while not self._queue.empty():  # ends: nothing is taken any more
+                if left := self._queue.get_nowait():
+                    self._unpin(left[1])
+
+    def end(self) -> None:
+        """Have `run` return, once the answer under way is through."""
+        self._ended = True
+        while not self._queue.empty():  # ends: nothing is taken any more
+            if left := self._queue.get_nowait():
+                self._unpin(left[1])
+        self._queue.put_nowait(None)
+
+    def _unpin(self, number: int | None) -> None:
+        if number is not None:
+            self._store.unpin(number)
+
+    async def _answer(self, question: Verify, number: int | None) -> None:
+        leaves: tuple[bytes, ...] = ()
+        outcome, text = Outcome.GONE, ""
+        if number is not None:
+            try:
+                outcome, leaves, text = await self._compared(question, number)
+            finally:
+                self._unpin(number)
+        if not self._ended:
+            await self._send(
+                Verified(
+                    self._epoch,
+                    question.cycle_id,
+                    question.question,
+                    outcome,
+                    leaves,
+                    text,
+                )
+            )
+
+    async def _compared(
+        self, question: Verify, number: int
+    ) -> tuple[Outcome, tuple[bytes, ...], str]:
+        image = self._store.image(self._order[question.volume], number)
+        shape = self._shapes[question.volume]
+        try:
+            leaves = await self._store.run_reader(
+                lambda: leaves_of_image(image, shape, question.first, question.count)
+            )
+        except FarshoreError as error:
+            text = str(error).encode("utf-8", "replace")[:VERIFIED_TEXT_BYTES_MAX]
+            return Outcome.UNREADABLE, (), text.decode("utf-8", "ignore")
+        if root_of(leaves) == question.root:
+            return Outcome.EQUAL, (), ""
+        return Outcome.DIFFERS, tuple(leaves if len(leaves) <= LEAVES_MAX else ()), ""
+
+
+def leaves_of_image(
+    image: PointImage, shape: VolumeShape, first: int, count: int
+) -> list[bytes]:
+    """In a thread: read tracks of a point, and hash each; holes are not read.
+
+    A point never changes, so that looking for holes first and reading then is safe.
+    Raises `StorageError`, or `CorruptStateError` where a journal fails its checksum.
+    """
+    start = first * shape.track_bytes
+    end = min(start + count * shape.track_bytes, shape.size_bytes)
+    step = max(READ_BYTES_MAX // shape.track_bytes, 1) * shape.track_bytes
+    leaves: list[bytes] = []
+    while start < end:  # ends: a status tells of a track at least
+        for told, is_hole in image.status(start, end - start):
+            stop = start + told
+            if is_hole:
+                leaves += leaves_of_zeroes(told, shape.track_bytes)
+            else:
+                for at in range(start, stop, step):
+                    data = image.read(at, min(step, stop - at))
+                    leaves += leaves_of(data, shape.track_bytes)
+            start = stop
+    return leaves
