@@ -16,7 +16,10 @@ from common.service.control_client import ControlClient
 from common.service.control_requests import RATE_DEFAULT
 from common.service.logging import escape
 
-POLL_SECONDS = 0.5
+POLL_SECONDS_MIN = 0.05
+POLL_SECONDS_MAX = 1.0
+"""Asked often at first: a small volume is compared in a moment."""
+
 RANGES_SHOWN_MAX = 50
 
 
@@ -78,13 +81,15 @@ def verify(
 def _ended(client: ControlClient, group: str) -> dict[str, Any]:
     """Wait until the verify has ended; return its report."""
     asked = {"group": group, "action": "report"}
+    pause = POLL_SECONDS_MIN
     with Console(stderr=True).status("") as line:
         while True:  # ends with the verify, or with Ctrl-C
             found: dict[str, Any] = client.call("verify", asked)
             if found["result"] is not None:
                 return found
             line.update(escape_markup(escape(_progress_text(group, found))))
-            time.sleep(POLL_SECONDS)
+            time.sleep(pause)
+            pause = min(2 * pause, POLL_SECONDS_MAX)
 
 
 def _progress_text(group: str, found: dict[str, Any]) -> str:

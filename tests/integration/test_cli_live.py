@@ -35,6 +35,7 @@ GROUP_KEYS = {
     "last_cycle",
     "volumes",
     "progress",
+    "last_verify",
     "alarms",
 }
 

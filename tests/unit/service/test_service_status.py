@@ -76,6 +76,7 @@ def test_the_status_has_every_promised_key() -> None:
         "last_cycle",
         "volumes",
         "progress",
+        "last_verify",
         "alarms",
     ]
     assert group["recovery_point"] == {
