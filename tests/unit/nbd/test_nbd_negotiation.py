@@ -144,9 +144,12 @@ class TestClientFlags:
         assert negotiation.outcome.refused
         assert negotiation.take_output() == GREETING
 
-    def test_without_fixed_newstyle_only_an_export_name_is_served(self) -> None:
+    @pytest.mark.parametrize("flags", [0, 2])
+    def test_without_fixed_newstyle_only_an_export_name_is_served(
+        self, flags: int
+    ) -> None:
         negotiation = Negotiation(Exports())
-        negotiation.receive(bytes(4) + option(Option.LIST))
+        negotiation.receive(struct.pack(">I", flags) + option(Option.LIST))
         (answer,) = answers(negotiation.take_output()[len(GREETING) :])
         assert answer[:2] == (Option.LIST, OptionReply.ERR_INVALID)
         negotiation.receive(option(Option.EXPORT_NAME, b"g/v"))
@@ -206,6 +209,20 @@ class TestGoAndInfo:
             b"\x00\x02": "about größe".encode(),
             b"\x00\x03": struct.pack(">III", 1, 65536, 32 << 20),
         }
+
+    @pytest.mark.parametrize("wanted", [1, 2, 3])
+    def test_one_information_asked_for_brings_no_other(self, wanted: int) -> None:
+        _, output = shake(option(Option.INFO, asking("g/v", wanted)))
+        told = [data[:2] for _, kind, data in answers(output) if kind == 3]
+        assert told == [b"\x00\x00", struct.pack(">H", wanted)]
+
+    def test_a_name_of_4096_bytes_is_looked_up_and_a_longer_one_is_not(self) -> None:
+        assert kinds(option(Option.INFO, asking("n" * 4096))) == [
+            OptionReply.ERR_UNKNOWN
+        ]
+        assert kinds(option(Option.INFO, asking("n" * 4097))) == [
+            OptionReply.ERR_INVALID
+        ]
 
     def test_go_after_info_tells_the_same(self) -> None:
         negotiation, output = shake(option(Option.INFO, asking("g/v", 3, 1)))
@@ -292,6 +309,13 @@ class TestMetaContexts:
             (9, OptionReply.META_CONTEXT, bytes(4) + b"base:allocation"),
             (9, OptionReply.ACK, b""),
         ]
+
+    def test_as_many_queries_as_the_limit_says_are_answered(self) -> None:
+        names = [f"x:{number}" for number in range(LIMITS.queries_max + 1)]
+        asked = option(Option.LIST_META_CONTEXT, contexts("g/v", *names[1:]))
+        assert kinds(STRUCTURED + asked)[1:] == [OptionReply.ACK]
+        asked = option(Option.LIST_META_CONTEXT, contexts("g/v", *names))
+        assert kinds(STRUCTURED + asked)[1:] == [OptionReply.ERR_INVALID]
 
     @pytest.mark.parametrize("queries", [[], ["base:"], ["x:y"], ["base:other"]])
     def test_selecting_needs_the_whole_name(self, queries: list[str]) -> None:
