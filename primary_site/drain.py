@@ -23,16 +23,12 @@ from common.replication.messages import (
     Progress,
     Tracks,
 )
-from common.replication.tracks import (
-    DeltaRun,
-    RunData,
-    encode_records,
-    track_hash,
-)
+from common.replication.tracks import DeltaRun, RunData, track_hash
 from common.storage.flashcopy import Runs
 from primary_site.background import first_of
 from primary_site.base import runs_of
 from primary_site.changes import pages_of_tracks
+from primary_site.compression import Compression, Packed
 from primary_site.cut_reader import CutReader, CutUnreadableError
 from primary_site.drain_plan import Gatherer, Unit, plan
 from primary_site.group import ConsistencyGroup, Cut
@@ -52,7 +48,7 @@ class CycleDrain:
         group: ConsistencyGroup,
         cut: Cut,
         session: SendingSession,
-        level: int | None,
+        compression: Compression,
         *,
         delta: bool = False,
     ) -> None:
@@ -60,7 +56,7 @@ class CycleDrain:
         self._group = group
         self._cut = cut
         self._session = session
-        self._level = level
+        self._compression = compression
         self._delta = delta
         self._credit = 0
         self._sequence = 0
@@ -212,34 +208,36 @@ class CycleDrain:
         if unit.hashed:
             await self._send_hashes(unit, runs[0])
             return
-        payload, raw_bytes = await self._encoded(unit, runs)
-        await self._take_credit(raw_bytes)
+        packed = await self._packed(unit, runs)
+        await self._take_credit(packed.raw_bytes)
         message = Tracks(
             self._session.epoch,
             self._cut.cycle_id,
             self._number(unit),
             unit.volume,
-            raw_bytes,
-            payload,
+            packed.raw_bytes,
+            packed.payload,
         )
         self.tracks_sent += sum(run.count for run in runs)
+        began = self._compression.monotonic()
         self._note_sent(await self._session.send_bulk(message))
+        self._compression.sent(packed, self._compression.monotonic() - began)
 
-    async def _encoded(self, unit: Unit, runs: list[RunData]) -> tuple[bytes, int]:
-        """Return a payload and its raw bytes, of differences where there is a base."""
+    async def _packed(self, unit: Unit, runs: list[RunData]) -> Packed:
+        """Return a unit's payload, of differences where there is a base."""
         volume = self._group.volumes[unit.volume]
         base = volume.preserver.base() if self._delta and not unit.whole else None
         if base is None or unit.zero:
-            return await volume.threads.run(encode_records, runs, self._level)
+            return await volume.threads.run(self._compression.pack, runs)
 
-        def encode() -> tuple[Records, bytes, int]:
+        def pack() -> tuple[Records, Packed]:
             records = base.against(runs)
-            return records, *encode_records(records, self._level)
+            return records, self._compression.pack(records)
 
-        records, payload, raw_bytes = await base.run(volume.threads, encode)
+        records, packed = await base.run(volume.threads, pack)
         unit.based = runs_of(records)
         self.tracks_differenced += sum(count for _, count in unit.based)
-        return payload, raw_bytes
+        return packed
 
     async def _send_hashes(self, unit: Unit, run: RunData) -> None:
         reader = self._readers[unit.volume]

@@ -18,6 +18,7 @@ from common.replication.features import DELTA
 from common.replication.messages import Abandon, Noted, Welcome
 from primary_site.alarms import Alarms
 from primary_site.background import retrieve
+from primary_site.compression import Compression
 from primary_site.cut_reader import RelationEndedError
 from primary_site.cycle_figures import (
     LastCycle,
@@ -48,8 +49,6 @@ POLL_SECONDS = 0.2
 
 LOOK_AGAIN_SECONDS_MAX = 3600.0
 
-COMPRESSION_AUTO_LEVEL = 1
-
 log = structlog.get_logger()
 
 
@@ -74,6 +73,7 @@ class GroupCycles:
         """Called after each cut, commit and withdrawal."""
         self._cut_wanted = False
         self._clock = clock
+        self._compression = Compression(group.config.link.compression, clock.monotonic)
         self._log = log.bind(group=group.name)
         self._last_cut: float | None = None
         self._last_commit: float | None = None
@@ -234,7 +234,7 @@ class GroupCycles:
             group,
             cut,
             session,
-            self._level(),
+            self._compression,
             delta=group.config.link.delta and DELTA in session.features,
         )
         self.drain = session.drain = drain
@@ -288,14 +288,6 @@ class GroupCycles:
             self.tend_soon.set()
         if self.group.state.suspended:
             await self.withdraw()
-
-    def _level(self) -> int | None:
-        compression = self.group.config.link.compression
-        if compression == "off":
-            return None
-        if isinstance(compression, int):
-            return compression
-        return COMPRESSION_AUTO_LEVEL
 
     # -- giving up ---------------------------------------------------------------------
 

@@ -201,7 +201,9 @@ class LinkTable(Table):
     ] = Field(
         default="auto",
         description=(
-            f'"auto", "off" or a zstd level from 1 to {COMPRESSION_LEVEL_MAX}.'
+            f'"auto", "off" or a zstd level from 1 to {COMPRESSION_LEVEL_MAX}. "auto" '
+            "takes a higher level the slower the link is beside the processor, and "
+            "leaves alone what does not shrink."
         ),
     )
     profile: Literal["custom"] = Field(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from typing import Any
 
 from common.replication.messages import Credit, Hashes, Progress, Tracks
+from primary_site.compression import Compression
 from primary_site.drain import CycleDrain
 from tests.support.primary_host_site import Site
 
@@ -55,7 +57,9 @@ class Drained:
         self.cycle_id = cut.cycle_id
         self.session = ToldSession(holds_first=holds_first)
         session: Any = self.session
-        self.drain = CycleDrain(site.group, cut, session, None, delta=delta)
+        self.drain = CycleDrain(
+            site.group, cut, session, Compression("off", time.monotonic), delta=delta
+        )
         self.running = asyncio.create_task(self.drain.run())
         self.drain.on_credit(Credit(1, self.cycle_id, CREDIT_BYTES))
 

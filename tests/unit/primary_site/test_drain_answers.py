@@ -6,6 +6,7 @@ import asyncio
 import functools
 import operator
 import random
+import time
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from common.replication.messages import (
     Tracks,
 )
 from common.storage.bitmap import Bitmap
+from primary_site.compression import Compression
 from primary_site.drain import CycleDrain
 from tests.support.primary_host_site import SIZE, TRACK, Site
 from tests.support.told_session import CREDIT_BYTES, Drained, ToldSession
@@ -56,7 +58,7 @@ async def test_credit_of_another_cycle_lets_nothing_go(site: Site) -> None:
     cut = site.group.cut
     assert cut is not None
     session: Any = ToldSession()
-    drain = CycleDrain(site.group, cut, session, None)
+    drain = CycleDrain(site.group, cut, session, Compression("off", time.monotonic))
     running = asyncio.create_task(drain.run())
     drain.on_credit(Credit(1, OTHER, CREDIT_BYTES))
     for _ in range(100):

@@ -1,0 +1,98 @@
+"""How hard frames are compressed: by link speed and processor, off where it is idle.
+
+Pure; time comes in as durations. Owned by the event loop of the group, but for
+`pack`, which takes milliseconds and is for a thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from common.replication.tracks import DeltaRun, RunData, encode_records
+
+LEVELS = (1, 3, 6, 9)
+"""Each costs about twice the time of the one before."""
+
+WINDOW_FRAMES = 16
+"""Looked at together: one frame says little of the next."""
+
+FASTER_LINK = 1.0
+SLOWER_LINK = 4.0
+"""Seconds of sending for each of compressing: below the one a lower level, above the
+other a higher one, which then takes half of what was idle."""
+
+SAVES_LITTLE = 0.97
+"""Compressed to more than this share, a window of whole tracks was not worth it."""
+
+PLAIN_FRAMES = 256
+"""Whole tracks go uncompressed for so many frames, before a window is tried again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """A payload and what it took; `level` None: it was not compressed.
+
+    `is_whole`: of whole tracks only. These may be of a kind that never shrinks;
+    differences are mostly zeroes.
+    """
+
+    payload: bytes
+    raw_bytes: int
+    level: int | None
+    is_whole: bool
+    seconds: float
+
+
+class Compression:
+    """One group's, as `group.link.compression` says: "off", a level, or "auto"."""
+
+    def __init__(self, setting: str | int, monotonic: Callable[[], float]) -> None:
+        self.monotonic = monotonic
+        self._is_auto = setting == "auto"
+        self._fixed = setting if isinstance(setting, int) else None
+        self._index = 0
+        self._plain_left = 0
+        self._restart()
+
+    def _restart(self) -> None:
+        self._frames = 0
+        self._seconds = self._send_seconds = 0.0
+        self._whole_bytes = self._packed_bytes = 0
+
+    def level(self, *, is_whole: bool) -> int | None:
+        """Return the level of the next frame; None: leave it as it is."""
+        if not self._is_auto:
+            return self._fixed
+        return None if is_whole and self._plain_left else LEVELS[self._index]
+
+    def pack(self, records: Sequence[RunData | DeltaRun]) -> Packed:
+        """Encode a frame's records, in a thread."""
+        is_whole = not any(isinstance(each, DeltaRun) for each in records)
+        level = self.level(is_whole=is_whole)
+        began = self.monotonic()
+        payload, raw_bytes = encode_records(records, level)
+        return Packed(payload, raw_bytes, level, is_whole, self.monotonic() - began)
+
+    def sent(self, packed: Packed, send_seconds: float) -> None:
+        """Take note of a frame that the link has taken, and how long that took."""
+        if packed.level is None:
+            self._plain_left = max(0, self._plain_left - 1)
+            return
+        self._frames += 1
+        self._seconds += packed.seconds
+        self._send_seconds += send_seconds
+        if packed.is_whole:
+            self._whole_bytes += packed.raw_bytes
+            self._packed_bytes += len(packed.payload)
+        if self._frames == WINDOW_FRAMES:
+            self._choose()
+            self._restart()
+
+    def _choose(self) -> None:
+        if self._packed_bytes > SAVES_LITTLE * self._whole_bytes:
+            self._plain_left = PLAIN_FRAMES
+        if self._send_seconds < FASTER_LINK * self._seconds:
+            self._index = max(0, self._index - 1)
+        elif self._send_seconds > SLOWER_LINK * self._seconds:
+            self._index = min(len(LEVELS) - 1, self._index + 1)
