@@ -12,11 +12,12 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, StrictInt, StrictStr, model_validator
 
 from common.addresses import TcpAddress, UnixAddress
+from common.certificates import TlsFiles
 from common.errors import ConfigError
 from common.nbd.access import Access, AccessRule
 from common.nbd.addresses import Listening
 from common.nbd.server import NbdSecurity
-from common.nbd.tls import TlsFiles, TlsServer
+from common.nbd.tls import TlsServer
 from common.service.config_common import (
     ADDRESSES_MAX,
     ListenAddress,

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from common.nbd.tls import TlsFiles
+from common.certificates import TlsFiles
 from tests.support.certificates import Certificates
 from tests.support.nbd_client import NbdClient
 from tests.support.sites import (

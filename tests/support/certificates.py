@@ -11,7 +11,8 @@ from pathlib import Path
 
 import trustme
 
-from common.nbd.tls import TlsFiles, TlsServer
+from common.certificates import TlsFiles
+from common.nbd.tls import TlsServer
 
 
 class Certificates:

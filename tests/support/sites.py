@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from common.nbd.tls import TlsFiles
+from common.certificates import TlsFiles
 from tests.support.daemon import (
     PATIENCE_SECONDS,
     POLL_SECONDS,
