@@ -10,24 +10,27 @@ from typing import Any
 import click
 import structlog
 
+from common.certificates import Certificate
 from common.errors import RefusedError
 from common.nbd.server import NbdServer
 from common.ports import Threads
-from common.replication.link import Link
-from common.replication.stream import Address, connect
+from common.replication.credentials import Credentials
+from common.service.certificate_status import with_certificates
+from common.service.certificate_watch import CertificateWatch
 from common.service.clock import SystemClock
 from common.service.config import load_primary
-from common.service.config_primary import PrimaryConfig
+from common.service.config_primary import PrimaryConfig, PrimaryGroup
 from common.service.control import ControlServer
 from common.service.notify import notify_ready
-from common.service.reload import Reloader
+from common.service.reload import Commit, Reloader
 from common.service.runner import make_loop, run, wait_for_stop
 from common.service.site_record import SiteState, open_state_directory
-from common.service.status import CutStatus, SiteStatus
+from common.service.status import CutStatus, GroupStatus, SiteStatus
 from common.service.units import parse_bandwidth
 from common.service.version import farshore_version
 from common.storage.files import SystemFiles
 from common.storage.threads import WorkerThreads
+from primary_site.dialing import Dialer
 from primary_site.exports import PrimaryExports
 from primary_site.hosted_group import HostedGroup
 from primary_site.opening import check_group
@@ -39,7 +42,8 @@ NAME = "farshore-primary"
 DEVICE_THREADS = 8
 """Calls that may block at once on one device: its queue depth, in a way."""
 
-CONNECT_SECONDS = 10.0
+TLS_KEYS = ("group.link.tls.ca", "group.link.tls.cert", "group.link.tls.key")
+"""What a reload applies: other files, but not whether there is TLS at all."""
 
 log = structlog.get_logger()
 
@@ -63,6 +67,8 @@ class PrimaryDaemon:
         self._files = SystemFiles()
         self._threads = WorkerThreads("state", 2)
         self._groups: dict[str, HostedGroup] = {}
+        self._dialers: dict[str, Dialer] = {}
+        self.reloader.register(TLS_KEYS, self._prepare_credentials)
 
     async def serve(self, stop: asyncio.Event) -> None:
         """Open everything, serve until `stop`, close in order."""
@@ -74,6 +80,10 @@ class PrimaryDaemon:
                 site.state_directory,
                 config,
                 self._config_path,
+            )
+            credentials = await self._threads.run(read_credentials, config)
+            self._dialers[config.name] = Dialer(
+                config.link.peer, credentials, self._clock
             )
         state: SiteState = await self._threads.run(
             open_state_directory,
@@ -91,7 +101,7 @@ class PrimaryDaemon:
                     site.name,
                     self._files,
                     make_threads,
-                    self._connect,
+                    self._dialers[config.name].connect,
                     self._clock,
                     make_loop,
                 )
@@ -117,28 +127,66 @@ class PrimaryDaemon:
             asyncio.create_task(group.replicate(), name=f"replicate {name}")
             for name, group in self._groups.items()
         ]
-        reloading = asyncio.create_task(self.reloader.serve(self._reload))
+        others = [
+            asyncio.create_task(self.reloader.serve(self._reload)),
+            asyncio.create_task(
+                CertificateWatch(self._certificates, self._clock).run()
+            ),
+        ]
         try:
             await nbd.listen([str(a) for a in self._config.nbd.listen])
             await control.listen()
             notify_ready(f"serving {len(self._groups)} groups")
             log.info("daemon_started", site=self._config.site.name, nbd=nbd.addresses)
-            await wait_for_stop(stop, [*replicating, reloading])
+            await wait_for_stop(stop, [*replicating, *others])
         finally:
-            reloading.cancel()
+            for task in others:
+                task.cancel()
             await nbd.close()
             for task in replicating:
                 task.cancel()
-            await asyncio.gather(*replicating, reloading, return_exceptions=True)
+            await asyncio.gather(*replicating, *others, return_exceptions=True)
             await control.close()
             log.info("daemon_stopped")
 
     async def _load(self) -> PrimaryConfig:
         return await asyncio.to_thread(load_primary, self._config_path)
 
-    async def _connect(self, address: str) -> Link:
-        stream = await connect(Address.parse(address), CONNECT_SECONDS)
-        return Link(stream, self._clock)
+    # -- certificates ------------------------------------------------------------------
+
+    async def _prepare_credentials(self, new: PrimaryConfig) -> Commit:
+        """Read every group's files again, also where only their content is new."""
+        found: dict[str, Credentials] = {}
+        for config in new.groups:
+            dialer = self._dialers.get(config.name)
+            if dialer is None or dialer.credentials is None:
+                continue  # its own restart is needed, and said
+            credentials = await self._threads.run(read_credentials, config)
+            if credentials is not None:
+                found[config.name] = credentials
+
+        def commit() -> None:
+            for name, credentials in found.items():
+                self._dialers[name].credentials = credentials
+
+        return commit
+
+    def _certificates(self) -> dict[str, Certificate]:
+        """Return those in use, by what people call them."""
+        found: dict[str, Certificate] = {}
+        for name, dialer in self._dialers.items():
+            if dialer.credentials is not None:
+                found[dialer.credentials.cert_path] = dialer.credentials.own
+            if dialer.peer_certificate is not None:
+                found[f"the remote's of group {name}"] = dialer.peer_certificate
+        return found
+
+    async def _group_status(self, group: HostedGroup) -> GroupStatus:
+        dialer = self._dialers[group.name]
+        own = None if dialer.credentials is None else dialer.credentials.own
+        return with_certificates(
+            await group.status(), own, dialer.peer_certificate, self._clock.now_ns()
+        )
 
     # -- control -----------------------------------------------------------------------
 
@@ -149,7 +197,9 @@ class PrimaryDaemon:
                 role="primary",
                 version=farshore_version(),
                 groups=tuple(
-                    await asyncio.gather(*(g.status() for g in self._groups.values()))
+                    await asyncio.gather(
+                        *(self._group_status(g) for g in self._groups.values())
+                    )
                 ),
             ).to_json()
         group = self._group(arguments.pop("group"))
@@ -164,6 +214,14 @@ class PrimaryDaemon:
             known = ", ".join(self._groups)
             raise RefusedError(f"no group {name!r} here; this site has: {known}")
         return group
+
+
+def read_credentials(config: PrimaryGroup) -> Credentials | None:
+    """Read a group's certificates; None: it replicates in plain text. Blocks."""
+    if config.link.tls is None:
+        return None
+    table = f"group[{config.name}].link.tls"
+    return Credentials.read(config.link.tls.files(), table, is_server=False)
 
 
 async def _cut(

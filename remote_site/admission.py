@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from common.certificates import Certificate
 from common.replication.lineage import ReceiverState, Verdict, judge, why_refused
 from common.replication.messages import (
     PROTOCOL_VERSION,
@@ -47,6 +48,25 @@ def unknown_group(hello: Hello) -> Goodbye:
         GoodbyeReason.UNKNOWN_GROUP,
         f"the remote receives no group {hello.group!r}: add a [[group]] with "
         f"name = {hello.group!r} to its config, or mend group.name here",
+    )
+
+
+def certificate_refusal(
+    certificate: Certificate | None, group: str, peer: str
+) -> Goodbye | None:
+    """Return why the holder of a certificate is not a group's peer; None if it is.
+
+    For HELLO and JOIN alike: who may join a session is who may open it. Without a
+    certificate the port is open to all, as its config says.
+    """
+    if certificate is None or peer in certificate.names:
+        return None
+    return goodbye(
+        GoodbyeReason.WRONG_PEER,
+        f"group {group!r} is received from site {peer!r}, and the certificate shown "
+        f"names {_listed(sorted(certificate.names)) or 'nobody'}: mend group.peer at "
+        f"the remote, or give this site a certificate with DNS:{peer} among its "
+        "subject alternative names",
     )
 
 

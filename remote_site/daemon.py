@@ -9,15 +9,19 @@ from typing import Any
 import click
 import structlog
 
+from common.certificates import Certificate
 from common.errors import RefusedError
 from common.nbd.server import NbdServer
+from common.replication.credentials import Credentials
 from common.replication.stream import Address
+from common.service.certificate_status import with_certificates
+from common.service.certificate_watch import CertificateWatch
 from common.service.clock import SystemClock
 from common.service.config import load_remote
 from common.service.config_remote import RemoteConfig, RemoteGroup
 from common.service.control import ControlServer
 from common.service.notify import notify_ready
-from common.service.reload import Reloader
+from common.service.reload import Commit, Reloader
 from common.service.runner import run, wait_for_stop
 from common.service.site_record import SiteState, open_state_directory
 from common.service.status import SiteStatus
@@ -31,6 +35,9 @@ from remote_site.report import group_status, points
 from remote_site.store import GroupStore, StoreSettings
 
 NAME = "farshore-remote"
+
+TLS_KEYS = ("replication.tls.ca", "replication.tls.cert", "replication.tls.key")
+"""What a reload applies: other files, but not whether there is TLS at all."""
 
 THREADS_MAX = 16
 """Blocking calls of one group at once: an apply a volume, a flush, some readers."""
@@ -47,9 +54,11 @@ class RemoteDaemon:
         self._config_path = config_path
         self._reload = reload
         self.reloader = Reloader(config, self._load)
+        self.reloader.register(TLS_KEYS, self._prepare_credentials)
         self._clock = SystemClock()
         self._files = SystemFiles()
         self._groups: dict[str, ReceivingGroup] = {}
+        self._listener = ReplicationListener(self._groups, self._clock)
         self._threads: list[WorkerThreads] = []
         self._log = structlog.get_logger()
 
@@ -57,6 +66,7 @@ class RemoteDaemon:
         """Open everything, serve until `stop`, close in order."""
         threads = self._new_threads("state", 1)
         site = self._config.site
+        self._listener.credentials = await threads.run(read_credentials, self._config)
         state: SiteState = await threads.run(
             open_state_directory,
             self._files,
@@ -77,14 +87,19 @@ class RemoteDaemon:
 
     async def _serve_peers(self, stop: asyncio.Event) -> None:
         """Serve; on the way out senders go first, then hosts, then operators."""
-        listener = ReplicationListener(self._groups, self._clock)
+        listener = self._listener
         nbd = NbdServer(
             RecoveryExports(self._groups),
             self._config.nbd.limits.nbd_limits(),
             self._config.nbd.security(),
         )
         control = ControlServer(self._config.site.control_socket, self._control)
-        reloading = asyncio.create_task(self.reloader.serve(self._reload))
+        others = [
+            asyncio.create_task(self.reloader.serve(self._reload)),
+            asyncio.create_task(
+                CertificateWatch(self._certificates, self._clock).run()
+            ),
+        ]
         try:
             await nbd.listen([str(address) for address in self._config.nbd.listen])
             await listener.listen(
@@ -101,12 +116,13 @@ class RemoteDaemon:
                 site=self._config.site.name,
                 nbd=nbd.addresses,
                 replication_ports=listener.ports,
-                encrypted=False,
+                encrypted=listener.credentials is not None,
             )
-            await wait_for_stop(stop, [reloading])
+            await wait_for_stop(stop, others)
         finally:
-            reloading.cancel()
-            await asyncio.gather(reloading, return_exceptions=True)
+            for task in others:
+                task.cancel()
+            await asyncio.gather(*others, return_exceptions=True)
             await listener.stop_accepting()
             for group in self._groups.values():
                 await group.end_sessions()
@@ -140,6 +156,31 @@ class RemoteDaemon:
         self._threads.append(threads)
         return threads
 
+    # -- certificates ----------------------------------------------------------------
+
+    async def _prepare_credentials(self, new: RemoteConfig) -> Commit:
+        """Read the files again, also where only their content is new."""
+        listener = self._listener
+        found = listener.credentials
+        if found is not None:  # else a restart is needed, and said
+            found = await asyncio.to_thread(read_credentials, new) or found
+
+        def commit() -> None:
+            listener.credentials = found
+
+        return commit
+
+    def _certificates(self) -> dict[str, Certificate]:
+        """Return those in use, by what people call them."""
+        found: dict[str, Certificate] = {}
+        own = self._listener.credentials
+        if own is not None:
+            found[own.cert_path] = own.own
+        for name, group in self._groups.items():
+            if group.peer_certificate is not None:
+                found[f"the primary's of group {name}"] = group.peer_certificate
+        return found
+
     # -- control ---------------------------------------------------------------------
 
     async def _control(self, command: str, arguments: dict[str, Any]) -> Any:
@@ -158,11 +199,20 @@ class RemoteDaemon:
 
     def _status(self) -> SiteStatus:
         now_ns = self._clock.now_ns()
+        credentials = self._listener.credentials
         return SiteStatus(
             site=self._config.site.name,
             role="remote",
             version=farshore_version(),
-            groups=tuple(group_status(each, now_ns) for each in self._groups.values()),
+            groups=tuple(
+                with_certificates(
+                    group_status(each, now_ns),
+                    None if credentials is None else credentials.own,
+                    each.peer_certificate,
+                    now_ns,
+                )
+                for each in self._groups.values()
+            ),
         )
 
     def _group(self, name: str) -> ReceivingGroup:
@@ -171,6 +221,14 @@ class RemoteDaemon:
             known = ", ".join(self._groups)
             raise RefusedError(f"no group {name!r} here; this site has: {known}")
         return group
+
+
+def read_credentials(config: RemoteConfig) -> Credentials | None:
+    """Read this site's certificates; None: it receives plain text. Blocks."""
+    tls = config.replication.tls
+    if tls is None:
+        return None
+    return Credentials.read(tls.files(), "replication.tls", is_server=True)
 
 
 @click.command(name=NAME)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import structlog
 
+from common.certificates import Certificate
 from common.errors import (
     ConnectionLostError,
     DeviceBusyError,
@@ -52,6 +53,8 @@ class ReceivingGroup:
         self.session: ReceivingSession | None = None
         self.alarms: dict[str, tuple[str, int]] = {}
         """Name -> (message, since_ns)."""
+        self.peer_certificate: Certificate | None = None
+        """Shown by whom the newest session was opened; None in plain text."""
         self.is_refusing = False
         """The last HELLO was refused: an operator has to look."""
         self._site = site

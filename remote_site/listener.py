@@ -7,35 +7,50 @@ from collections.abc import Mapping, Sequence
 
 import structlog
 
+from common.certificates import Certificate
 from common.errors import ConnectionLostError, PeerRefusedError, ProtocolError
 from common.ports import Clock
-from common.replication.link import Link
+from common.replication.credentials import Credentials
+from common.replication.link import HANDSHAKE_SECONDS, Link
 from common.replication.messages import (
     Goodbye,
     GoodbyeReason,
     Hello,
     Join,
     Joined,
+    Message,
     goodbye,
 )
 from common.replication.stream import Address, SocketStream, StreamServer, serve
-from remote_site.admission import unknown_group
+from common.replication.tls_stream import secure
+from remote_site.admission import certificate_refusal, unknown_group
 from remote_site.group import ReceivingGroup
 from remote_site.session import LINKS_MAX, ReceivingSession
-
-UNKNOWN_CONNECTIONS_MAX = 32
-"""Connections that have not yet become a link: each costs a buffer and a task."""
+from remote_site.unknown_connections import (
+    Unknown,
+    UnknownConnections,
+    origin_of,
+)
 
 
 class ReplicationListener:
     """Accepts links for all groups of this site."""
 
-    def __init__(self, groups: Mapping[str, ReceivingGroup], clock: Clock) -> None:
+    def __init__(
+        self,
+        groups: Mapping[str, ReceivingGroup],
+        clock: Clock,
+        credentials: Credentials | None = None,
+    ) -> None:
+        """Without credentials it speaks plain text, with whoever comes."""
+        self.credentials = credentials
+        """Of the connections to come; those there are keep theirs."""
         self._groups = groups
         self._clock = clock
         self._servers: list[StreamServer] = []
         self._tasks: set[asyncio.Task[None]] = set()
-        self._unknown_count = 0
+        self._unknown = UnknownConnections()
+        self._waiting: dict[Unknown, SocketStream] = {}
         self._closing = False
         self._log = structlog.get_logger()
 
@@ -63,22 +78,31 @@ class ReplicationListener:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _accept(self, stream: SocketStream) -> None:
-        if self._closing or self._unknown_count >= UNKNOWN_CONNECTIONS_MAX:
+        if self._closing:
             stream.abort()
-            self._refused(stream.peer, "too many connections without a handshake")
             return
-        self._unknown_count += 1
-        task = asyncio.create_task(self._serve(stream))
+        unknown = Unknown(origin_of(stream.peer))
+        victim = self._unknown.admit(unknown)
+        if victim is not None:
+            dropped = self._waiting.pop(victim, stream)
+            dropped.abort()
+            self._refused(dropped.peer, "too many connections without a handshake")
+        if victim is unknown:
+            return
+        self._waiting[unknown] = stream
+        task = asyncio.create_task(self._serve(stream, unknown))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _serve(self, stream: SocketStream) -> None:
-        link = Link(stream, self._clock)
+    async def _serve(self, stream: SocketStream, unknown: Unknown) -> None:
+        link: Link | None = None
         try:
             try:
-                found = await self._handshake(link)
+                link, certificate, first = await self._introduced(stream, unknown)
+                found = await self._answer(link, certificate, first)
             finally:
-                self._unknown_count -= 1
+                self._waiting.pop(unknown, None)
+                self._unknown.forget(unknown)
             if isinstance(found, Goodbye):
                 self._refused(link.peer, found.text)
                 await link.close(found)
@@ -87,41 +111,81 @@ class ReplicationListener:
             await session.serve(link)
             group.session_ended(session)
         except (ProtocolError, ConnectionLostError, PeerRefusedError) as error:
-            self._refused(link.peer, str(error))
+            self._refused(stream.peer, str(error))
         except Exception:  # noqa: BLE001 - a connection can't harm the daemon
-            self._log.exception("replication_connection_failed", peer=link.peer)
+            self._log.exception("replication_connection_failed", peer=stream.peer)
         finally:
-            link.abort()
+            if link is not None:
+                link.abort()
+            stream.abort()
 
-    async def _handshake(
-        self, link: Link
+    async def _introduced(
+        self, stream: SocketStream, unknown: Unknown
+    ) -> tuple[Link, Certificate | None, Message]:
+        """Take TLS and the first message, both within the handshake's time."""
+        try:
+            async with asyncio.timeout(HANDSHAKE_SECONDS):
+                if self.credentials is None:
+                    link, certificate = Link(stream, self._clock), None
+                else:
+                    secured = await secure(stream, self.credentials)
+                    link, certificate = (
+                        Link(secured, self._clock),
+                        secured.certificate,
+                    )
+                    if self._is_expected(certificate):
+                        self._unknown.recognise(unknown)
+                first = await link.receive_first()
+        except TimeoutError:
+            raise ConnectionLostError(
+                f"{stream.peer}: no handshake within {HANDSHAKE_SECONDS:g} s"
+            ) from None
+        unknown.can_be_dropped = False
+        return link, certificate, first
+
+    def _is_expected(self, certificate: Certificate) -> bool:
+        return any(
+            certificate_refusal(certificate, group.name, group.config.peer) is None
+            for group in self._groups.values()
+        )
+
+    async def _answer(
+        self, link: Link, certificate: Certificate | None, first: Message
     ) -> tuple[ReceivingGroup, ReceivingSession] | Goodbye:
-        """Read what opens the link and answer it, within the handshake's time."""
-        first = await link.receive_first()
         match first:
             case Hello():
-                return await self._hello(link, first)
+                return await self._hello(link, certificate, first)
             case Join():
-                return await self._join(link, first)
+                return await self._join(link, certificate, first)
             case _:
                 raise ProtocolError(f"{type(first).__name__} without a session")
 
     async def _hello(
-        self, link: Link, hello: Hello
+        self, link: Link, certificate: Certificate | None, hello: Hello
     ) -> tuple[ReceivingGroup, ReceivingSession] | Goodbye:
         group = self._groups.get(hello.group)
         if group is None:
             return unknown_group(hello)
+        # Before the group knows of it: a stranger is to leave no trace there.
+        refused = certificate_refusal(certificate, group.name, group.config.peer)
+        if refused is not None:
+            return refused
         opened = await group.open_session(link, hello)
-        return opened if isinstance(opened, Goodbye) else (group, opened)
+        if isinstance(opened, Goodbye):
+            return opened
+        group.peer_certificate = certificate
+        return group, opened
 
     async def _join(
-        self, link: Link, join: Join
+        self, link: Link, certificate: Certificate | None, join: Join
     ) -> tuple[ReceivingGroup, ReceivingSession] | Goodbye:
         for group in self._groups.values():
             session = group.find_session(join.token, join.epoch)
             if session is None:
                 continue
+            refused = certificate_refusal(certificate, group.name, group.config.peer)
+            if refused is not None:
+                return refused
             if len(session.links) >= LINKS_MAX:
                 return goodbye(
                     GoodbyeReason.PROTOCOL, f"a session has at most {LINKS_MAX} links"

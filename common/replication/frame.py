@@ -29,6 +29,9 @@ from common.errors import ProtocolError
 from common.ports import Buffer
 
 MAGIC = b"FSR1"
+
+_TLS_RECORDS = (b"\x15", b"\x16")
+"""First bytes of an alert and of a handshake (RFC 8446 5.1)."""
 FRAME_VERSION = 1
 
 _UNSUMMED = struct.Struct("<4sBBHIIQ")
@@ -131,7 +134,7 @@ class FrameParser:
         self._header += view[position:end]
         # The magic is compared as it comes: garbage is known from its first byte.
         if not MAGIC.startswith(bytes(self._header[: len(MAGIC)])):
-            raise ProtocolError("not a farshore replication frame")
+            raise ProtocolError(_not_a_frame(self._header))
         if len(self._header) == HEADER_BYTES:
             self._open_body()
         return end
@@ -176,3 +179,13 @@ class FrameParser:
         whole = memoryview(body)
         meta = bytes(whole[: self._meta_bytes])
         return Frame(self._type, meta, whole[self._meta_bytes :], self._checksum)
+
+
+def _not_a_frame(header: bytes | bytearray) -> str:
+    """Say what it is, where that tells the operator of a plain-text site more."""
+    if header[:1] in _TLS_RECORDS:
+        return (
+            "not a farshore replication frame but TLS: the other site replicates with "
+            "`tls`; give this one certificates too"
+        )
+    return "not a farshore replication frame"

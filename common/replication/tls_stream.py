@@ -43,6 +43,9 @@ HANDSHAKE_RECORD: Final = 22
 ALERT_RECORD: Final = 21
 """First byte of a record (RFC 8446 5.1): what else comes first is no TLS."""
 
+TLS_DEMANDED: Final = b"\x15\x03\x03\x00\x02\x02\x46"
+"""A fatal alert, protocol_version, for who does not speak TLS (RFC 8446 6.2)."""
+
 
 class TlsStream:
     """An encrypted stream; made by `secure`. One reader, any number of writers."""
@@ -180,7 +183,8 @@ async def _shake_hands(below: ByteStream, credentials: Credentials) -> TlsStream
             await _flush(below, bios)
             received_bytes = await _receive(below, bios, received_bytes)
         except ssl.SSLError as error:
-            await _say_why(below, bios)
+            if "_ALERT_" not in (error.reason or ""):  # who sent one has gone
+                await _say_why(below, bios)
             raise _handshake_failure(error, below.peer, credentials) from None
     await _flush(below, bios)
     told = tls.getpeercert()
@@ -205,6 +209,8 @@ async def _receive(below: ByteStream, bios: _Bios, received_bytes: int) -> int:
             "site's log says why, if it refused this one; it may also have no `tls`"
         )
     if not received_bytes and data[0] not in {HANDSHAKE_RECORD, ALERT_RECORD}:
+        bios.to_peer.write(TLS_DEMANDED)
+        await _say_why(below, bios)
         raise ProtocolError(
             f"{below.peer}: sends something else than TLS: give the other site `tls` "
             "as well, or both allow_plaintext_replication = true"

@@ -17,6 +17,7 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Field,
     PlainSerializer,
     PlainValidator,
     ValidationInfo,
@@ -33,6 +34,7 @@ from common.addresses import (
     parse_remote_address,
     parse_tcp_listen_address,
 )
+from common.certificates import TlsFiles
 
 NAME_FORM = r"[A-Za-z0-9._-]{1,64}"
 _NAME = re.compile(NAME_FORM)
@@ -201,16 +203,48 @@ def check_other_site(group: str, key: str, peer: str, own: str) -> None:
         )
 
 
-def require_plaintext(allowed: bool) -> None:
-    """Raise ValueError unless the operator chose plain text by name."""
-    if not allowed:
+class ReplicationTlsTable(Table):
+    """Certificates for replication, as PEM files; read again on SIGHUP."""
+
+    ca: Path = Field(
+        description=(
+            "The CA that vouches for the other site; one of its own for replication. "
+            "A revocation list in the same file is obeyed."
+        )
+    )
+    cert: Path = Field(
+        description=(
+            "This site's certificate, with its chain: the other site's `peer` is a "
+            "DNS name among its subject alternative names."
+        )
+    )
+    key: Path = Field(
+        description="Its key, unencrypted, for the daemon's user alone (mode 0600)."
+    )
+
+    def files(self) -> TlsFiles:
+        return TlsFiles(self.ca, self.cert, self.key)
+
+
+def check_tls_or_plaintext(tls: ReplicationTlsTable | None, allowed: bool) -> None:
+    """Raise ValueError unless there is TLS, or plain text was chosen by name."""
+    if tls is None and not allowed:
         raise ValueError(
-            "replication in plain text was not allowed and this version has no "
-            "other: on a private network, write allow_plaintext_replication = true"
+            "replication needs certificates: write tls = { ca = FILE, cert = FILE, "
+            "key = FILE }, or, on a private network, allow_plaintext_replication = true"
+        )
+    if tls is not None and allowed:
+        raise ValueError(
+            "tls and allow_plaintext_replication = true exclude each other: "
+            "replication is encrypted, or it is not; remove one of them"
         )
 
 
 PLAINTEXT_DESCRIPTION = (
-    "Must be true in this version: replication travels unencrypted and "
-    "unauthenticated, for private networks only. TLS arrives with a later version."
+    "Replication without `tls`, unencrypted and from whoever comes: for private "
+    "networks only, and at both sites."
+)
+TLS_DESCRIPTION = (
+    "Certificates: replication is TLS 1.3, and each site proves who it is. Either this "
+    "or `allow_plaintext_replication`."
 )

@@ -19,18 +19,20 @@ from common.service.config_common import (
     ADDRESSES_MAX,
     GROUPS_MAX,
     PLAINTEXT_DESCRIPTION,
+    TLS_DESCRIPTION,
     VOLUMES_MAX,
     Name,
     Path,
     RemoteAddress,
+    ReplicationTlsTable,
     SocketPath,
     Table,
     all_volumes,
     check_distinct_names,
     check_groups,
     check_other_site,
+    check_tls_or_plaintext,
     json_text,
-    require_plaintext,
     written,
 )
 from common.service.config_nbd import NbdTable, check_access_rules
@@ -183,7 +185,13 @@ class LinkTable(Table):
     connections: Annotated[StrictInt, count_bounds(1, 16)] = Field(
         default=1, description="TCP connections to each address."
     )
-    peer: Name = Field(description="Name of the remote's site; another one is refused.")
+    peer: Name = Field(
+        description=(
+            "Name of the remote's site, and with `tls` a DNS name of its certificate; "
+            "another one is refused."
+        )
+    )
+    tls: ReplicationTlsTable | None = Field(default=None, description=TLS_DESCRIPTION)
     allow_plaintext_replication: StrictBool = Field(
         default=False, description=PLAINTEXT_DESCRIPTION
     )
@@ -224,7 +232,7 @@ class LinkTable(Table):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        require_plaintext(self.allow_plaintext_replication)
+        check_tls_or_plaintext(self.tls, self.allow_plaintext_replication)
         if len(self.remotes) * self.connections > ADDRESSES_MAX:
             raise ValueError(
                 f"remotes times connections is more than {ADDRESSES_MAX} links: "

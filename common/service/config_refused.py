@@ -1,6 +1,6 @@
 """Keys of later versions: refused by name, so that none is ever ignored.
 
-A key is a dotted path; lists are passed through, so "group.link.tls" means that
+A key is a dotted path; lists are passed through, so "group.link.seed" means that
 key of every group. A value that asks for nothing (`reflink = false`) is accepted.
 """
 
@@ -10,10 +10,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-_TLS = (
-    "TLS for replication arrives with a later version: remove it and use "
-    "allow_plaintext_replication = true, on a private network"
-)
 _PACING = "pacing arrives with a later version: remove it"
 
 
@@ -45,7 +41,6 @@ PRIMARY_REFUSED = (
         "remove it (a primary that receives arrives with a later version)",
     ),
     RefusedKey("group.hooks", "hooks arrive with a later version: remove it"),
-    RefusedKey("group.link.tls", _TLS),
     RefusedKey(
         "group.link.seed",
         "seeding a secondary volume by other means arrives with a later version: "
@@ -76,7 +71,6 @@ PRIMARY_REFUSED = (
 
 REMOTE_REFUSED = (
     *_COMMON,
-    RefusedKey("replication.tls", _TLS),
     RefusedKey(
         "group.link",
         "a remote that sends arrives with a later version: remove the table",

@@ -10,9 +10,11 @@ from common.service.config_common import (
     ADDRESSES_MAX,
     GROUPS_MAX,
     PLAINTEXT_DESCRIPTION,
+    TLS_DESCRIPTION,
     VOLUMES_MAX,
     Name,
     Path,
+    ReplicationTlsTable,
     SocketPath,
     Table,
     TcpListenAddress,
@@ -20,7 +22,7 @@ from common.service.config_common import (
     check_distinct_names,
     check_groups,
     check_other_site,
-    require_plaintext,
+    check_tls_or_plaintext,
 )
 from common.service.config_nbd import NbdTable, check_access_rules
 
@@ -51,13 +53,14 @@ class ReplicationTable(Table):
     listen: Annotated[
         tuple[TcpListenAddress, ...], Field(min_length=1, max_length=ADDRESSES_MAX)
     ] = Field(description='Addresses "tcp:HOST:PORT" at which primaries connect.')
+    tls: ReplicationTlsTable | None = Field(default=None, description=TLS_DESCRIPTION)
     allow_plaintext_replication: StrictBool = Field(
         default=False, description=PLAINTEXT_DESCRIPTION
     )
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        require_plaintext(self.allow_plaintext_replication)
+        check_tls_or_plaintext(self.tls, self.allow_plaintext_replication)
         return self
 
 
@@ -91,7 +94,10 @@ class RemoteGroup(Table):
 
     name: Name = Field(description="Name, the same at both sites.")
     peer: Name = Field(
-        description="Name of the site that sends it; another one is refused."
+        description=(
+            "Name of the site that sends it, and with `tls` a DNS name of its "
+            "certificate; another one is refused."
+        )
     )
     journal: JournalTable = Field(
         default_factory=JournalTable,

@@ -60,12 +60,26 @@ class RecoveryPointStatus(Snapshot):
     label: str | None = None
 
 
+class CertificateStatus(Snapshot):
+    """`names` are its DNS names; `seconds_left` is negative once it has expired."""
+
+    names: tuple[str, ...]
+    expires_ns: Moment = Field(serialization_alias="expires")
+    seconds_left: float
+
+
 class LinkStatus(Snapshot):
-    """`peers` are the connected addresses, one for each connection."""
+    """`peers` are the connected addresses, one for each connection.
+
+    `encrypted`: whether the config demands TLS, so that nothing else is spoken.
+    `peer_certificate` is the one last seen.
+    """
 
     state: LinkState
     encrypted: bool = False
     peers: tuple[str, ...] = ()
+    certificate: CertificateStatus | None = None
+    peer_certificate: CertificateStatus | None = None
 
 
 class LastCycleStatus(Snapshot):

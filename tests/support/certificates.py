@@ -42,6 +42,27 @@ class Certificates:
     def server(self, *, verify_clients: bool = True) -> TlsServer:
         return TlsServer(self.server_files(verify_clients=verify_clients))
 
+    def site(self, name: str, *, folder: str = "", **dates: dt.datetime) -> TlsFiles:
+        """Return the files of a site for replication; `dates` are trustme's.
+
+        Another `folder` makes another certificate of the same name.
+        """
+        return self._site(name, self._ca, folder or f"site-{name}", **dates)
+
+    def site_of_other_ca(self, name: str) -> TlsFiles:
+        """Return files that name our CA, and hold a certificate of another."""
+        return self._site(name, trustme.CA(), f"strange-{name}")
+
+    def _site(
+        self, name: str, ca: trustme.CA, folder_name: str, **dates: dt.datetime
+    ) -> TlsFiles:
+        folder = self._folder / folder_name
+        folder.mkdir(exist_ok=True, parents=True)
+        self._ca.cert_pem.write_to_path(str(folder / "ca.pem"))
+        _write(ca.issue_cert(name, **dates), folder / "cert.pem", folder / "key.pem")
+        files = (str(folder / name) for name in ("ca.pem", "cert.pem", "key.pem"))
+        return TlsFiles(*files)
+
     def client(self, name: str, *, expired: bool = False) -> Path:
         """Return the folder of a client whom our CA calls `name`."""
         issued = self._ca.issue_cert(

@@ -92,7 +92,7 @@ def toml(table: Mapping[str, Any], name: str = "") -> str:
 
 
 def tls_table(files: TlsFiles) -> dict[str, object]:
-    """Return the `[nbd.tls]` of a daemon with these certificates."""
+    """Return a `tls` table of a daemon with these certificates."""
     return {"ca": files.ca, "cert": files.cert, "key": files.key}
 
 
@@ -115,11 +115,14 @@ class Pair:
         nbd: dict[str, object] | None = None,
         tcp: bool = False,
         tls: TlsFiles | None = None,
+        link_tls: tuple[TlsFiles, TlsFiles] | None = None,
     ) -> None:
         """`group` and `link` are further keys and tables of "g"; its trigger is
         `manual` unless given. `link_port`: where its primary connects, if it is not
         to the remote itself. `nbd`: the same of the primary's `[nbd]`; `tcp` and
-        `tls` have it serve on ports of the loopback besides its Unix socket."""
+        `tls` have it serve on ports of the loopback besides its Unix socket.
+        `link_tls`: certificates of the primary, "a", and the remote, "b", to replicate
+        with; without, in plain text."""
         self.directory = directory
         self.volumes = volumes
         self.others = others
@@ -135,6 +138,7 @@ class Pair:
         self.tcp_port = free_port() if tcp else None
         self.tls_port = free_port() if tls else None
         self._tls = tls
+        self.link_tls = link_tls
         self.write_configs()
 
     def __enter__(self) -> Self:
@@ -193,7 +197,7 @@ class Pair:
             "nbd": {"listen": [self.remote.nbd_address]},
             "replication": {
                 "listen": [f"tcp:127.0.0.1:{self.replication_port}"],
-                "allow_plaintext_replication": True,
+                **self._security(1),
             },
             "group": groups,
         }
@@ -217,6 +221,11 @@ class Pair:
             table["tls"] = tls_table(self._tls)
         return table | self.nbd_options
 
+    def _security(self, site: int) -> dict[str, object]:
+        if self.link_tls is None:
+            return {"allow_plaintext_replication": True}
+        return {"tls": tls_table(self.link_tls[site])}
+
     def _sent(
         self,
         name: str,
@@ -230,7 +239,7 @@ class Pair:
             "link": {
                 "remotes": [f"127.0.0.1:{port}"],
                 "peer": "b",
-                "allow_plaintext_replication": True,
+                **self._security(0),
             },
             "volume": [
                 {

@@ -85,7 +85,13 @@ def test_the_status_has_every_promised_key() -> None:
         "current_as_of": "1970-01-01T00:00:01.000000Z",
         "label": "nightly",
     }
-    assert list(group["link"]) == ["state", "encrypted", "peers"]
+    assert list(group["link"]) == [
+        "state",
+        "encrypted",
+        "peers",
+        "certificate",
+        "peer_certificate",
+    ]
     assert list(group["last_cycle"]) == [
         "number",
         "hold_seconds",
