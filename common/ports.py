@@ -187,6 +187,10 @@ class ByteStream(Protocol):
         """Queue all buffers in order; wait while the peer is slow."""
         ...
 
+    def unacknowledged_bytes(self) -> int:
+        """Return the bytes written that the peer's machine has not got yet."""
+        ...
+
     async def close(self) -> None: ...
 
     def abort(self) -> None:

@@ -1,4 +1,4 @@
-"""When to cut so that a recovery point stays younger than a target, and whether it will.
+"""When to cut so that a point stays younger than a target, and whether it will.
 
 Pure: times come in as arguments, in seconds of one monotonic clock.
 

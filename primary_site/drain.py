@@ -10,11 +10,13 @@ send and nothing unacknowledged.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 from common.errors import ProtocolError, StorageError
 from common.replication.messages import (
+    Committed,
     Credit,
     CycleBegin,
     CycleEnd,
@@ -31,6 +33,7 @@ from primary_site.changes import pages_of_tracks
 from primary_site.compression import Compression, Packed
 from primary_site.cut_reader import CutReader, CutUnreadableError
 from primary_site.drain_plan import Gatherer, Unit, plan
+from primary_site.drain_waits import DrainWaits, Stage
 from primary_site.group import ConsistencyGroup, Cut
 from primary_site.session import SendingSession
 
@@ -38,6 +41,12 @@ Records = list[RunData | DeltaRun]
 
 WORKERS = 2
 """Units under way at once: one is read while others are encoded and sent."""
+
+WAIT_SECONDS = 0.1
+"""A wait for the remote is looked at so often: is anything still on its way there?"""
+
+UNTYPICAL_BYTES = 64 << 20
+"""A cycle of holes larger than this tells nothing of how long others will take."""
 
 
 class CycleDrain:
@@ -73,6 +82,13 @@ class CycleDrain:
         self.tracks_differenced = 0
         self.tracks_refused = 0
         self.bytes_done = 0
+        self.size_bytes = 0
+        """What this session has to have acknowledged, in bytes of tracks."""
+        self.data_bytes = 0
+        """Of tracks that were sent as they are: no holes, no hashes."""
+        self.waits = DrainWaits()
+        self._taken_bytes = 0
+        self._wire_before = session.sent_bytes
 
     async def run(self) -> None:
         """Send everything; return when all of it is durable at the remote.
@@ -85,6 +101,9 @@ class CycleDrain:
             standing = volume.preserver.standing()
             assert standing is not None
             self._readers.append(CutReader(volume, standing))
+            changes, track_bytes = volume.changes, volume.geometry.track_bytes
+            assert changes.pprc is not None
+            self.size_bytes += (changes.pprc.count - changes.acked.count) * track_bytes
         cut = self._cut
         await self._session.send(
             CycleBegin(
@@ -113,6 +132,45 @@ class CycleDrain:
                 self._session.epoch, self._cut.cycle_id, self._sequence, self._digest
             )
         )
+
+    async def committed(self, answer: asyncio.Task[Committed]) -> Committed:
+        """`end`, and wait for the answer."""
+        began = _now()
+        await self.end()
+        found = await answer
+        link_seconds = min(self._session.round_trip_seconds, _now() - began)
+        self.waits.add(Stage.LINK, link_seconds)
+        self.waits.add(Stage.REMOTE, _now() - began - link_seconds)
+        return found
+
+    # -- figures -----------------------------------------------------------------------
+
+    @property
+    def delivered_bytes(self) -> float:
+        """Bytes of tracks that the remote's machine has got, about."""
+        sent = self._session.sent_bytes - self._wire_before
+        if sent <= 0:
+            return self.bytes_done
+        share = min(self._session.unacknowledged_bytes / sent, 1.0)
+        taken = min(self._taken_bytes, self.size_bytes)
+        return max(self.bytes_done, taken * (1 - share))
+
+    @property
+    def is_typical(self) -> bool:
+        """Tell whether other cycles may be expected to take as long for as much."""
+        return (
+            not self.tracks_compared
+            and self.size_bytes <= 4 * self.data_bytes + UNTYPICAL_BYTES
+        )
+
+    @contextlib.contextmanager
+    def waiting(self, stage: Stage) -> Iterator[None]:
+        """Count the time within as waited for `stage`."""
+        began = _now()
+        try:
+            yield
+        finally:
+            self.waits.add(stage, _now() - began)
 
     # -- what the remote says --------------------------------------------------------
 
@@ -188,7 +246,7 @@ class CycleDrain:
                 continue
             if not (self._pending or self._active):
                 return None
-            await self._woken()
+            await self._woken(Stage.REMOTE)
 
     async def _planned(self) -> Unit | None:
         async with self._units_lock:
@@ -204,11 +262,13 @@ class CycleDrain:
         if unit.zero:
             runs = [RunData(first, count, None) for first, count in unit.runs]
         else:
-            runs = await reader.read(unit.runs)
+            with self.waiting(Stage.READ):
+                runs = await reader.read(unit.runs)
         if unit.hashed:
             await self._send_hashes(unit, runs[0])
             return
-        packed = await self._packed(unit, runs)
+        with self.waiting(Stage.ENCODE):
+            packed = await self._packed(unit, runs)
         await self._take_credit(packed.raw_bytes)
         message = Tracks(
             self._session.epoch,
@@ -220,7 +280,7 @@ class CycleDrain:
         )
         self.tracks_sent += sum(run.count for run in runs)
         began = self._compression.monotonic()
-        self._note_sent(await self._session.send_bulk(message))
+        await self._send_bulk(message)
         self._compression.sent(packed, self._compression.monotonic() - began)
 
     async def _packed(self, unit: Unit, runs: list[RunData]) -> Packed:
@@ -254,7 +314,12 @@ class CycleDrain:
             payload,
         )
         self.tracks_compared += run.count
-        self._note_sent(await self._session.send_bulk(message))
+        await self._send_bulk(message)
+
+    async def _send_bulk(self, message: Tracks | Hashes) -> None:
+        with self.waiting(Stage.LINK):
+            checksum = await self._session.send_bulk(message)
+        self._note_sent(checksum)
 
     def _note_sent(self, checksum: int) -> None:
         # Not `self._digest ^= await ...`: that reads the digest before it waits, and
@@ -265,19 +330,39 @@ class CycleDrain:
         sequence = self._sequence
         self._sequence += 1
         self._pending[sequence] = unit
+        track_bytes = self._group.volumes[unit.volume].geometry.track_bytes
+        unit_bytes = sum(count for _, count in unit.runs) * track_bytes
+        self._taken_bytes += unit_bytes
+        if not (unit.zero or unit.hashed):
+            self.data_bytes += unit_bytes
         return sequence
 
     async def _take_credit(self, size: int) -> None:
         while self._credit < size:  # ends with CREDIT, or with the session
-            await self._woken()
+            await self._woken(Stage.REMOTE)
         self._credit -= size
 
     def _tell(self) -> None:
         self._wake.set()
         self._wake = asyncio.Event()
 
-    async def _woken(self) -> None:
-        await self._wake.wait()
+    async def _woken(self, stage: Stage) -> None:
+        """Wait for something of the remote; ends after `WAIT_SECONDS` all the same.
+
+        Counted as the link's while bytes are on their way, else as `stage`'s.
+        """
+        began, wake = _now(), self._wake
+        was_sending = self._session.unacknowledged_bytes
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(WAIT_SECONDS):
+                await wake.wait()
+        if was_sending and self._session.unacknowledged_bytes:
+            stage = Stage.LINK
+        self.waits.add(stage, _now() - began)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def _hash_tracks(reader: CutReader, run: RunData) -> bytes:

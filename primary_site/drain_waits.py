@@ -1,4 +1,4 @@
-"""Where a drain waits: on this site's device, its processor, the link, the remote. Pure.
+"""Where a drain waits: for the disk here, the processor, the link, the remote. Pure.
 
 Workers of a drain wait most for what is slowest: that is what a forecast names.
 """

@@ -17,6 +17,7 @@ from common.ports import Clock
 from common.replication.features import DELTA
 from common.replication.messages import Abandon, Noted, Welcome
 from primary_site.alarms import Alarms
+from primary_site.autopilot import look_seconds
 from primary_site.background import retrieve
 from primary_site.compression import Compression
 from primary_site.cut_reader import RelationEndedError
@@ -27,6 +28,7 @@ from primary_site.cycle_figures import (
     log_commit,
 )
 from primary_site.drain import CycleDrain
+from primary_site.drain_waits import Stage
 from primary_site.group import (
     ConsistencyGroup,
     Cut,
@@ -34,6 +36,7 @@ from primary_site.group import (
     CutStarvedError,
 )
 from primary_site.reconciling import reconcile
+from primary_site.rpo_keeper import RpoKeeper
 from primary_site.session import SendingSession
 from primary_site.tickets import CutTickets
 from primary_site.trigger import Observed, Schedule, seconds_to_cut
@@ -79,7 +82,11 @@ class GroupCycles:
         self._last_commit: float | None = None
         self._taking: asyncio.Task[None] | None = None
         self._destage: asyncio.Task[None] | None = None
-        self._cut_at = 0.0
+        self._is_fresh = False
+        """No session has worked on the cut yet: what it takes can be learnt from."""
+        self.cut_at = 0.0
+        rpo = group.config.rpo_seconds
+        self.keeper = None if rpo is None else RpoKeeper(rpo)
         self._pause_seconds = RETRY_SECONDS
         """After the next cycle that is given up over a link that stands."""
         self._schedule = Schedule(group.config.schedule)
@@ -103,8 +110,21 @@ class GroupCycles:
         """Agree with the remote on what it has, and have it know that."""
         if self._taking is not None:
             await asyncio.wait([self._taking])  # the last session's, under way still
+        before = self.group.state.committed_cycle_id
         await self.reconcile(session.welcome)
+        if self.keeper is not None:
+            is_same = self.group.state.committed_cycle_id == before
+            if self.keeper.as_of is None or not is_same:
+                self.keeper.as_of = self._as_of_from_record()
         await self._tell_noted(session)
+
+    def _as_of_from_record(self) -> float | None:
+        """Return when the newest point was current, by this process's clock."""
+        as_of_ns = self.group.state.current_as_of_ns
+        if self.group.state.committed_number is None or as_of_ns is None:
+            return None
+        age = max(self._clock.now_ns() - as_of_ns, 0) / 1e9
+        return self._clock.monotonic() - age
 
     async def reconcile(self, welcome: Welcome) -> None:
         await reconcile(self.group, welcome, self.alarms, self._complete)
@@ -172,7 +192,8 @@ class GroupCycles:
         cut = await self.group.make_cut(label)
         self._destage = asyncio.create_task(self.group.destage(), name="destage")
         self._destage.add_done_callback(retrieve)
-        self._last_cut = self._cut_at = self._clock.monotonic()
+        self._last_cut = self.cut_at = self._clock.monotonic()
+        self._is_fresh = True
         self.alarms.clear("cut_starved", "flashcopy_unavailable")
         self.tickets.taken(cut)
         self.when_moved_on()
@@ -185,6 +206,8 @@ class GroupCycles:
         state = self.group.state
         self.group.state = replace(state, current_as_of_ns=now_ns)
         self._last_cut = self._last_commit = self._clock.monotonic()
+        if self.keeper is not None:
+            self.keeper.as_of = self._last_cut
         cut = Cut(number, state.committed_cycle_id, now_ns, 0.0, None)
         self.tickets.taken(cut)
         self.tickets.safe(number)
@@ -208,20 +231,26 @@ class GroupCycles:
         group = self.group
         if group.state.suspended:
             return LOOK_AGAIN_SECONDS_MAX
-        last = self.last_cycle
+        now, changed, keeper = (
+            self._clock.monotonic(),
+            changed_bytes(group),
+            self.keeper,
+        )
         wait = seconds_to_cut(
             group.config,
             Observed(
-                now=self._clock.monotonic(),
+                now=now,
                 last_cut=self._last_cut,
                 last_commit=self._last_commit,
-                last_drain_seconds=last.drain_seconds if last else 0.0,
-                changed_bytes=changed_bytes(group),
+                changed_bytes=changed,
                 schedule_due=self._schedule.seconds_until_due(self._clock.now_ns()),
+                rpo_due=keeper.seconds_to_cut(now, changed) if keeper else None,
             ),
         )
         if wait and group.config.changed_bytes is not None:
             return POLL_SECONDS
+        if keeper is not None:
+            return min(wait, look_seconds(keeper.target))
         return min(wait, LOOK_AGAIN_SECONDS_MAX)
 
     async def finish(self, session: SendingSession) -> None:
@@ -229,6 +258,7 @@ class GroupCycles:
         group, cut = self.group, self.group.cut
         assert cut is not None
         await group.settle_cut()
+        is_fresh, self._is_fresh = self._is_fresh, False
         wire_before = session.sent_bytes
         drain = CycleDrain(
             group,
@@ -241,16 +271,16 @@ class GroupCycles:
         self.drain_began = self._clock.monotonic()
         await drain.run()
         assert self._destage is not None
-        await asyncio.shield(self._destage)
+        with drain.waiting(Stage.READ):
+            await asyncio.shield(self._destage)
         committed = asyncio.create_task(session.committed())
         try:
-            await drain.end()
-            answer = await committed
+            answer = await drain.committed(committed)
         finally:
             committed.cancel()
         if answer.cycle_id != cut.cycle_id:
             raise ProtocolError("COMMITTED names another cycle")
-        seconds = self._clock.monotonic() - self._cut_at
+        seconds = self._clock.monotonic() - self.cut_at
         self.last_cycle = LastCycle(
             cut.number,
             cut.hold_seconds,
@@ -262,6 +292,10 @@ class GroupCycles:
             cycle_bytes(group),
             session.sent_bytes - wire_before,
         )
+        if self.keeper is not None and is_fresh and drain.is_typical:
+            self.keeper.cycle_ended(
+                drain.data_bytes, self.last_cycle.bytes_on_wire, seconds, drain.waits
+            )
         await self._complete(answer.relation_id)
         await self._tell_noted(session)
 
@@ -275,6 +309,8 @@ class GroupCycles:
         self.when_moved_on()
         self.drain = None
         self._last_commit = self._clock.monotonic()
+        if self.keeper is not None:
+            self.keeper.as_of = self.cut_at
         self._pause_seconds = RETRY_SECONDS
         self.alarms.clear(
             "cycle_abandoned",

@@ -32,6 +32,7 @@ from primary_site.alarms import Alarms
 from primary_site.background import first_of, retrieve
 from primary_site.group import ConsistencyGroup
 from primary_site.group_cycles import GroupCycles
+from primary_site.rpo_watch import RpoWatch
 from primary_site.session import Connect, SendingSession, open_session
 from primary_site.tickets import CutTicket, CutTickets
 from primary_site.verifying import Verifying
@@ -66,6 +67,16 @@ class Replicator:
         self._connect = connect
         self._log = log.bind(group=group.name)
         self._give_up: asyncio.Task[None] | None = None
+        self._watch: RpoWatch | None = None
+        keeper = self.cycles.keeper
+        if keeper is not None:
+            self._watch = RpoWatch(
+                keeper,
+                self.cycles,
+                self.alarms,
+                lambda: self.session is not None,
+                clock,
+            )
 
     # -- what operators ask ------------------------------------------------------------
 
@@ -113,6 +124,8 @@ class Replicator:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._tend())
                 tasks.create_task(self._save_acked())
+                if self._watch is not None:
+                    tasks.create_task(self._watch.run())
                 tasks.create_task(self._connect_for_ever())
         finally:
             await self.verifying.stop()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from common.ports import Clock
 from common.service.status import (
     AlarmStatus,
+    ForecastStatus,
     GroupRole,
     GroupState,
     GroupStatus,
@@ -53,6 +54,7 @@ def group_status(replicator: Replicator, clock: Clock) -> GroupStatus:
         ),
         progress=progress(replicator, clock) or replicator.verifying.progress(),
         last_verify=replicator.verifying.last,
+        forecast=_forecast(replicator),
         alarms=tuple(
             AlarmStatus(name=a.name, message=a.message, since_ns=a.since_ns)
             for a in replicator.alarms.all()
@@ -63,6 +65,22 @@ def group_status(replicator: Replicator, clock: Clock) -> GroupStatus:
 def _last_cycle(last: LastCycle) -> LastCycleStatus:
     return LastCycleStatus(
         **{name: getattr(last, name) for name in LastCycleStatus.model_fields}
+    )
+
+
+def _forecast(replicator: Replicator) -> ForecastStatus | None:
+    keeper = replicator.cycles.keeper
+    seen = None if keeper is None else keeper.forecast
+    if seen is None:
+        return None
+    return ForecastStatus(
+        target_seconds=seen.target_seconds,
+        promise=seen.promise.value,
+        expected_age_seconds=round(seen.expected_age_seconds, 3),
+        seconds_until_breach=seen.seconds_until_breach,
+        cause=seen.cause,
+        needed_bytes_per_second=seen.needed_bytes_per_second,
+        measured_bytes_per_second=seen.measured_bytes_per_second,
     )
 
 

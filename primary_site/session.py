@@ -72,6 +72,16 @@ class SendingSession:
     def sent_bytes(self) -> int:
         return sum(link.sent_bytes for link in self.links)
 
+    @property
+    def unacknowledged_bytes(self) -> int:
+        """Bytes sent that the remote's machine has not got yet."""
+        return sum(link.unacknowledged_bytes() for link in self.links)
+
+    @property
+    def round_trip_seconds(self) -> float:
+        """As the heartbeats tell; 0 before the first was answered."""
+        return max((link.round_trip_seconds or 0.0 for link in self.links), default=0.0)
+
     async def send(self, message: Message) -> int:
         """Send a control message, in order."""
         return await self.links[0].send(message)

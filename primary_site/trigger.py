@@ -6,14 +6,7 @@ from dataclasses import dataclass
 
 from common.service.config_primary import PrimaryGroup
 from common.service.schedule import next_moment_ns
-
-RPO_SHARE = 0.35
-"""A point is at its oldest just before the next commit: one interval and one
-drain after its cut. Cutting after this share of the target, less half the last
-drain, keeps the sum below it while a drain takes less than half the target."""
-
-CUT_GAP_SECONDS_MIN = 0.1
-"""Between a commit and the next cut: even a slow link leaves hosts this rest."""
+from primary_site.autopilot import cut_gap
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,10 +16,11 @@ class Observed:
     now: float
     last_cut: float | None
     last_commit: float | None
-    last_drain_seconds: float
     changed_bytes: int
     schedule_due: float | None
     """Seconds until the schedule's next moment; None without one."""
+    rpo_due: float | None = None
+    """Seconds until the autopilot would cut; None without an `rpo`."""
 
 
 NEVER = float("inf")
@@ -73,9 +67,8 @@ def seconds_to_cut(group: PrimaryGroup, seen: Observed) -> float:
     if group.changed_bytes is not None:
         return 0.0 if seen.changed_bytes >= group.changed_bytes else NEVER
     assert group.rpo_seconds is not None
-    wanted = group.rpo_seconds * RPO_SHARE - seen.last_drain_seconds / 2
+    assert seen.rpo_due is not None
     rest = 0.0
     if seen.last_commit is not None:
-        gap = min(CUT_GAP_SECONDS_MIN, group.rpo_seconds / 10)
-        rest = gap - (seen.now - seen.last_commit)
-    return max(0.0, wanted - since, rest)
+        rest = cut_gap(group.rpo_seconds) - (seen.now - seen.last_commit)
+    return max(0.0, seen.rpo_due, rest)

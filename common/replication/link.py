@@ -115,6 +115,10 @@ class Link:
         self._parser.payload_bytes_max = PAYLOAD_BYTES_MAX
         return message
 
+    def unacknowledged_bytes(self) -> int:
+        """Return the bytes sent that the peer's machine has not got yet."""
+        return self._stream.unacknowledged_bytes()
+
     def start_heartbeat(self) -> None:
         """Prove to be alive from now on, until `close` or `abort`."""
         assert self._heartbeat is None, "started once"

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import fcntl
 import socket
+import termios
+from array import array
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -138,6 +141,17 @@ class SocketStream(asyncio.Protocol):
                 self._writers.remove(waiter)
         if self._error is not None:
             raise ConnectionLostError(f"{self.peer}: {self._error}")
+
+    def unacknowledged_bytes(self) -> int:
+        """Return what is queued here and in the kernel, and on its way."""
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return 0
+        count = array("i", [0])
+        found = transport.get_extra_info("socket")
+        if found is not None:
+            fcntl.ioctl(found.fileno(), termios.TIOCOUTQ, count)  # SIOCOUTQ: tcp(7)
+        return count[0] + transport.get_write_buffer_size()
 
     async def close(self) -> None:
         """Send what is queued, within `CLOSE_SECONDS`, then close."""

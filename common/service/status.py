@@ -93,6 +93,23 @@ class LastCycleStatus(Snapshot):
     bytes_on_wire: int
 
 
+class ForecastStatus(Snapshot):
+    """Whether `rpo` is kept, and what stands in the way if not.
+
+    `promise`: "kept", "in_danger" or "breached". `cause`: "link_down", "link",
+    "remote_disk", "primary_disk", "cpu"; None while all is well. The rates are bytes a
+    second on the wire.
+    """
+
+    target_seconds: float
+    promise: str
+    expected_age_seconds: float
+    seconds_until_breach: float | None = None
+    cause: str | None = None
+    needed_bytes_per_second: float | None = None
+    measured_bytes_per_second: float | None = None
+
+
 class VolumeStatus(Snapshot):
     name: str
     size_bytes: int
@@ -140,6 +157,7 @@ class GroupStatus(Snapshot):
     volumes: tuple[VolumeStatus, ...] = ()
     progress: ProgressStatus | None = None
     last_verify: VerifySummary | None = None
+    forecast: ForecastStatus | None = None
     alarms: tuple[AlarmStatus, ...] = ()
 
 

@@ -16,8 +16,9 @@ from tests.support.simulation.sites import STATE, PrimarySite, RemoteSite
 SAID_SECONDS = 6.0
 """A session that ends lets its threads return and its link drain before it says why."""
 
-WELL = ("remote_restored",)
-"""Alarms that an operator has to have seen: they stay."""
+WELL = ("remote_restored", "rpo_breached", "rpo_breach_forecast")
+"""Alarms that may still stand: the first until an operator has seen it, the others for
+as long as the target after the last point that was too old."""
 
 
 class AlarmsWatch:

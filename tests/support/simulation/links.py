@@ -90,6 +90,10 @@ class SimulatedStream:
         if self._error is not None:
             raise ConnectionLostError(f"{self.peer}: {self._error}")
 
+    def unacknowledged_bytes(self) -> int:
+        waiting = max(self._free_at - self._world.now, 0.0) * self.rate
+        return sum(map(len, self._held)) + int(waiting)
+
     async def close(self) -> None:
         if self._is_closed:
             return

@@ -8,13 +8,12 @@ from typing import Any
 import pytest
 
 from common.service.config_primary import PrimaryGroup
-from primary_site.trigger import NEVER, RPO_SHARE, Observed, seconds_to_cut
+from primary_site.trigger import NEVER, Observed, seconds_to_cut
 
 SEEN = Observed(
     now=100.0,
     last_cut=90.0,
     last_commit=95.0,
-    last_drain_seconds=0.0,
     changed_bytes=0,
     schedule_due=None,
 )
@@ -55,14 +54,12 @@ def test_changed_bytes_trigger_once_they_are_reached(changed: int, wait: float) 
     assert seconds_to_cut(group(changed="1MiB"), seen) == wait
 
 
-def test_a_recovery_point_objective_leaves_time_for_the_drain() -> None:
-    seen = replace(SEEN, last_cut=100.0, last_commit=50.0)
-    slow = replace(seen, last_drain_seconds=2.0)
-    assert seconds_to_cut(group(rpo="10s"), seen) == pytest.approx(10 * RPO_SHARE)
-    assert seconds_to_cut(group(rpo="10s"), slow) == pytest.approx(10 * RPO_SHARE - 1)
+def test_with_a_recovery_point_objective_the_autopilot_decides() -> None:
+    seen = replace(SEEN, last_commit=50.0, rpo_due=3.5)
+    assert seconds_to_cut(group(rpo="10s"), seen) == 3.5
 
 
 def test_hosts_get_a_rest_between_a_commit_and_the_next_cut() -> None:
-    busy = replace(SEEN, last_commit=100.0, last_drain_seconds=9.0)
+    busy = replace(SEEN, last_commit=100.0, rpo_due=0.0)
     assert 0 < seconds_to_cut(group(rpo="10s"), busy) <= 0.1
     assert seconds_to_cut(group(rpo="100ms"), busy) == pytest.approx(0.01)

@@ -235,6 +235,9 @@ class ScriptedStream:
 
     async def write(self, buffers: Sequence[Buffer]) -> None: ...
 
+    def unacknowledged_bytes(self) -> int:
+        return 0
+
     async def close(self) -> None: ...
 
     def abort(self) -> None:

@@ -1,0 +1,95 @@
+"""Watches over a group's `rpo`: alarms and the log tell of a breach before it happens.
+
+The deciding is `rpo_keeper`'s; here the group is looked at, again and again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import structlog
+
+from common.ports import Clock
+from primary_site.alarms import Alarms
+from primary_site.autopilot import Promise, look_seconds
+from primary_site.cycle_figures import changed_bytes
+from primary_site.group_cycles import GroupCycles
+from primary_site.rpo_keeper import Draining, RpoKeeper
+
+log = structlog.get_logger()
+
+ALARMS = {
+    Promise.IN_DANGER: "rpo_breach_forecast",
+    Promise.BREACHED: "rpo_breached",
+}
+"""Also the names of the log's events; their end is the same name with `_ended`."""
+
+
+class RpoWatch:
+    """Looks at one group until it is cancelled."""
+
+    def __init__(
+        self,
+        keeper: RpoKeeper,
+        cycles: GroupCycles,
+        alarms: Alarms,
+        is_linked: Callable[[], bool],
+        clock: Clock,
+    ) -> None:
+        self._keeper = keeper
+        self._cycles = cycles
+        self._alarms = alarms
+        self._is_linked = is_linked
+        self._clock = clock
+        self._log = log.bind(group=cycles.group.name)
+        self._announced: str | None = None
+
+    async def run(self) -> None:
+        while True:  # ends by cancelling
+            self.look()
+            await asyncio.sleep(look_seconds(self._keeper.target))
+
+    def look(self) -> None:
+        group, keeper = self._cycles.group, self._keeper
+        if keeper.as_of is None or group.state.suspended or group.failed is not None:
+            if keeper.forget():
+                self._announce(None)
+            return
+        has_changed = keeper.look(
+            self._clock.monotonic(),
+            changed_bytes(group),
+            self._draining(),
+            is_linked=self._is_linked(),
+        )
+        assert keeper.forecast is not None
+        name = ALARMS.get(keeper.forecast.promise)
+        if has_changed:
+            self._announce(name)
+        if name is not None:
+            self._alarms.set(name, keeper.forecast.text)
+
+    def _draining(self) -> Draining | None:
+        cut_at, drain = self._cycles.cut_at, self._cycles.drain
+        if self._cycles.group.cut is None or drain is None:
+            return None
+        return Draining(cut_at, drain.size_bytes, drain.delivered_bytes, drain.waits)
+
+    def _announce(self, name: str | None) -> None:
+        """Log what begins or ends, once; an alarm ends with it."""
+        before, self._announced = self._announced, name
+        if before is not None:
+            self._alarms.clear(before)
+        forecast = self._keeper.forecast
+        if name is None or forecast is None:
+            if before is not None:
+                self._log.info(f"{before}_ended")
+            return
+        self._log.warning(
+            name,
+            age_seconds=round(forecast.age_seconds, 3),
+            expected_age_seconds=round(forecast.expected_age_seconds, 3),
+            seconds_until_breach=forecast.seconds_until_breach,
+            cause=forecast.cause,
+            why=forecast.why,
+        )
