@@ -280,7 +280,8 @@ class CycleDrain:
         )
         self.tracks_sent += sum(run.count for run in runs)
         began = self._compression.monotonic()
-        await self._send_bulk(message)
+        with self.waiting(Stage.LINK):
+            self._note_sent(await self._session.send_bulk(message))
         self._compression.sent(packed, self._compression.monotonic() - began)
 
     async def _packed(self, unit: Unit, runs: list[RunData]) -> Packed:
@@ -314,12 +315,8 @@ class CycleDrain:
             payload,
         )
         self.tracks_compared += run.count
-        await self._send_bulk(message)
-
-    async def _send_bulk(self, message: Tracks | Hashes) -> None:
         with self.waiting(Stage.LINK):
-            checksum = await self._session.send_bulk(message)
-        self._note_sent(checksum)
+            self._note_sent(await self._session.send_bulk(message))
 
     def _note_sent(self, checksum: int) -> None:
         # Not `self._digest ^= await ...`: that reads the digest before it waits, and

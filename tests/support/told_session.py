@@ -22,6 +22,9 @@ class ToldSession:
     """
 
     epoch = 1
+    sent_bytes = 0
+    unacknowledged_bytes = 0
+    round_trip_seconds = 0.0
 
     def __init__(self, *, holds_first: bool = False) -> None:
         self._holds_first = holds_first

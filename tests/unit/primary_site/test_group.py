@@ -182,6 +182,8 @@ class RecordingSession:
     epoch = 1
     features = ()
     sent_bytes = 0
+    unacknowledged_bytes = 0
+    round_trip_seconds = 0.0
     drain: Any = None
 
     def __init__(self) -> None:

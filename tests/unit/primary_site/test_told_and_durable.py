@@ -19,6 +19,8 @@ class ListeningSession:
     epoch = 1
     features = ()
     sent_bytes = 0
+    unacknowledged_bytes = 0
+    round_trip_seconds = 0.0
     drain: Any = None
 
     def __init__(self, site: Site) -> None:
