@@ -36,6 +36,7 @@ GROUP_KEYS = {
     "volumes",
     "progress",
     "last_verify",
+    "forecast",
     "alarms",
 }
 

@@ -77,6 +77,7 @@ def test_the_status_has_every_promised_key() -> None:
         "volumes",
         "progress",
         "last_verify",
+        "forecast",
         "alarms",
     ]
     assert group["recovery_point"] == {
