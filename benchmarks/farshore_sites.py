@@ -59,6 +59,7 @@ class Pair:
         self.image = where / "primary.img"
         self.uri = f"nbd+unix:///bench/data?socket={where}/nbd.sock"
         host_port, port = free_port(), free_port()
+        self.replication_port = port
         self.tcp_uri = f"nbd://127.0.0.1:{host_port}/bench/data"
         (where / "primary.toml").write_text(
             f"""[site]
@@ -97,6 +98,16 @@ peer = "near"
 name = "data"
 device = "{where}/remote.img"
 """
+        )
+
+    def link_through(self, port: int, keys: str) -> None:
+        """Have the primary connect to another port, with further keys of its link."""
+        config = self.where / "primary.toml"
+        link = f'remotes = ["127.0.0.1:{self.replication_port}"]\n'
+        text = config.read_text()
+        assert link in text
+        config.write_text(
+            text.replace(link, f'remotes = ["127.0.0.1:{port}"]\n{keys}\n')
         )
 
     @contextmanager

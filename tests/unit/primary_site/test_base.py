@@ -306,3 +306,38 @@ async def test_only_differences_can_be_refused(
     drained.progress(0)
     await drained.ended()
     site.group.abandon_cycle()
+
+
+async def test_where_nothing_is_alike_few_tracks_are_looked_at(site: Site) -> None:
+    chance = random.Random(8)
+    await site.write(0, chance.randbytes(SIZE))
+    await site.commit_cut()
+    for track in range(0, 512, 2):
+        await site.write(track * TRACK, chance.randbytes(TRACK))
+    await cut(site)
+    reads = []
+
+    def note(operation: str, path: str, offset: int) -> None:
+        if (operation, path.endswith(".target")) == ("read", True):
+            reads.append(offset)
+
+    site.files.rules.append(note)
+    assert await encodings(site) == {Encoding.RAW}
+    assert 0 < len(reads) <= 32
+    site.group.abandon_cycle()
+
+
+async def test_where_much_is_alike_every_track_is_looked_at(site: Site) -> None:
+    content = random.Random(8).randbytes(SIZE)
+    await site.write(0, content)
+    await site.commit_cut()
+    tracks = range(0, 512, 2)
+    for track in tracks:
+        await site.write(track * TRACK, touched(content[track * TRACK :][:TRACK]))
+    await cut(site)
+    drained, records = await sent(site)
+    assert {record.encoding for record in records} == {Encoding.XOR}
+    drained.progress(0)
+    await drained.ended()
+    assert drained.drain.tracks_differenced == len(tracks)
+    site.group.abandon_cycle()
