@@ -10,6 +10,7 @@
 #   make evidence  docs/reliability.md from the figures of the last runs
 #   make interop-kernel  Linux's own NBD client, in a virtual machine
 #   make bench   side by side with peers (ARGS="--quick" takes six minutes)
+#   make bench-wan  bytes on the wire beside other replicators, as root
 #   make fuzz    each parser under libFuzzer for a minute; SECONDS=600 for longer
 #   make lint    the checks alone
 #   make clean   remove what the other targets made (asks nothing; keeps sources)
@@ -116,6 +117,11 @@ run: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/run.py $(ARGS)
+
+# Bytes on the wire beside other replicators. Needs root: it mounts.
+.PHONY: bench-wan
+bench-wan: $(STAMP)
+	$(BIN)/python benchmarks/wan.py $(ARGS)
 
 fuzz: $(STAMP)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \

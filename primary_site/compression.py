@@ -66,12 +66,14 @@ class Compression:
             return self._fixed
         return None if is_whole and self._plain_left else LEVELS[self._index]
 
-    def pack(self, records: Sequence[RunData | DeltaRun]) -> Packed:
-        """Encode a frame's records, in a thread."""
+    def pack(
+        self, records: Sequence[RunData | DeltaRun], *, gathered: bool = False
+    ) -> Packed:
+        """Encode a frame's records, in a thread; see `encode_records`."""
         is_whole = not any(isinstance(each, DeltaRun) for each in records)
         level = self.level(is_whole=is_whole)
         began = self.monotonic()
-        payload, raw_bytes = encode_records(records, level)
+        payload, raw_bytes = encode_records(records, level, gathered=gathered)
         return Packed(payload, raw_bytes, level, is_whole, self.monotonic() - began)
 
     def sent(self, packed: Packed, send_seconds: float) -> None:

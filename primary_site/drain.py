@@ -289,11 +289,13 @@ class CycleDrain:
         volume = self._group.volumes[unit.volume]
         base = volume.preserver.base() if self._delta and not unit.whole else None
         if base is None or unit.zero:
-            return await volume.threads.run(self._compression.pack, runs)
+            return await volume.threads.run(
+                self._compression.pack, runs, gathered=self._delta
+            )
 
         def pack() -> tuple[Records, Packed]:
             records = base.against(runs)
-            return records, self._compression.pack(records)
+            return records, self._compression.pack(records, gathered=True)
 
         records, packed = await base.run(volume.threads, pack)
         unit.based = runs_of(records)

@@ -1,8 +1,9 @@
 """Records of a TRACKS payload: runs of tracks on their way to the secondary volume.
 
 Pure apart from zstd and the hashes. The payload is one byte that says how the
-rest is stored (0 plain, 1 one zstd frame), then the records, each a header of 50
-bytes, little-endian, and its data:
+rest is stored (0 plain, 1 one zstd frame, 2 one zstd frame with all headers first,
+see `gathered.py`), then the records, each a header of 50 bytes, little-endian, and
+its data:
 
     offset  size  field
          0     8  first track
@@ -20,9 +21,10 @@ milliseconds for a payload: call them in a thread.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import struct
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import xxhash
@@ -30,6 +32,7 @@ import zstandard
 
 from common.errors import ProtocolError
 from common.ports import Buffer
+from common.replication.gathered import COUNT_BYTES, gather, part
 from common.replication.messages import (
     COVERED_BYTES_MAX,
     HASH_BYTES,
@@ -44,6 +47,7 @@ assert RECORD_HEADER_BYTES == 50
 
 _PLAIN = b"\x00"
 _ZSTD = b"\x01"
+_GATHERED = b"\x02"
 _NO_HASH = bytes(HASH_BYTES)
 
 WINDOW_BYTES_MAX = 8 << 20
@@ -104,34 +108,37 @@ def track_hash(data: Buffer) -> bytes:
 
 
 def encode_records(
-    records: Sequence[RunData | DeltaRun], level: int | None
+    records: Sequence[RunData | DeltaRun],
+    level: int | None,
+    *,
+    gathered: bool = False,
 ) -> tuple[bytes, int]:
     """Return a payload and its `raw_bytes`; `level` None leaves zstd out.
 
     The caller keeps records and data within `RAW_BYTES_MAX` and what they cover
-    within `ZERO_BYTES_MAX`. Incompressible records are stored plain.
+    within `ZERO_BYTES_MAX`. Incompressible records are stored plain. `gathered`
+    (with the feature "delta" only) puts what is packed in the shorter order.
     """
-    parts: list[Buffer] = [_PLAIN]
-    raw_bytes = 0
+    headers: list[bytes] = []
+    parts: list[Buffer] = []
     for record in records:
         data = record.data if isinstance(record, RunData) else record.difference
-        length = 0 if data is None else memoryview(data).nbytes
-        parts.append(_header(record, length))
-        raw_bytes += RECORD_HEADER_BYTES
-        if data is not None:
-            parts.append(data)
-            raw_bytes += length
-    assert 0 < raw_bytes <= RAW_BYTES_MAX, raw_bytes
-    plain = b"".join(parts)
+        data = b"" if data is None else data
+        headers.append(_header(record, memoryview(data).nbytes))
+        parts.append(data)
+    plain = b"".join(itertools.chain.from_iterable(zip(headers, parts, strict=True)))
+    assert 0 < len(plain) <= RAW_BYTES_MAX - COUNT_BYTES, len(plain)
     if level is None:
-        return plain, raw_bytes
+        return _PLAIN + plain, len(plain)
+    storage, raw = _ZSTD, plain
+    if gathered:
+        storage, raw = _GATHERED, b"".join([gather(headers), *parts])
     # One compressor a call: they are not safe across threads, and cheap beside
     # what they compress. The frame states its size: the decoder insists on it.
-    compressor = zstandard.ZstdCompressor(level=level)
-    packed = compressor.compress(memoryview(plain)[1:])
-    if len(packed) >= raw_bytes:
-        return plain, raw_bytes
-    return _ZSTD + packed, raw_bytes
+    packed = zstandard.ZstdCompressor(level=level).compress(raw)
+    if len(packed) >= len(plain):
+        return _PLAIN + plain, len(plain)
+    return storage + packed, len(raw)
 
 
 def _header(record: RunData | DeltaRun, length: int) -> bytes:
@@ -162,25 +169,20 @@ def decode_records(
     volume, no track twice, each run's hash; but that of XOR, which `delta` (the
     feature was agreed) lets pass. Raises `ProtocolError`.
     """
-    raw = _unpacked(memoryview(payload), raw_bytes)
+    storage, raw = _unpacked(memoryview(payload), raw_bytes)
+    if storage == _GATHERED and not delta:
+        raise ProtocolError("TRACKS: records are stored as was not agreed")
+    parts = _gathered_parts(raw) if storage == _GATHERED else _parts(raw)
     track_count = -(-geometry_size_bytes // track_bytes)
     records: list[TrackRecord] = []
-    position = covered = compared = 0
-    while position < len(raw):  # ends: each turn consumes a header at least
-        if len(raw) - position < RECORD_HEADER_BYTES:
-            raise ProtocolError("TRACKS: a record is cut short")
-        header = _HEADER.unpack_from(raw, position)
-        position += RECORD_HEADER_BYTES
-        first, count, length = header[0], header[1], header[6]
+    covered = compared = 0
+    for header, data in parts:
+        first, count = header[0], header[1]
         if not count or first + count > track_count:
             raise ProtocolError(f"TRACKS: run {first}+{count} is not of this volume")
         covered += count
         if covered * track_bytes > ZERO_BYTES_MAX:
             raise ProtocolError("TRACKS: one frame covers too much")
-        if length > len(raw) - position:
-            raise ProtocolError("TRACKS: a record's data is cut short")
-        data = raw[position : position + length]
-        position += length
         run_bytes = min(count * track_bytes, geometry_size_bytes - first * track_bytes)
         record = _record(header, data, run_bytes, delta=delta)
         if record.encoding == Encoding.XOR:
@@ -192,19 +194,47 @@ def decode_records(
     return records
 
 
-def _unpacked(payload: memoryview, raw_bytes: int) -> memoryview:
+_Header = tuple[int, int, int, int, bytes, bytes, int]
+
+
+def _parts(raw: memoryview) -> Iterator[tuple[_Header, memoryview]]:
+    position = 0
+    while position < len(raw):  # ends: each turn consumes a header at least
+        if len(raw) - position < RECORD_HEADER_BYTES:
+            raise ProtocolError("TRACKS: a record is cut short")
+        header: _Header = _HEADER.unpack_from(raw, position)
+        position += RECORD_HEADER_BYTES
+        data = raw[position : position + header[6]]
+        if len(data) < header[6]:
+            raise ProtocolError("TRACKS: a record's data is cut short")
+        position += header[6]
+        yield header, data
+
+
+def _gathered_parts(raw: memoryview) -> Iterator[tuple[_Header, memoryview]]:
+    headers, rest = part(raw, RECORD_HEADER_BYTES)
+    for header in _HEADER.iter_unpack(headers):
+        data, rest = rest[: header[6]], rest[header[6] :]
+        if len(data) < header[6]:
+            raise ProtocolError("TRACKS: a record's data is cut short")
+        yield header, data
+    if len(rest):
+        raise ProtocolError("TRACKS: data of no record")
+
+
+def _unpacked(payload: memoryview, raw_bytes: int) -> tuple[bytes, memoryview]:
     if not 0 < raw_bytes <= RAW_BYTES_MAX:
         raise ProtocolError(f"TRACKS: raw length {raw_bytes} is out of bounds")
     storage, body = bytes(payload[:1]), payload[1:]
     if storage == _PLAIN:
         raw = body
-    elif storage == _ZSTD:
+    elif storage in {_ZSTD, _GATHERED}:
         raw = memoryview(_decompressed(body, raw_bytes))
     else:
         raise ProtocolError("TRACKS: unknown storage of records")
     if len(raw) != raw_bytes:
         raise ProtocolError("TRACKS: raw length is not as announced")
-    return raw
+    return storage, raw
 
 
 _thread = threading.local()
@@ -231,7 +261,7 @@ def _decompressed(body: memoryview, raw_bytes: int) -> bytes:
 
 
 def _record(
-    header: tuple[int, int, int, int, bytes, bytes, int],
+    header: _Header,
     data: memoryview,
     run_bytes: int,
     *,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 
+import zstandard
+
 from common.replication.codec import encode_meta
 from common.replication.frame import encode_frame
 from common.replication.tracks import DeltaRun, RunData, encode_records, run_hash
@@ -75,6 +77,11 @@ def records() -> Iterator[bytes]:
         payload, _ = encode_records(chosen, None)
         for head in range(4):
             yield bytes([head]) + payload[1:]
+        packed, raw_bytes = encode_records(chosen, 1, gathered=True)
+        if packed[0] == 2:
+            unpacked = zstandard.decompress(packed[1:], max_output_size=raw_bytes)
+            yield b"\x07" + unpacked
+            yield b"\x06" + unpacked
 
 
 SEEDS = {

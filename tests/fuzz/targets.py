@@ -211,14 +211,15 @@ def messages(data: bytes) -> None:
 
 
 def records(data: bytes) -> None:
-    """Byte 0: bit 0 differences were agreed upon, bit 1 packed; the rest are records.
+    """Byte 0: bit 0 differences were agreed upon, bit 1 packed, bit 2 gathered too.
 
-    What is taken says again exactly what came.
+    The rest are records. What is taken says again exactly what came.
     """
     if len(data) < 2:
         return
     has_delta, is_packed, raw = bool(data[0] & 1), bool(data[0] & 2), data[1:]
-    payload = b"\x01" + zstandard.compress(raw) if is_packed else b"\x00" + raw
+    storage = (b"\x02" if data[0] & 4 else b"\x01") if is_packed else b"\x00"
+    payload = storage + (zstandard.compress(raw) if is_packed else raw)
     try:
         found = decode_records(
             payload, len(raw), RECORDS_SIZE, RECORDS_TRACK, delta=has_delta
@@ -226,7 +227,14 @@ def records(data: bytes) -> None:
     except ProtocolError:
         return
     assert has_delta or all(each.encoding != Encoding.XOR for each in found)
-    assert encode_records([_as_sent(each) for each in found], None)[0][1:] == raw
+    sent = [_as_sent(each) for each in found]
+    if storage != b"\x02":
+        assert encode_records(sent, None)[0][1:] == raw
+        return
+    again, again_bytes = encode_records(sent, 1, gathered=True)
+    assert found == decode_records(
+        again, again_bytes, RECORDS_SIZE, RECORDS_TRACK, delta=True
+    )
 
 
 def _as_sent(record: TrackRecord) -> RunData | DeltaRun:

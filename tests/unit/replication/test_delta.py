@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import random
 import struct
+from collections.abc import Callable
 
 import pytest
+import zstandard
 
 from common.errors import ProtocolError
 from common.replication.delta import Stretch, apply_difference, differences
@@ -133,6 +135,52 @@ def test_an_update_in_place_costs_a_fraction_of_its_track() -> None:
     runs = list(differences([Stretch(0, 1, changed(NOISE, 100), NOISE)], TRACK))
     payload, _ = encode_records(runs, 1)
     assert len(payload) < 100
+
+
+def gathered_frame(count: int = 64) -> tuple[list[RunData | DeltaRun], bytes, int]:
+    base = NOISE
+    runs: list[RunData | DeltaRun] = []
+    for at in range(count):
+        data = changed(base, at)
+        runs += differences([Stretch(at, 1, data, base)], TRACK)
+    runs.append(RunData(count, 2, None))
+    runs.append(RunData(99, 2, NOISE + NOISE[:512]))
+    return runs, *encode_records(runs, 3, gathered=True)
+
+
+def test_headers_side_by_side_cost_less_and_say_the_same() -> None:
+    runs, payload, raw_bytes = gathered_frame()
+    apart, apart_bytes = encode_records(runs, 3)
+    assert payload[0] == 2
+    assert len(payload) - TRACK < 0.9 * (len(apart) - TRACK)
+    found = decode_records(payload, raw_bytes, SIZE, TRACK, delta=True)
+    assert found == decode_records(apart, apart_bytes, SIZE, TRACK, delta=True)
+
+
+def test_gathered_headers_are_refused_where_they_were_not_agreed_upon() -> None:
+    _, payload, raw_bytes = gathered_frame()
+    with pytest.raises(ProtocolError, match="not agreed"):
+        decode_records(payload, raw_bytes, SIZE, TRACK)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda raw: raw[:3], "count of records is cut short"),
+        (lambda raw: bytes(4) + raw[4:], "0 records do not fit"),
+        (lambda raw: b"\xff" * 4 + raw[4:], "do not fit"),
+        (lambda raw: raw[:-1], "data is cut short"),
+        (lambda raw: raw + b"x", "data of no record"),
+    ],
+)
+def test_gathered_headers_that_are_not_exact_are_refused(
+    change: Callable[[bytes], bytes], message: str
+) -> None:
+    _, payload, raw_bytes = gathered_frame()
+    raw = change(zstandard.decompress(payload[1:], max_output_size=raw_bytes))
+    broken = b"\x02" + zstandard.compress(raw)
+    with pytest.raises(ProtocolError, match=message):
+        decode_records(broken, len(raw), SIZE, TRACK, delta=True)
 
 
 def difference(
