@@ -114,6 +114,10 @@ class TlsStream:
             raise ConnectionLostError(f"{self.peer}: TLS: {error.reason}") from None
         await self._below.write([self._bios.to_peer.read()])
 
+    def unacknowledged_bytes(self) -> int:
+        """Return what is on its way, encrypted."""
+        return self._below.unacknowledged_bytes()
+
     def _encrypt(self, data: Buffer) -> None:
         view = memoryview(data)
         while view:  # ends: with memory below, OpenSSL takes some each time
