@@ -12,7 +12,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import replace
 
 from common.errors import ProtocolError, StorageError
 from common.replication.messages import (
@@ -32,7 +33,7 @@ from primary_site.base import runs_of
 from primary_site.changes import pages_of_tracks
 from primary_site.compression import Compression, Packed
 from primary_site.cut_reader import CutReader, CutUnreadableError
-from primary_site.drain_plan import Gatherer, Unit, plan
+from primary_site.drain_plan import FrameBytes, Gatherer, Unit, full_frames, plan
 from primary_site.drain_waits import DrainWaits, Stage
 from primary_site.group import ConsistencyGroup, Cut
 from primary_site.session import SendingSession
@@ -40,7 +41,8 @@ from primary_site.session import SendingSession
 Records = list[RunData | DeltaRun]
 
 WORKERS = 2
-"""Units under way at once: one is read while others are encoded and sent."""
+"""Units under way at once: one is read while others are encoded and sent. With several
+links one more than there are links, so that one that stalls keeps no other idle."""
 
 WAIT_SECONDS = 0.1
 """A wait for the remote is looked at so often: is anything still on its way there?"""
@@ -60,13 +62,18 @@ class CycleDrain:
         compression: Compression,
         *,
         delta: bool = False,
+        frame_bytes: FrameBytes = full_frames,
+        workers: int = WORKERS,
     ) -> None:
-        """`delta`: the remote takes differences to what it holds."""
+        """`delta`: the remote takes differences to what it holds. `frame_bytes`: how
+        much a frame made now should hold."""
         self._group = group
         self._cut = cut
         self._session = session
         self._compression = compression
         self._delta = delta
+        self._frame_bytes = frame_bytes
+        self._workers = workers
         self._credit = 0
         self._sequence = 0
         self._digest = 0
@@ -110,10 +117,10 @@ class CycleDrain:
                 self._session.epoch, cut.number, cut.cycle_id, cut.cut_ns, cut.label
             )
         )
-        self._units = plan(self._readers)
+        self._units = plan(self._readers, self._frame_bytes)
         try:
             async with asyncio.TaskGroup() as tasks:
-                for _ in range(WORKERS):
+                for _ in range(self._workers):
                     tasks.create_task(self._work())
         except BaseExceptionGroup as failed:
             error = first_of(failed)
@@ -207,12 +214,35 @@ class CycleDrain:
             end = start + size
         unit.excluded = unit.excluded + list(message.runs)
         track_bytes = self._group.volumes[unit.volume].geometry.track_bytes
-        gathered = Gatherer(unit.volume, track_bytes, whole=True)
+        gathered = Gatherer(unit.volume, track_bytes, self._frame_bytes, whole=True)
         for run in message.runs:
             if not unit.hashed:
                 self.tracks_refused += run[1]
             self._again.extend(gathered.add(*run))
         self._again.extend(gathered.rest())
+        self._tell()
+
+    def on_frames_lost(
+        self, cycle_id: bytes, open_cycle_id: bytes | None, sequences: Sequence[int]
+    ) -> None:
+        """Send frames again, under their numbers: the remote never received them.
+
+        It has neither their credit used up nor their checksums in its digest.
+        """
+        if cycle_id != self._cut.cycle_id:
+            return
+        if open_cycle_id != cycle_id:
+            raise ProtocolError("the cycle under way is not open at the remote")
+        for sequence in sequences:
+            unit = self._pending.pop(sequence)
+            unit.is_lost = True
+            self._digest ^= unit.checksum
+            self._credit += unit.cost_bytes
+            self._again.append(
+                replace(
+                    unit, based=[], excluded=[], checksum=0, cost_bytes=0, is_lost=False
+                )
+            )
         self._tell()
 
     def _ack(self, unit: Unit) -> None:
@@ -269,7 +299,7 @@ class CycleDrain:
             return
         with self.waiting(Stage.ENCODE):
             packed = await self._packed(unit, runs)
-        await self._take_credit(packed.raw_bytes)
+        await self._take_credit(unit, packed.raw_bytes)
         message = Tracks(
             self._session.epoch,
             self._cut.cycle_id,
@@ -281,7 +311,7 @@ class CycleDrain:
         self.tracks_sent += sum(run.count for run in runs)
         began = self._compression.monotonic()
         with self.waiting(Stage.LINK):
-            self._note_sent(await self._session.send_bulk(message))
+            self._note_sent(unit, await self._session.send_bulk(message))
         self._compression.sent(packed, self._compression.monotonic() - began)
 
     async def _packed(self, unit: Unit, runs: list[RunData]) -> Packed:
@@ -306,7 +336,7 @@ class CycleDrain:
         reader = self._readers[unit.volume]
         payload = await reader.volume.threads.run(_hash_tracks, reader, run)
         unit.based = unit.runs
-        await self._take_credit(len(payload))
+        await self._take_credit(unit, len(payload))
         message = Hashes(
             self._session.epoch,
             self._cut.cycle_id,
@@ -318,15 +348,20 @@ class CycleDrain:
         )
         self.tracks_compared += run.count
         with self.waiting(Stage.LINK):
-            self._note_sent(await self._session.send_bulk(message))
+            self._note_sent(unit, await self._session.send_bulk(message))
 
-    def _note_sent(self, checksum: int) -> None:
+    def _note_sent(self, unit: Unit, checksum: int) -> None:
         # Not `self._digest ^= await ...`: that reads the digest before it waits, and
         # what other workers sent meanwhile would be lost from it.
-        self._digest ^= checksum
+        if not unit.is_lost:  # else it goes again, and its checksum then counts
+            unit.checksum = checksum
+            self._digest ^= checksum
 
     def _number(self, unit: Unit) -> int:
-        sequence = self._sequence
+        if unit.sequence is not None:  # it goes again
+            self._pending[unit.sequence] = unit
+            return unit.sequence
+        sequence = unit.sequence = self._sequence
         self._sequence += 1
         self._pending[sequence] = unit
         track_bytes = self._group.volumes[unit.volume].geometry.track_bytes
@@ -336,7 +371,8 @@ class CycleDrain:
             self.data_bytes += unit_bytes
         return sequence
 
-    async def _take_credit(self, size: int) -> None:
+    async def _take_credit(self, unit: Unit, size: int) -> None:
+        unit.cost_bytes = size
         while self._credit < size:  # ends with CREDIT, or with the session
             await self._woken(Stage.REMOTE)
         self._credit -= size

@@ -7,10 +7,10 @@ for holes first, so that an empty terabyte costs a few records.
 from __future__ import annotations
 
 import enum
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 
-from common.replication.messages import ZERO_BYTES_MAX
+from common.replication.messages import HASH_BYTES, ZERO_BYTES_MAX
 from common.storage.bitmap import Bitmap
 from common.storage.flashcopy import Runs
 from primary_site.changes import still_to_send
@@ -43,6 +43,9 @@ class Unit:
     `whole`: goes as it is, the remote asked for it. `based`: runs that were sent as
     hashes or differences. `excluded`: those of them that the remote wants whole; they
     are another unit then.
+
+    Once sent it has its frame's number, credit and checksum; `is_lost` where the frame
+    went down with its link, and another unit stands for it.
     """
 
     volume: int
@@ -52,9 +55,24 @@ class Unit:
     whole: bool = False
     based: Runs = field(default_factory=list)
     excluded: Runs = field(default_factory=list)
+    sequence: int | None = None
+    cost_bytes: int = 0
+    checksum: int = 0
+    is_lost: bool = False
 
 
-async def plan(readers: list[CutReader]) -> AsyncIterator[Unit]:
+FrameBytes = Callable[[int], int]
+"""How many bytes of tracks, of at most so many, a frame that is begun now holds."""
+
+
+def full_frames(most: int) -> int:
+    """Fill every frame: the link is not paced."""
+    return most
+
+
+async def plan(
+    readers: list[CutReader], frame_bytes: FrameBytes = full_frames
+) -> AsyncIterator[Unit]:
     """Yield units until every PPRC track that is not acked has been in one."""
     for index, reader in enumerate(readers):
         changes = reader.volume.changes
@@ -62,23 +80,35 @@ async def plan(readers: list[CutReader]) -> AsyncIterator[Unit]:
         todo = await reader.volume.threads.run(
             still_to_send, changes.pprc, changes.acked
         )
-        async for unit in _plan_volume(index, reader, todo, changes.suspect):
+        suspect = changes.suspect
+        async for unit in _plan_volume(index, reader, todo, suspect, frame_bytes):
             yield unit
 
 
 class Gatherer:
-    """Gathers runs into units of at most `FRAME_BYTES` (or one track)."""
+    """Gathers runs into units of at most `frame_bytes` (or one track)."""
 
-    def __init__(self, volume: int, track_bytes: int, *, whole: bool = False) -> None:
+    def __init__(
+        self,
+        volume: int,
+        track_bytes: int,
+        frame_bytes: FrameBytes = full_frames,
+        *,
+        whole: bool = False,
+    ) -> None:
         self._volume = volume
         self._whole = whole
-        self._tracks_max = max(FRAME_BYTES // track_bytes, 1)
+        self._track_bytes = track_bytes
+        self._frame_bytes = frame_bytes
         self._runs: Runs = []
-        self._room = self._tracks_max
+        self._room = self._tracks_max()
+
+    def _tracks_max(self) -> int:
+        return max(self._frame_bytes(FRAME_BYTES) // self._track_bytes, 1)
 
     def add(self, first: int, count: int) -> Iterator[Unit]:
         """Take a run in; yield the units that became full."""
-        for part in _chunks(first, count, self._tracks_max):
+        for part in _chunks(first, count, self._tracks_max()):
             if part[1] > self._room or len(self._runs) == FRAME_RUNS_MAX:
                 yield from self.rest()
             self._runs.append(part)
@@ -88,14 +118,18 @@ class Gatherer:
         """Yield what has been gathered so far, if anything."""
         if self._runs:
             yield Unit(self._volume, self._runs, whole=self._whole)
-        self._runs, self._room = [], self._tracks_max
+        self._runs, self._room = [], self._tracks_max()
 
 
 async def _plan_volume(
-    index: int, reader: CutReader, todo: Bitmap, suspect: Bitmap | None
+    index: int,
+    reader: CutReader,
+    todo: Bitmap,
+    suspect: Bitmap | None,
+    frame_bytes: FrameBytes,
 ) -> AsyncIterator[Unit]:
     track_bytes = reader.volume.geometry.track_bytes
-    gathered = Gatherer(index, track_bytes)
+    gathered = Gatherer(index, track_bytes, frame_bytes)
     async for run in _runs(reader, todo, PROBE_BYTES // track_bytes):
         if suspect is None and run[1] < HOLE_PROBE_TRACKS:
             for unit in gathered.add(*run):  # nearly all, where they are scattered
@@ -105,7 +139,7 @@ async def _plan_volume(
             if kind is _Kind.DATA:
                 units = gathered.add(start, size)
             else:
-                units = _special(index, start, size, kind, track_bytes)
+                units = _special(index, start, size, kind, track_bytes, frame_bytes)
             for unit in units:
                 yield unit
     for unit in gathered.rest():
@@ -113,13 +147,19 @@ async def _plan_volume(
 
 
 def _special(
-    volume: int, first: int, count: int, kind: _Kind, track_bytes: int
+    volume: int,
+    first: int,
+    count: int,
+    kind: _Kind,
+    track_bytes: int,
+    frame_bytes: FrameBytes,
 ) -> Iterator[Unit]:
     """Yield units for tracks that do not travel as they are."""
     if kind is _Kind.HOLE:
         longest = ZERO_BYTES_MAX // track_bytes
     else:
-        longest = max(min(HASHED_TRACKS_MAX, HASHED_BYTES // track_bytes), 1)
+        hashes = frame_bytes(FRAME_BYTES) // HASH_BYTES
+        longest = max(min(HASHED_TRACKS_MAX, HASHED_BYTES // track_bytes, hashes), 1)
     for part in _chunks(first, count, longest):
         yield Unit(
             volume, [part], zero=kind is _Kind.HOLE, hashed=kind is _Kind.SUSPECT

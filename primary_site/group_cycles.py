@@ -27,7 +27,7 @@ from primary_site.cycle_figures import (
     cycle_bytes,
     log_commit,
 )
-from primary_site.drain import CycleDrain
+from primary_site.drain import WORKERS, CycleDrain
 from primary_site.drain_waits import Stage
 from primary_site.group import (
     ConsistencyGroup,
@@ -266,6 +266,8 @@ class GroupCycles:
             session,
             self._compression,
             delta=group.config.link.delta and DELTA in session.features,
+            frame_bytes=session.frame_bytes,
+            workers=max(WORKERS, session.link_count + 1),
         )
         self.drain = session.drain = drain
         self.drain_began = self._clock.monotonic()

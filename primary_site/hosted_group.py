@@ -24,7 +24,7 @@ from primary_site.group import ConsistencyGroup
 from primary_site.opening import open_group
 from primary_site.replicator import Replicator
 from primary_site.report import group_status
-from primary_site.session import Connect
+from primary_site.session_links import Connect
 from primary_site.volume import PrimaryVolume
 
 ANSWER_SECONDS_MAX = 1.0

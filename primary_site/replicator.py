@@ -20,7 +20,7 @@ from common.errors import (
     StorageError,
 )
 from common.ports import Clock
-from common.replication.features import DELTA, VERIFY
+from common.replication.features import DELTA, LINKS, VERIFY
 from common.replication.messages import (
     PROTOCOL_VERSION,
     Goodbye,
@@ -32,8 +32,10 @@ from primary_site.alarms import Alarms
 from primary_site.background import first_of, retrieve
 from primary_site.group import ConsistencyGroup
 from primary_site.group_cycles import GroupCycles
+from primary_site.paced import Pacing
 from primary_site.rpo_watch import RpoWatch
-from primary_site.session import Connect, SendingSession, open_session
+from primary_site.session import SendingSession, open_session
+from primary_site.session_links import Connect
 from primary_site.tickets import CutTicket, CutTickets
 from primary_site.verifying import Verifying
 
@@ -63,6 +65,7 @@ class Replicator:
             group, self.cycles, lambda: self.session, self.alarms, clock
         )
         self.cycles.when_moved_on = self.verifying.look_again
+        self.pacing = Pacing(group.config.link, clock)
         self._site = site
         self._connect = connect
         self._log = log.bind(group=group.name)
@@ -210,10 +213,12 @@ class Replicator:
                 )
                 for volume in group.volumes
             ),
-            features=(DELTA, VERIFY) if link.delta else (VERIFY,),
+            features=(DELTA, VERIFY, LINKS) if link.delta else (VERIFY, LINKS),
         )
-        addresses = [str(a) for a in link.remotes for _ in range(link.connections)]
-        return await open_session(addresses, hello, link.peer, self._connect)
+        addresses = [str(a) for _ in range(link.connections) for a in link.remotes]
+        return await open_session(
+            addresses, hello, link.peer, self._connect, self.pacing
+        )
 
     async def _serve(self, session: SendingSession) -> None:
         """Run cycles over a session until it ends; raises why it did."""

@@ -1,30 +1,34 @@
-"""The sending end of a replication session: its links and what arrives on them.
+"""The sending end of a replication session: what is said over it, and answered.
 
-Control messages keep their order on the first link; TRACKS and HASHES go over
-whichever link is least busy. The session ends with its first broken link: what
-was not acknowledged then is sent again in the next one.
+Its links are `SessionLinks`: control messages keep their order, TRACKS and HASHES go
+over whichever link is least busy. The session ends with its last link, or with
+anything that is wrong with what arrives; what was not acknowledged then is sent again
+in the next one.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import contextlib
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from common.errors import ConnectionLostError, PeerRefusedError, ProtocolError
+from common.replication.features import LINKS
 from common.replication.lineage import judge, why_refused
-from common.replication.link import Link
+from common.replication.link import GOODBYE_SECONDS, Link
 from common.replication.messages import (
     PROTOCOL_VERSION,
     Committed,
+    ControlReceived,
     Credit,
     CurrentAsOf,
     Goodbye,
     GoodbyeReason,
     Hashes,
     Hello,
-    Join,
-    Joined,
+    LinksClosed,
     Message,
     NeedFull,
     Progress,
@@ -32,8 +36,8 @@ from common.replication.messages import (
     Verified,
     Welcome,
 )
-
-Connect = Callable[[str], Awaitable[Link]]
+from primary_site.paced import Pacing
+from primary_site.session_links import Connect, SessionLinks, join
 
 
 class DrainEvents(Protocol):
@@ -45,6 +49,10 @@ class DrainEvents(Protocol):
 
     def on_need_full(self, message: NeedFull) -> None: ...
 
+    def on_frames_lost(
+        self, cycle_id: bytes, open_cycle_id: bytes | None, sequences: Sequence[int]
+    ) -> None: ...
+
 
 class VerifyEvents(Protocol):
     """What a verify listens to."""
@@ -55,8 +63,7 @@ class VerifyEvents(Protocol):
 class SendingSession:
     """Links of one epoch, after WELCOME."""
 
-    def __init__(self, links: list[Link], welcome: Welcome) -> None:
-        self.links = links
+    def __init__(self, welcome: Welcome, links: SessionLinks, pacing: Pacing) -> None:
         self.welcome = welcome
         self.epoch = welcome.epoch
         self.features = welcome.features
@@ -64,13 +71,16 @@ class SendingSession:
         self.verifier: VerifyEvents | None = None
         self.ended = False
         """Nothing is received any more: whoever waits for an answer waits in vain."""
-        self._busy = [0] * len(links)
+        self.pacing = pacing
+        self._links = links
+        self._window_of = b""
         self._committed: asyncio.Future[Committed] | None = None
         self._current: asyncio.Future[CurrentAsOf] | None = None
 
     @property
-    def sent_bytes(self) -> int:
-        return sum(link.sent_bytes for link in self.links)
+    def links(self) -> list[Link]:
+        """Those that live now."""
+        return self._links.living
 
     @property
     def unacknowledged_bytes(self) -> int:
@@ -82,18 +92,27 @@ class SendingSession:
         """As the heartbeats tell; 0 before the first was answered."""
         return max((link.round_trip_seconds or 0.0 for link in self.links), default=0.0)
 
-    async def send(self, message: Message) -> int:
+    @property
+    def link_count(self) -> int:
+        """How many links there are when none is missing."""
+        return len(self._links.addresses)
+
+    @property
+    def sent_bytes(self) -> int:
+        living = sum(link.sent_bytes for link in self._links.living)
+        return living + self._links.sent_before_bytes
+
+    def frame_bytes(self, most: int) -> int:
+        """Return how many bytes a frame that is made now should have."""
+        return self.pacing.frame_bytes(most)
+
+    async def send(self, message: Message) -> None:
         """Send a control message, in order."""
-        return await self.links[0].send(message)
+        self._links.control.post(message)
 
     async def send_bulk(self, message: Tracks | Hashes) -> int:
         """Send over the least busy link; return the frame's body checksum."""
-        index = min(range(len(self.links)), key=self._busy.__getitem__)
-        self._busy[index] += 1
-        try:
-            return await self.links[index].send(message)
-        finally:
-            self._busy[index] -= 1
+        return await self._links.send_bulk(message)
 
     async def committed(self) -> Committed:
         """Wait for the answer to CYCLE_END."""
@@ -107,21 +126,21 @@ class SendingSession:
         await self._current
 
     async def receive(self) -> None:
-        """Receive on all links until one breaks: then raise why."""
+        """Receive until the session ends: then raise why."""
         try:
-            async with asyncio.TaskGroup() as tasks:
-                for link in self.links:
-                    tasks.create_task(self._receive(link))
+            await self._links.serve(self._handle)
         finally:
             self.ended = True
 
-    async def _receive(self, link: Link) -> None:
-        while True:  # ends with the link
-            message = await link.receive()
-            if getattr(message, "epoch", self.epoch) == self.epoch:
-                self._handle(message)
-
     def _handle(self, message: Message) -> None:
+        match message:
+            case ControlReceived():
+                self._links.control.acknowledged(message.count)
+                return
+            case LinksClosed():
+                self._links_closed(message)
+                return
+        self._links.control.note_received()
         match message:
             case Credit() | Progress() | NeedFull():
                 self._tell_drain(message)
@@ -137,51 +156,99 @@ class SendingSession:
             case _:
                 raise ProtocolError(f"{type(message).__name__} is not the remote's")
 
+    def _links_closed(self, answer: LinksClosed) -> None:
+        cycle_id, lost = self._links.closed(answer)
+        if lost and self.drain is not None:
+            self.drain.on_frames_lost(cycle_id, answer.cycle_id, lost)
+
     def _tell_drain(self, message: Credit | Progress | NeedFull) -> None:
         if self.drain is None:
             return
         match message:
             case Credit():
-                self.drain.on_credit(message)
+                self.drain.on_credit(self._within_window(message))
             case Progress():
-                self.drain.on_progress(message)
+                self.drain.on_progress(message)  # which checks the sequences
+                self._links.durable(message.cycle_id, message.sequences)
             case NeedFull():
                 self.drain.on_need_full(message)
 
+    def _within_window(self, message: Credit) -> Credit:
+        """Hold back of a cycle's first credit what the link's profile leaves unused."""
+        if message.cycle_id == self._window_of:
+            return message
+        self._window_of = message.cycle_id
+        unused = max(0, self.welcome.credit_bytes - self.pacing.window_bytes)
+        return replace(message, credit_bytes=max(0, message.credit_bytes - unused))
+
     async def close(self, goodbye: Goodbye | None = None) -> None:
-        for link in self.links:
-            await link.close(goodbye if link is self.links[0] else None)
+        """End the session in order; `receive` has ended."""
+        living = list(self._links.living)
+        pump = asyncio.create_task(self._links.control.pump())
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(GOODBYE_SECONDS):
+                await self._links.control.rested()
+        pump.cancel()
+        await asyncio.gather(pump, return_exceptions=True)
+        for link in living:
+            await link.close(goodbye if link is living[0] else None)
 
     def abort(self) -> None:
-        for link in self.links:
+        for link in self._links.living:
             link.abort()
 
 
 async def open_session(
-    addresses: list[str], hello: Hello, peer: str, connect: Connect
+    addresses: Sequence[str],
+    hello: Hello,
+    peer: str,
+    connect: Connect,
+    pacing: Pacing,
 ) -> SendingSession:
-    """Connect every link of a session; the first one says HELLO, the rest join.
+    """Connect a session's first link and say HELLO over it; others join it.
 
-    Nothing counts as connected before WELCOME: until then no state has changed.
+    The first address that answers is the first link's. Nothing counts as connected
+    before WELCOME: until then no state has changed. A remote that can't do without
+    one of its links has all of them joined here.
     """
     links: list[Link] = []
     try:
-        link = await connect(addresses[0])
+        link, index = await _connect_first(addresses, connect)
         links.append(link)
+        addresses = [addresses[index], *addresses[:index], *addresses[index + 1 :]]
         await link.send(hello)
         welcome = check_welcome(await link.receive_first(), hello, peer)
         link.epoch = welcome.epoch
-        for address in addresses[1:]:
-            joined = await connect(address)
-            links.append(joined)
-            await _join(joined, welcome)
+        outlives = LINKS in welcome.features
+        if not outlives:
+            for address in addresses[1:]:
+                joined = await connect(address)
+                links.append(joined)
+                await join(joined, welcome)
         for link in links:
             link.start_heartbeat()
     except BaseException:
         for link in links:
             link.abort()
         raise
-    return SendingSession(links, welcome)
+    found = SessionLinks(welcome, links, addresses, connect, pacing, outlives=outlives)
+    return SendingSession(welcome, found, pacing)
+
+
+async def _connect_first(
+    addresses: Sequence[str], connect: Connect
+) -> tuple[Link, int]:
+    """Return a link to the first address that answers, and which one that is."""
+    error: ConnectionLostError | None = None
+    for index, address in enumerate(addresses):
+        if address in addresses[:index]:
+            continue
+        try:
+            return await connect(address), index
+        except ConnectionLostError as failed:
+            error = error or failed
+    assert error is not None
+    raise error
 
 
 def check_welcome(welcome: Message, hello: Hello, peer: str) -> Welcome:
@@ -203,11 +270,3 @@ def check_welcome(welcome: Message, hello: Hello, peer: str) -> Welcome:
             why_refused(verdict, hello.group, hello.sender, welcome.receiver),
         )
     return welcome
-
-
-async def _join(link: Link, welcome: Welcome) -> None:
-    await link.send(Join(welcome.epoch, welcome.token))
-    answer = await link.receive_first()
-    if not isinstance(answer, Joined) or answer.epoch != welcome.epoch:
-        raise ConnectionLostError(f"{link.peer}: could not join the session")
-    link.epoch = welcome.epoch

@@ -109,7 +109,8 @@ class ReplicationListener:
                 return
             group, session = found
             await session.serve(link)
-            group.session_ended(session)
+            if session.closed.is_set():
+                group.session_ended(session)
         except (ProtocolError, ConnectionLostError, PeerRefusedError) as error:
             self._refused(stream.peer, str(error))
         except Exception:  # noqa: BLE001 - a connection can't harm the daemon

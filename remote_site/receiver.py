@@ -112,6 +112,15 @@ class Sequences:
         self._next = 0
         self._ahead: set[int] = set()
 
+    @property
+    def next(self) -> int:
+        """The lowest number that has not arrived."""
+        return self._next
+
+    def ahead(self) -> tuple[tuple[int, int], ...]:
+        """Return the numbers beyond it that have, as [first, last] pairs."""
+        return ranges(tuple(self._ahead))
+
     def add(self, sequence: int) -> None:
         """Take a number in; a second time is a `ProtocolError`."""
         if sequence < self._next or sequence in self._ahead:

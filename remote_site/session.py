@@ -10,6 +10,7 @@ effect under the next epoch (I8).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
@@ -23,9 +24,9 @@ from common.errors import (
     StorageError,
 )
 from common.ports import Clock, Threads
-from common.replication.features import DELTA
+from common.replication.features import DELTA, LINKS
 from common.replication.lineage import CycleName
-from common.replication.link import Link
+from common.replication.link import GOODBYE_SECONDS, Link
 from common.replication.messages import (
     RUNS_MAX,
     Abandon,
@@ -46,6 +47,7 @@ from common.replication.messages import (
     goodbye,
 )
 from remote_site.batches import decode_batch
+from remote_site.links import SessionLinks
 from remote_site.receiver import Begun, Receiver, VolumeShape, credit_cost
 from remote_site.store import GroupStore
 from remote_site.verifying import Answering
@@ -89,7 +91,6 @@ class ReceivingSession:
         """`shapes` are in the peer's order; `order` gives the store's index of each."""
         self.token = token
         self.receiver = receiver
-        self.links: list[Link] = []
         self.end_reason: str | None = None
         self.failure: FarshoreError | None = None
         self.closed = asyncio.Event()
@@ -117,7 +118,9 @@ class ReceivingSession:
         self._idle.set()
         self._wake = asyncio.Event()
         self._stopping = False
-        self._readers: set[asyncio.Task[None]] = set()
+        self._outlives_links = LINKS in features
+        self._links: SessionLinks
+        self._pump: asyncio.Task[None]
         self._workers: list[asyncio.Task[None]] = []
         self._shutdown: asyncio.Task[None] | None = None
 
@@ -129,25 +132,35 @@ class ReceivingSession:
     def is_open(self) -> bool:
         return not self._stopping
 
+    @property
+    def links(self) -> Sequence[Link]:
+        """Those that live now."""
+        return self._links.living
+
     def start(self, link: Link) -> None:
         """Begin to work, `link` being the one that said HELLO."""
-        self.links.append(link)
+        outlives = self._outlives_links
+        self._links = SessionLinks(self.receiver, link, outlives=outlives)
+        self._pump = asyncio.create_task(self._guarded(self._links.control.pump()))
         jobs: list[Coroutine[Any, Any, None]] = [self._handle_control(), self._finish()]
         jobs += [self._apply(index) for index in range(len(self._queues))]
         jobs.append(self._answering.run())
         self._workers = [asyncio.create_task(self._guarded(job)) for job in jobs]
 
     async def serve(self, link: Link) -> None:
-        """Receive on a link of this session; return when the session is closed."""
+        """Receive on a link of this session; return once nothing more comes over it.
+
+        If that ends the session it returns when that is closed.
+        """
         link.epoch = self.epoch
-        if link not in self.links:
-            self.links.append(link)
         reader = asyncio.create_task(self._guarded(self._receive(link)))
-        self._readers.add(reader)
+        self._links.read(link, reader)
         if self._stopping:
             reader.cancel()
             link.abort()
-        await self.closed.wait()
+        await asyncio.wait([reader])
+        if self._stopping:
+            await self.closed.wait()
 
     def end(self, reason: str, farewell: Goodbye | None = None) -> None:
         """Stop; from now on nothing received counts. The first caller's reason holds.
@@ -168,15 +181,23 @@ class ReceivingSession:
         await self.closed.wait()
 
     async def _shut(self, farewell: Goodbye | None) -> None:
-        for reader in self._readers:
+        for reader in (readers := self._links.readers):
             reader.cancel()
-        await asyncio.gather(*self._readers, return_exceptions=True)
-        # The first link, which says why, before the others: the peer's session ends
-        # with its first broken link, and that one's reason is what it acts upon.
-        if self.links:
-            await self.links[0].close(farewell)
-        for link in self.links[1:]:
-            link.abort()
+        await asyncio.gather(*readers, return_exceptions=True)
+        if farewell is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(GOODBYE_SECONDS):
+                    await self._links.control.rested()
+        self._pump.cancel()
+        await asyncio.gather(self._pump, return_exceptions=True)
+        # The one link that says why before the others: a peer whose session ends with
+        # its first broken link acts upon that one's reason.
+        last_word = self._links.last_word()
+        if last_word is not None:
+            await last_word.close(farewell)
+        for link in self.links:
+            if link is not last_word:
+                link.abort()
         # Workers may wait for the peer, for work or for each other: all of these
         # end now. What they may not be torn from is the store.
         self._idle.set()
@@ -215,8 +236,16 @@ class ReceivingSession:
     # -- what arrives --------------------------------------------------------------
 
     async def _receive(self, link: Link) -> None:
-        while not self._stopping:
-            await self._dispatch(await link.receive())
+        try:
+            while not self._stopping:
+                message = await link.receive()
+                if not await self._links.take(link, message):
+                    await self._dispatch(message)
+        except ConnectionLostError as error:
+            self._links.lost(link, error)
+            self._log.warning(
+                "link_died", reason=str(error), links=len(self._links.living)
+            )
 
     async def _dispatch(self, message: Message) -> None:
         match message:
@@ -233,8 +262,8 @@ class ReceivingSession:
                 raise ProtocolError(f"{type(message).__name__} is not a sender's")
 
     async def _send(self, message: Message) -> None:
-        """Answer on the first link: answers stay in order."""
-        await self.links[0].send(message)
+        """Answer on the control link: answers stay in order."""
+        self._links.control.post(message)
 
     async def _handle_control(self) -> None:
         while (message := await self._control.get()) is not None:

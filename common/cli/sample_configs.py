@@ -53,6 +53,9 @@ peer = "dr" # the name in the remote's [site]
 # Replication is not encrypted in this version; both sites must say so.
 allow_plaintext_replication = true
 # compression = "auto"
+# profile = "custom" # or: t1, t3, channel, escon, fibre-channel
+# bandwidth = "40MiB/s"
+# bandwidth_schedule = ["Mon-Fri 08:00-18:00 10MiB/s"] # UTC
 
 [group.flashcopy]
 # Grows by what hosts overwrite while a cycle drains.

@@ -30,6 +30,7 @@ from common.replication.messages import (
     HASHES_TRACKS_MAX,
     LABEL_BYTES_MAX,
     LEAVES_MAX,
+    LINKS_LOST_MAX,
     PROGRESS_MAX,
     RAW_BYTES_MAX,
     RUNS_MAX,
@@ -37,6 +38,7 @@ from common.replication.messages import (
     VOLUMES_MAX,
     Abandon,
     Committed,
+    ControlReceived,
     Credit,
     CurrentAsOf,
     CycleBegin,
@@ -47,6 +49,9 @@ from common.replication.messages import (
     Hello,
     Join,
     Joined,
+    LinkNumber,
+    LinksClosed,
+    LinksLost,
     Message,
     MessageType,
     NeedFull,
@@ -233,6 +238,23 @@ _TABLE: dict[MessageType, tuple[type[Any], fields.Check]] = {
             fields.text(VERIFIED_TEXT_BYTES_MAX),
         ),
     ),
+    MessageType.LINK: (LinkNumber, fields.record(_u63, _u63)),
+    MessageType.LINKS_LOST: (
+        LinksLost,
+        fields.record(_u63, _u63, fields.many(_u63, LINKS_LOST_MAX), _u63),
+    ),
+    MessageType.LINKS_CLOSED: (
+        LinksClosed,
+        fields.record(
+            _u63,
+            _u63,
+            _u63,
+            fields.optional(_identity),
+            _u63,
+            fields.many(fields.record(_u63, _u63), RUNS_MAX),
+        ),
+    ),
+    MessageType.CONTROL_RECEIVED: (ControlReceived, fields.record(_u63, _u63)),
 }
 _RECORDS = (VolumeOffer, SenderState, ReceiverState)
 _TYPES = {message: kind for kind, (message, _) in _TABLE.items()}

@@ -15,7 +15,10 @@ DELTA: Final = "delta"
 VERIFY: Final = "verify"
 """VERIFY is understood, and answered by VERIFIED."""
 
-TAKEN: Final = (DELTA, VERIFY)
+LINKS: Final = "links"
+"""A session outlives its single links: see `control.py`, and LINKS_LOST."""
+
+TAKEN: Final = (DELTA, VERIFY, LINKS)
 """What a receiver of this version takes."""
 
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from dataclasses import dataclass
 
 from common.errors import ConnectionLostError, PeerRefusedError
-from common.ports import ByteStream, Clock
+from common.ports import Buffer, ByteStream, Clock
 from common.replication.codec import decode, encode_meta
 from common.replication.frame import (
     PAYLOAD_BYTES_MAX,
@@ -25,6 +26,7 @@ from common.replication.messages import (
     Message,
     Tracks,
 )
+from common.replication.pacing import TokenBucket
 
 HEARTBEAT_SECONDS = 2.0
 SILENCE_SECONDS = 8.0
@@ -38,6 +40,23 @@ GOODBYE_SECONDS = 2.0
 """A goodbye is a courtesy: a peer that does not take it in time goes without."""
 
 
+@dataclass(frozen=True, slots=True)
+class EncodedFrame:
+    """A message as it goes over the wire; `checksum` is its body's."""
+
+    buffers: list[Buffer]
+    checksum: int
+    size_bytes: int
+
+
+def encode_message(message: Message) -> EncodedFrame:
+    kind, meta = encode_meta(message)
+    payload = message.payload if isinstance(message, Tracks | Hashes) else b""
+    buffers, checksum = encode_summed_frame(kind, meta, payload)
+    size_bytes = sum(memoryview(buffer).nbytes for buffer in buffers)
+    return EncodedFrame(buffers, checksum, size_bytes)
+
+
 class Link:
     """Messages over a stream. One task receives; any task may send.
 
@@ -48,6 +67,10 @@ class Link:
     def __init__(self, stream: ByteStream, clock: Clock) -> None:
         self.peer = stream.peer
         self.epoch = 0
+        self.number: int | None = None
+        """Of this link in its session, where links are told apart."""
+        self.bucket: TokenBucket | None = None
+        """Pays for all that is sent; who sends bulk asks it first."""
         self.sent_bytes = 0
         self.received_bytes = 0
         self.round_trip_seconds: float | None = None
@@ -67,18 +90,26 @@ class Link:
         them lies between a control message and the wire. Raises
         `ConnectionLostError`.
         """
+        frame = encode_message(message)
         if isinstance(message, Tracks | Hashes):
-            async with self._bulk:
-                return await self._send(message)
-        return await self._send(message)
+            await self.send_bulk(frame)
+        else:
+            await self._write(frame)
+        return frame.checksum
 
-    async def _send(self, message: Message) -> int:
-        kind, meta = encode_meta(message)
-        payload = message.payload if isinstance(message, Tracks | Hashes) else b""
-        buffers, checksum = encode_summed_frame(kind, meta, payload)
-        self.sent_bytes += sum(len(buffer) for buffer in buffers)
-        await self._stream.write(buffers)
-        return checksum
+    async def send_bulk(self, frame: EncodedFrame) -> None:
+        """Send TRACKS or HASHES in turn, as `send` does."""
+        async with self._bulk:
+            await self._write(frame)
+
+    async def _send(self, message: Message) -> None:
+        await self._write(encode_message(message))
+
+    async def _write(self, frame: EncodedFrame) -> None:
+        self.sent_bytes += frame.size_bytes
+        if self.bucket is not None:
+            self.bucket.take(frame.size_bytes, self._clock.monotonic())
+        await self._stream.write(frame.buffers)
 
     async def receive(self) -> Message:
         """Return the next message; heartbeats are dealt with here.

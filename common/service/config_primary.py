@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import (
     AfterValidator,
@@ -15,6 +15,13 @@ from pydantic import (
     model_validator,
 )
 
+from common.replication.profiles import PROFILES
+from common.service.bandwidth_schedule import (
+    BANDWIDTH_HIGHEST,
+    BANDWIDTH_LOWEST,
+    ENTRIES_MAX,
+    ScheduleEntry,
+)
 from common.service.config_common import (
     ADDRESSES_MAX,
     GROUPS_MAX,
@@ -39,12 +46,15 @@ from common.service.config_nbd import NbdTable, check_access_rules
 from common.service.schedule import parse_schedule
 from common.service.units import (
     MIB,
+    Bounds,
     Bytes,
+    BytesPerSecond,
     Seconds,
     check_power_of_two,
     check_sectors,
     count_bounds,
     format_size,
+    parse_bandwidth,
     parse_size,
     size_bounds,
     time_bounds,
@@ -171,6 +181,10 @@ class PrimaryVolume(Table):
         return self
 
 
+ProfileName = Literal["t1", "t3", "channel", "escon", "fibre-channel", "custom"]
+assert set(get_args(ProfileName)) == PROFILES.keys()
+
+
 class LinkTable(Table):
     """How a group reaches its remote."""
 
@@ -214,9 +228,37 @@ class LinkTable(Table):
             "leaves alone what does not shrink."
         ),
     )
-    profile: Literal["custom"] = Field(
+    profile: ProfileName = Field(
         default="custom",
-        description='Kind of link. Only "custom" (unpaced) exists in this version.',
+        description=(
+            "Kind of link, whose rate and window pace sending: "
+            '"t1" (1.544 Mbit/s), "t3" (44.736 Mbit/s), "channel" (4.5 MB/s), '
+            '"escon" (17 MB/s), "fibre-channel" (100 MB/s for each connection), '
+            '"custom" (not paced).'
+        ),
+    )
+    bandwidth: (
+        Annotated[
+            BytesPerSecond,
+            Bounds(f"{BANDWIDTH_LOWEST}/s", f"{BANDWIDTH_HIGHEST}/s", parse_bandwidth),
+        ]
+        | None
+    ) = Field(
+        default=None,
+        description=(
+            "Rate of all links of the group together; overrides the profile's. "
+            "Default: the profile's."
+        ),
+    )
+    bandwidth_schedule: Annotated[
+        tuple[ScheduleEntry, ...], Field(max_length=ENTRIES_MAX)
+    ] = Field(
+        default=(),
+        description=(
+            "Rates by day and time, in UTC, as in "
+            '["Mon-Fri 08:00-18:00 10MiB/s", "Sat,Sun 00:00-24:00 unlimited"]; the '
+            "first entry that holds overrides `bandwidth` and the profile."
+        ),
     )
     delta: StrictBool = Field(
         default=True,

@@ -10,8 +10,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-_PACING = "pacing arrives with a later version: remove it"
-
 
 @dataclass(frozen=True, slots=True)
 class RefusedKey:
@@ -46,13 +44,6 @@ PRIMARY_REFUSED = (
         "seeding a secondary volume by other means arrives with a later version: "
         "remove it",
         accepted=("none",),
-    ),
-    RefusedKey("group.link.bandwidth", _PACING),
-    RefusedKey("group.link.bandwidth_schedule", _PACING),
-    RefusedKey(
-        "group.link.profile",
-        'link profiles arrive with a later version: remove it or write "custom"',
-        accepted=("custom",),
     ),
     RefusedKey(
         "group.flashcopy.limit",

@@ -737,7 +737,7 @@ DRAIN = (
         (
             swap(
                 "primary_site/drain.py",
-                "        self._note_sent(await self._session.send_bulk(message))\n",
+                "        self._note_sent(unit, await self._session.send_bulk(message))\n",
                 "        self._digest ^= await self._session.send_bulk(message)\n",
                 2,
             ),

@@ -21,6 +21,8 @@ class TcpProxy:
         self._flowing.set()
         self._refusing = False
         self._writers: set[asyncio.StreamWriter] = set()
+        self._pairs: list[tuple[asyncio.StreamWriter, asyncio.StreamWriter]] = []
+        """Of each connection, oldest first: towards the primary, towards the remote."""
         self._tasks: set[asyncio.Task[None]] = set()
         self.port = 0
         self.forwarded_bytes = 0
@@ -58,6 +60,15 @@ class TcpProxy:
         for writer in self._writers:
             writer.transport.abort()
 
+    @property
+    def connection_count(self) -> int:
+        return len(self._pairs)
+
+    def reset_one(self, index: int) -> None:
+        """Reset one connection, the oldest being 0; new ones are welcome."""
+        for writer in self._pairs[index]:
+            writer.transport.abort()
+
     async def close(self) -> None:
         self._flowing.set()
         self.reset()
@@ -90,12 +101,14 @@ class TcpProxy:
         except OSError:
             return
         self._writers |= {writer, back}
+        self._pairs.append((writer, back))
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._pump(reader, back, counted=True))
                 tasks.create_task(self._pump(there, writer, counted=False))
         finally:
             self._writers -= {writer, back}
+            self._pairs.remove((writer, back))
             back.transport.abort()
 
     async def _pump(

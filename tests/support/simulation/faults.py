@@ -122,7 +122,7 @@ class Faults:
         self._simulation.network.reset()
 
     def _reset_one_link(self) -> None:
-        """Of several links one breaks: the session must end as a whole."""
+        """Of several links one breaks: the session goes on over the others."""
         streams = list(self._simulation.network.streams)
         if streams:
             stream = self._world.rng.choice(streams)

@@ -185,9 +185,13 @@ class RecordingSession:
     unacknowledged_bytes = 0
     round_trip_seconds = 0.0
     drain: Any = None
+    link_count = 1
 
     def __init__(self) -> None:
         self.sent: list[str] = []
+
+    def frame_bytes(self, most: int) -> int:
+        return most
 
     async def send(self, message: object) -> int:
         self.sent.append(type(message).__name__)

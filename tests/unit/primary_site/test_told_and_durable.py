@@ -22,6 +22,7 @@ class ListeningSession:
     unacknowledged_bytes = 0
     round_trip_seconds = 0.0
     drain: Any = None
+    link_count = 1
 
     def __init__(self, site: Site) -> None:
         self._site = site
@@ -31,6 +32,9 @@ class ListeningSession:
         if isinstance(message, CycleBegin):
             self.heard.append((message, stored(self._site)))
         return 0
+
+    def frame_bytes(self, most: int) -> int:
+        return most
 
     async def committed(self) -> Any:
         await asyncio.Event().wait()
