@@ -43,7 +43,7 @@ class TokenBucket:
     def seconds_until_free(self, now: float) -> float:
         """Return how long bulk has to wait; 0: send now, a frame of any length."""
         self._fill(now)
-        if self._rate is None or self._tokens >= 0:
+        if self._rate is None or self._tokens > -1:  # a part of a byte is not owed
             return 0.0
         return -self._tokens / self._rate
 

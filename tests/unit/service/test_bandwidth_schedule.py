@@ -13,9 +13,8 @@ MONDAY = "2024-01-01"  # and the days after it, up to Sunday the 7th
 
 def rate_at(texts: list[str], moment: str) -> object:
     when = datetime.fromisoformat(moment).replace(tzinfo=UTC)
-    entry = entry_now(
-        [parse_entry(text) for text in texts], int(when.timestamp()) * 10**9
-    )
+    now_ns = int(when.timestamp()) * 10**9
+    entry = entry_now([parse_entry(text) for text in texts], now_ns)
     return None if entry is None else entry.rate or "unlimited"
 
 
