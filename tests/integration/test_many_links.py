@@ -29,7 +29,7 @@ async def kill_links(
     pair: Pair, proxy: TcpProxy, endurance: Endurance, which: list[int]
 ) -> None:
     """Reset one link after the other, each in the middle of a drain."""
-    for index in which:
+    for deaths, index in enumerate(which, start=1):
         await all_joined(pair, proxy)
         await endurance.progress(60)
         passed = proxy.forwarded_bytes
@@ -38,6 +38,10 @@ async def kill_links(
             "tracks are on their way",
         )
         proxy.reset_one(index)
+        await until(
+            lambda deaths=deaths: len(pair.primary.events("link_died")) >= deaths,
+            "the primary sees it",
+        )
 
 
 async def test_links_that_die_one_by_one_end_no_session(tmp_path: Path) -> None:

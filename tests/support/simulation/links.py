@@ -163,6 +163,8 @@ class SimulatedStream:
         self._wake_writers()
 
     def _take(self, data: bytes) -> None:
+        if not data:
+            return  # of a frame that broke off nothing arrived
         if self.loop.is_dead:
             if self._network.answers(self.loop):
                 self.other.lose("reset by peer")
