@@ -147,19 +147,23 @@ def verdict(
     acked: Bitmap,
     hot: set[int],
     has_committed: bool = True,
+    is_seeded: bool = False,
 ) -> Verdict:
     """Decide what must be sent, from what is durable.
 
     New volume: everything. Clean stop and the same device: the durable bitmaps.
     Unclean: their union with every track of a hot region; all of it travels as
     hashes first, so that what B already holds costs no bytes; but in a first copy
-    (`has_committed` no point yet) not what was never sent. Clean, but the device is
+    (`has_committed` no point yet) not what was never sent, unless it is there by other
+    means (`is_seeded`): then a first copy is a comparison. Clean, but the device is
     another one or was written since: everything, by hashes.
     """
     tracks = geometry.track_count
     none = Bitmap(tracks)
     if saved is None:
-        return Verdict(Bitmap.full(tracks), None, none, full=True, altered=False)
+        everything = Bitmap.full(tracks)
+        suspect = everything if is_seeded else None
+        return Verdict(everything, suspect, none, full=True, altered=False)
     if clean and saved.identity != identity:
         everything = Bitmap.full(tracks)
         return Verdict(everything, everything, none, full=True, altered=True)
@@ -171,6 +175,8 @@ def verdict(
     suspect = carried if saved.suspect or not clean else None
     if saved.full and not (saved.suspect or clean or has_committed):
         suspect = _perhaps_sent(geometry, acked)
+    if is_seeded and not has_committed:
+        suspect = carried
     return Verdict(carried, suspect, acked, full=saved.full, altered=saved.suspect)
 
 

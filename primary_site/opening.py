@@ -67,6 +67,7 @@ def open_group(
             geometry,
             device or _create_device(files, volume.device, geometry.size_bytes),
             state,
+            is_seeded=config.link.seed == "checksum",
         )
         for volume, geometry, device in zip(
             config.volumes, geometries, devices, strict=True
@@ -253,6 +254,8 @@ def _open_volume(
     geometry: Geometry,
     device: File,
     state: GroupState | None,
+    *,
+    is_seeded: bool,
 ) -> OpenedVolume:
     durable = _open_durable(files, directory, name, geometry)
     changed, acked, log = durable.changed, durable.acked, durable.log
@@ -274,6 +277,7 @@ def _open_volume(
         acked=acked.load(tag, when_damaged=False),
         hot={region for region in log.hot if region < geometry.region_count},
         has_committed=state is not None and state.committed_number is not None,
+        is_seeded=is_seeded,
     )
     return OpenedVolume(name, geometry, device, durable, found)
 

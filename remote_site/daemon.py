@@ -142,6 +142,9 @@ class RemoteDaemon:
             journal_directory=f"{config.journal.directory}/{config.name}",
             devices={volume.name: volume.device for volume in config.volumes},
             peer=config.peer,
+            accept_existing=frozenset(
+                volume.name for volume in config.volumes if volume.accept_existing
+            ),
         )
         store = await GroupStore.open(self._files, threads, settings)
         newest = store.points[-1].number if store.points else None

@@ -32,6 +32,7 @@ from common.replication.messages import (
 from common.service.config_remote import RemoteGroup
 from remote_site.admission import Expected, refusal
 from remote_site.receiver import WINDOW_BYTES, Receiver, VolumeShape
+from remote_site.secondary_device import DeviceHoldsDataError
 from remote_site.session import ReceivingSession
 from remote_site.store import GroupStore, Point
 
@@ -171,6 +172,8 @@ class ReceivingGroup:
                 peer=hello.site,
                 volumes=hello.volumes,
             )
+        except DeviceHoldsDataError as error:
+            return goodbye(GoodbyeReason.NOT_PERMITTED, str(error))
         except (StateMismatchError, DeviceError) as error:
             return goodbye(GoodbyeReason.SIZE_MISMATCH, str(error))
         except DeviceBusyError as error:

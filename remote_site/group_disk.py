@@ -48,6 +48,7 @@ class StoreSettings:
     """Where a group lives: both directories are its own and made when absent.
 
     `peer` is the site that the config receives it from; None: whoever bound it.
+    `accept_existing` names volumes whose devices may hold data when the group is bound.
     """
 
     group: str
@@ -55,6 +56,7 @@ class StoreSettings:
     journal_directory: str
     devices: Mapping[str, str]
     peer: str | None = None
+    accept_existing: frozenset[str] = frozenset()
 
 
 class GroupDisk:
@@ -192,7 +194,13 @@ class GroupDisk:
             key = f"group {self.settings.group!r}"
             with ExitStack() as undo:
                 devices, created = make_devices(
-                    self._files, self.settings.devices, key, volumes, self.guard, undo
+                    self._files,
+                    self.settings.devices,
+                    key,
+                    volumes,
+                    self.settings.accept_existing,
+                    self.guard,
+                    undo,
                 )
                 self._store(
                     StoreState(

@@ -10,6 +10,19 @@ from common.errors import DeviceError
 from common.ports import File, Files
 from common.replication.messages import VolumeOffer
 from common.storage.flush_guard import FlushGuard
+from common.storage.zeroes import is_zero
+
+READ_ALL_BYTES_MAX = 64 << 20
+"""Of a device with no more data than this all of it is looked at."""
+
+PROBE_BYTES = 1 << 20
+PROBES = 64
+"""Of a larger one its beginning, its end, and pieces in between: whatever uses a
+device writes to one of them."""
+
+
+class DeviceHoldsDataError(DeviceError):
+    """The operator has to say that a device's content may be replaced."""
 
 
 def open_device(files: Files, path: str, size_bytes: int, key: str) -> File:
@@ -43,6 +56,41 @@ def open_existing_device(
     return None if is_empty else open_device(files, path, size_bytes, key)
 
 
+def holds_data(device: File) -> bool:
+    """Tell whether a device holds anything but zeroes, as far as it is looked at.
+
+    All of what is no hole, up to `READ_ALL_BYTES_MAX`; else probes, the first and the
+    last megabyte among them.
+    """
+    size = device.size()
+    extents = _data_extents(device, size)
+    if sum(length for _, length in extents) <= READ_ALL_BYTES_MAX:
+        places = [
+            (at, min(PROBE_BYTES, start + length - at))
+            for start, length in extents
+            for at in range(start, start + length, PROBE_BYTES)
+        ]
+    else:
+        last = size - PROBE_BYTES
+        places = [(last * i // (PROBES - 1), PROBE_BYTES) for i in range(PROBES)]
+    return any(not is_zero(device.read(*place)) for place in places)
+
+
+def _data_extents(device: File, size: int) -> list[tuple[int, int]]:
+    """Return (offset, length) of what is no hole; all of the rest beyond a limit."""
+    found: list[tuple[int, int]] = []
+    offset = 0
+    while offset < size:  # ends: each turn tells of a byte at least
+        for length, is_hole in device.extents(offset, size - offset):
+            if not is_hole:
+                found.append((offset, length))
+            offset += length
+        if len(found) > PROBES:
+            found.append((offset, size - offset))
+            break
+    return found
+
+
 def create_device(files: Files, path: str, size_bytes: int, guard: FlushGuard) -> File:
     """Make a sparse file; its size is durable, its name after `sync_name`."""
     device = files.open(path, create=True, lock=True, scattered=True)
@@ -66,10 +114,14 @@ def make_devices(
     paths: Mapping[str, str],
     group_key: str,
     volumes: Sequence[VolumeOffer],
+    accept_existing: frozenset[str],
     guard: FlushGuard,
     undo: ExitStack,
 ) -> tuple[list[File], tuple[bool, ...]]:
-    """Open what is there, then make what is not: a refusal changes nothing."""
+    """Open what is there, then make what is not: a refusal changes nothing.
+
+    A device that holds data is refused, unless its volume is in `accept_existing`.
+    """
     found: list[File | None] = []
     for offer in volumes:
         key = f"{group_key}, volume {offer.name!r}"
@@ -77,6 +129,13 @@ def make_devices(
         device = open_existing_device(files, path, offer.size_bytes, key)
         if device is not None:
             undo.callback(device.close)
+            if offer.name not in accept_existing and holds_data(device):
+                raise DeviceHoldsDataError(
+                    f"{key}: device {path} holds data, which the first copy would "
+                    "replace; if that is meant, write accept_existing = true below "
+                    "its [[group.volume]] and restart farshore-remote; else name "
+                    "another device"
+                )
             guard.datasync(device)  # a hello cut short may have left it in memory
         found.append(device)
     devices: list[File] = []

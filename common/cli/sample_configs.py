@@ -56,6 +56,7 @@ allow_plaintext_replication = true
 # profile = "custom" # or: t1, t3, channel, escon, fibre-channel
 # bandwidth = "40MiB/s"
 # bandwidth_schedule = ["Mon-Fri 08:00-18:00 10MiB/s"] # UTC
+# seed = "checksum"              # the remote's devices hold a copy: send what differs
 
 [group.flashcopy]
 # Grows by what hosts overwrite while a cycle drains.
@@ -120,4 +121,5 @@ directory = "/var/lib/farshore/journal"
 name = "data"
 # Created sparse, with the primary's size, when absent; or a block device.
 device = "/var/lib/farshore/data.img"
+# accept_existing = true         # it holds data, which may be replaced
 """

@@ -267,9 +267,14 @@ class LinkTable(Table):
             "where that is smaller. Costs processor time at both sites."
         ),
     )
-    seed: Literal["none"] = Field(
+    seed: Literal["none", "checksum"] = Field(
         default="none",
-        description='Only "none" exists in this version: the first copy goes by wire.',
+        description=(
+            '"checksum": the remote\'s devices were filled by other means, so the '
+            "first copy sends hashes of all tracks, and only the tracks that differ. "
+            "The remote has to allow it by `accept_existing`. Without effect once "
+            "there is a recovery point."
+        ),
     )
 
     @model_validator(mode="after")

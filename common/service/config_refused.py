@@ -40,12 +40,6 @@ PRIMARY_REFUSED = (
     ),
     RefusedKey("group.hooks", "hooks arrive with a later version: remove it"),
     RefusedKey(
-        "group.link.seed",
-        "seeding a secondary volume by other means arrives with a later version: "
-        "remove it",
-        accepted=("none",),
-    ),
-    RefusedKey(
         "group.flashcopy.limit",
         "a limit for FlashCopy targets arrives with a later version: remove it",
     ),

@@ -87,6 +87,14 @@ class RemoteVolume(Table):
             "does not exist is created sparse."
         ),
     )
+    accept_existing: StrictBool = Field(
+        default=False,
+        description=(
+            "The device may hold data when the primary connects for the first time: "
+            "the first copy replaces what differs. Without it such a device is "
+            "refused. Without effect once the group is bound to its primary."
+        ),
+    )
 
 
 class RemoteGroup(Table):

@@ -8,6 +8,7 @@ from typing import Any, cast
 import pytest
 
 from common.errors import ProtocolError
+from common.replication.hash_tree import leaves_of, root_of
 from common.replication.messages import (
     QUESTIONS_MAX,
     Message,
@@ -18,6 +19,15 @@ from common.replication.messages import (
 from remote_site.receiver import VolumeShape
 from remote_site.store import GroupStore
 from remote_site.verifying import Answering
+from tests.support.remote_store_group import (
+    BINDING,
+    OFFERS,
+    SETTINGS,
+    filled,
+    make_files,
+    tracks_of,
+)
+from tests.support.simulated_files import InlineThreads
 
 CYCLE = b"c" * 16
 SHAPES = [VolumeShape(1 << 30, 4096), VolumeShape(5120, 4096)]
@@ -133,3 +143,57 @@ async def test_a_session_that_ends_lets_go_of_what_is_queued(
     assert sent == []
     answering.take(question())
     assert store.pins == 0
+
+
+async def test_the_point_asked_about_is_compared_whatever_is_applied_since(
+    sent: list[Message],
+) -> None:
+    """The next cycle is committed, and one more begun, before the answer."""
+    store = await GroupStore.open(make_files(), InlineThreads(), SETTINGS)
+    await store.bind(**BINDING)
+    names = {number: bytes([number]) * 16 for number in (1, 2)}
+
+    async def apply(number: int) -> None:
+        for index, offer in enumerate(OFFERS):
+            data = filled(offer, number, 3)
+            await store.apply(index, [tracks_of(offer, 0, data)])
+
+    async def commit(number: int) -> None:
+        await apply(number)
+        await store.flush()
+        await store.commit(
+            number=number, cycle_id=names[number], cut_ns=number, label=None
+        )
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    shapes = [VolumeShape(each.size_bytes, each.track_bytes) for each in OFFERS]
+    answering = Answering(3, store, shapes, [0, 1], send)
+    await commit(1)
+    for index, offer in enumerate(OFFERS):
+        leaves = leaves_of(filled(offer, 1, 3), offer.track_bytes)
+        asked = question(
+            question=index,
+            cycle_id=names[1],
+            volume=index,
+            count=3,
+            root=root_of(leaves),
+        )
+        answering.take(asked)
+    await commit(2)
+    await apply(9)
+    answering.take(question(question=7, cycle_id=names[1]))
+    answering._queue.put_nowait(None)
+    await answering.run()
+    outcomes = [each.outcome for each in sent if isinstance(each, Verified)]
+    assert outcomes[:2] == [Outcome.EQUAL, Outcome.EQUAL]
+    assert outcomes[2] == Outcome.DIFFERS, "pinned by the questions before it"
+    assert not store.is_pinned(1)
+    answering = Answering(3, store, shapes, [0, 1], send)
+    await store.commit(number=3, cycle_id=b"3" * 16, cut_ns=3, label=None)
+    answering.take(question(question=8, cycle_id=names[1]))
+    answering._queue.put_nowait(None)
+    await answering.run()
+    assert isinstance(sent[-1], Verified)
+    assert sent[-1].outcome == Outcome.GONE

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from common.replication.messages import VolumeOffer
 from common.replication.tracks import track_hash
 from common.storage.files import SystemFiles
 from common.storage.threads import WorkerThreads
+from remote_site.secondary_device import DeviceHoldsDataError
 from remote_site.store import GroupStore, Point, StoreSettings
 from tests.support.remote_store_group import (
     BINDING,
@@ -110,11 +112,26 @@ async def test_a_device_of_another_size_is_refused_and_nothing_changes() -> None
     await store.bind(**BINDING)
 
 
-async def test_a_device_of_the_right_size_is_taken_as_it_is() -> None:
+async def test_a_device_that_holds_data_is_taken_as_it_is_only_where_accepted() -> None:
+    for at in (0, DATA.size_bytes // 2, DATA.size_bytes - 1):
+        files = make_files()
+        device = files.open("/devices/data.img", create=True)
+        device.truncate(DATA.size_bytes)
+        device.write(at, b"x")
+        with pytest.raises(DeviceHoldsDataError, match="accept_existing = true"):
+            await bound_store(files)
+        assert files.open("/devices/data.img").read(at, 1) == b"x"
+        accepting = replace(SETTINGS, accept_existing=frozenset({"data"}))
+        store = await GroupStore.open(files, InlineThreads(), accepting)
+        await store.bind(**BINDING)
+        assert files.open("/devices/data.img").read(at, 1) == b"x"
+
+
+async def test_a_device_of_zeroes_is_taken_like_an_empty_one() -> None:
     files = make_files()
-    files.open("/devices/data.img", create=True).write(0, b"x" * DATA.size_bytes)
+    device = files.open("/devices/data.img", create=True)
+    device.write(0, bytes(DATA.size_bytes))
     await bound_store(files)
-    assert files.open("/devices/data.img").read(0, 3) == b"xxx"
 
 
 async def test_an_empty_file_left_by_a_crash_is_no_obstacle() -> None:
