@@ -118,8 +118,10 @@ async def test_a_device_that_holds_data_is_taken_as_it_is_only_where_accepted() 
         device = files.open("/devices/data.img", create=True)
         device.truncate(DATA.size_bytes)
         device.write(at, b"x")
+        store = await open_store(files)
         with pytest.raises(DeviceHoldsDataError, match="accept_existing = true"):
-            await bound_store(files)
+            await store.bind(**BINDING)
+        await store.close()
         assert files.open("/devices/data.img").read(at, 1) == b"x"
         accepting = replace(SETTINGS, accept_existing=frozenset({"data"}))
         store = await GroupStore.open(files, InlineThreads(), accepting)
