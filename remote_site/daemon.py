@@ -25,6 +25,7 @@ from common.service.reload import Commit, Reloader
 from common.service.runner import run, wait_for_stop
 from common.service.site_record import SiteState, open_state_directory
 from common.service.status import SiteStatus
+from common.service.units import parse_bandwidth
 from common.service.version import farshore_version
 from common.storage.files import SystemFiles
 from common.storage.threads import WorkerThreads
@@ -149,7 +150,10 @@ class RemoteDaemon:
         store = await GroupStore.open(self._files, threads, settings)
         newest = store.points[-1].number if store.points else None
         self._log.info("group_opened", group=config.name, newest_point=newest)
-        return ReceivingGroup(config, site.name, store, threads, self._clock)
+        group = ReceivingGroup(config, site.name, store, threads, self._clock)
+        if config.scrub.schedule is not None:
+            group.scrubbing.follow(config.scrub.schedule, config.scrub.rate_bytes)
+        return group
 
     async def _load(self) -> RemoteConfig:
         return await asyncio.to_thread(load_remote, self._config_path)
@@ -193,6 +197,9 @@ class RemoteDaemon:
             case "points":
                 group = self._group(arguments["group"])
                 return [point.to_json() for point in points(group)]
+            case "scrub":
+                group = self._group(arguments.pop("group"))
+                return await _scrub(group, **arguments)
             case _:
                 self._group(arguments["group"])
                 raise RefusedError(
@@ -232,6 +239,17 @@ def read_credentials(config: RemoteConfig) -> Credentials | None:
     if tls is None:
         return None
     return Credentials.read(tls.files(), "replication.tls", is_server=True)
+
+
+async def _scrub(
+    group: ReceivingGroup, *, action: str, rate: str
+) -> dict[str, Any] | None:
+    if action == "start":
+        group.scrubbing.start(parse_bandwidth(rate))
+    elif action == "stop":
+        await group.scrubbing.stop()
+    report = group.scrubbing.report()
+    return None if report is None else report.to_json()
 
 
 @click.command(name=NAME)

@@ -32,6 +32,7 @@ from common.replication.messages import (
 from common.service.config_remote import RemoteGroup
 from remote_site.admission import Expected, refusal
 from remote_site.receiver import WINDOW_BYTES, Receiver, VolumeShape
+from remote_site.scrubbing import Scrubbing
 from remote_site.secondary_device import DeviceHoldsDataError
 from remote_site.session import ReceivingSession
 from remote_site.store import GroupStore, Point
@@ -65,6 +66,9 @@ class ReceivingGroup:
         self._hellos = 0
         self._closing = False
         self._log = structlog.get_logger().bind(group=config.name)
+        self.scrubbing = Scrubbing(
+            config.name, store, clock, self._alarm, self._clear_alarms
+        )
 
     async def open_session(
         self, link: Link, hello: Hello
@@ -113,8 +117,9 @@ class ReceivingGroup:
                 )
 
     async def close(self) -> None:
-        """End the session, then let go of the store."""
+        """End the session and any scrub, then let go of the store."""
         await self.end_sessions()
+        await self.scrubbing.close()
         await self.store.close()
 
     def session_ended(self, session: ReceivingSession) -> None:

@@ -49,6 +49,8 @@ def group_status(group: ReceivingGroup, now_ns: int) -> GroupStatus:
             )
             for offer in store.volumes
         ),
+        progress=group.scrubbing.progress(),
+        last_scrub=group.scrubbing.last,
         alarms=tuple(
             AlarmStatus(name=name, message=message, since_ns=since_ns)
             for name, (message, since_ns) in group.alarms.items()

@@ -22,9 +22,11 @@ from common.replication.lineage import (
 )
 from common.replication.messages import VolumeOffer
 from common.replication.tracks import TrackRecord
+from common.storage.journal import Journal
 from remote_site.applier import apply_tracks
 from remote_site.group_disk import GroupDisk, Retain, StoreSettings, keep_newest
 from remote_site.recovery_point import PointImage, PointVolume
+from remote_site.secondary import SecondaryVolume
 from remote_site.store_state import Point
 
 __all__ = ["GroupStore", "Point", "StoreSettings"]
@@ -268,6 +270,20 @@ class GroupStore:
     def image(self, volume: int, number: int) -> PointImage:
         """Return a volume as at a pinned point, for `run_reader`."""
         return PointImage(self._disk.volumes[volume], number)
+
+    @property
+    def secondaries(self) -> tuple[SecondaryVolume, ...]:
+        """The volumes, for what only reads them, by `run_reader`."""
+        return self._disk.volumes
+
+    def journals_of(self, number: int) -> list[Journal]:
+        """Return the journals of a pinned point, one a volume."""
+        return [
+            journal
+            for volume in self._disk.volumes
+            for journal in volume.journals
+            if journal.header.point_number == number
+        ]
 
     async def run_reader(self, job: Callable[[], T]) -> T:
         """Run what only reads in a thread; `settled` waits for it."""

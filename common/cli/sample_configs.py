@@ -117,6 +117,11 @@ peer = "amsterdam" # the name in the primary's [site]
 # Grows by what is overwritten since the newest recovery point.
 directory = "/var/lib/farshore/journal"
 
+[group.scrub]
+# Reads journals and devices back. Five cron fields in UTC.
+# schedule = "0 3 * * 0"
+# rate = "50MiB/s"
+
 [[group.volume]]
 name = "data"
 # Created sparse, with the primary's size, when absent; or a block device.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Self
 
-from pydantic import Field, StrictBool, model_validator
+from pydantic import BeforeValidator, Field, StrictBool, model_validator
 
 from common.service.config_common import (
     ADDRESSES_MAX,
@@ -23,8 +23,12 @@ from common.service.config_common import (
     check_groups,
     check_other_site,
     check_tls_or_plaintext,
+    json_text,
+    written,
 )
 from common.service.config_nbd import NbdTable, check_access_rules
+from common.service.schedule import parse_schedule
+from common.service.units import Bounds, BytesPerSecond, parse_bandwidth
 
 
 class RemoteSite(Table):
@@ -77,6 +81,27 @@ class JournalTable(Table):
     )
 
 
+class ScrubTable(Table):
+    """When journals and devices are read back, to find what a disk has lost."""
+
+    schedule: (
+        Annotated[str, BeforeValidator(parse_schedule), json_text("schedule")] | None
+    ) = Field(
+        default=None,
+        description=(
+            'Five cron fields in UTC, as in "0 3 * * 0" for Sundays at three. Default: '
+            "never; `farshore scrub` does it at once."
+        ),
+    )
+    rate_bytes: Annotated[
+        BytesPerSecond, Bounds("64KiB/s", "64GiB/s", parse_bandwidth)
+    ] = Field(
+        default=written("50MiB/s"),
+        alias="rate",
+        description="Bytes read in a second by a scheduled scrub, at most.",
+    )
+
+
 class RemoteVolume(Table):
     """One secondary volume."""
 
@@ -110,6 +135,10 @@ class RemoteGroup(Table):
     journal: JournalTable = Field(
         default_factory=JournalTable,
         description="Where the old content of secondary volumes is kept.",
+    )
+    scrub: ScrubTable = Field(
+        default_factory=ScrubTable,
+        description="When journals and devices are read back.",
     )
     volumes: Annotated[
         tuple[RemoteVolume, ...], Field(min_length=1, max_length=VOLUMES_MAX)

@@ -76,6 +76,13 @@ class VerifyArguments(GroupArguments):
     rate: Annotated[StrictStr, AfterValidator(check_rate)] = RATE_DEFAULT
 
 
+class ScrubArguments(GroupArguments):
+    """`scrub`: every action answers with the report, None where there is none."""
+
+    action: Literal["start", "report", "stop"]
+    rate: Annotated[StrictStr, AfterValidator(check_rate)] = RATE_DEFAULT
+
+
 REQUESTS: dict[str, type[Arguments]] = {
     "status": NoArguments,
     "cut": CutArguments,
@@ -83,6 +90,7 @@ REQUESTS: dict[str, type[Arguments]] = {
     "resume": GroupArguments,
     "points": GroupArguments,
     "verify": VerifyArguments,
+    "scrub": ScrubArguments,
 }
 
 

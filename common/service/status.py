@@ -142,6 +142,15 @@ class VerifySummary(Snapshot):
     differing_bytes: int
 
 
+class ScrubSummary(Snapshot):
+    """The last scrub that ended; see `scrub_status.ScrubResult`."""
+
+    result: str
+    ended_ns: Moment = Field(serialization_alias="ended")
+    read_bytes: int
+    findings: int
+
+
 class GroupStatus(Snapshot):
     name: str
     role: GroupRole
@@ -158,6 +167,7 @@ class GroupStatus(Snapshot):
     progress: ProgressStatus | None = None
     last_verify: VerifySummary | None = None
     forecast: ForecastStatus | None = None
+    last_scrub: ScrubSummary | None = None
     alarms: tuple[AlarmStatus, ...] = ()
 
 

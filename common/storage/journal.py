@@ -279,6 +279,34 @@ class Journal:
         data = self._file.read(position, length)
         return parse_record(header, self.path, entry, data)
 
+    def begin_check(self) -> tuple[int, int]:
+        """Return (position, end) for `check_batch`: what is durable now, from disk.
+
+        Memory forgets the file first, so that it is the disk that is looked at.
+        """
+        if self._index is None:
+            self._load()
+        assert self._file is not None
+        end = self._end
+        self._file.drop_cache()
+        return BLOCK_BYTES, end
+
+    def check_batch(self, position: int, end: int) -> int:
+        """Read the batch at `position` whole; return where the next one begins.
+
+        Raises `CorruptStateError`, naming the byte, where its checksum fails.
+        """
+        assert self._file is not None
+        found = self._batch_at(self._file, position, end)
+        if found is None:
+            raise CorruptStateError(
+                f"{self.path}: what was preserved at byte {position} fails its "
+                f"checksum: recovery points up to {self.header.point_number} can't be "
+                "read where they need it, newer ones are whole; look to the disk, and "
+                "cut once more"
+            )
+        return position + padded(found[2])
+
     def _load(self, damaged: object = None) -> OpenIndex | SealedIndex:
         """Open a finished journal; index it again if its `.index` is not whole."""
         with self._loading:

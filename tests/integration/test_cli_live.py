@@ -37,6 +37,7 @@ GROUP_KEYS = {
     "progress",
     "last_verify",
     "forecast",
+    "last_scrub",
     "alarms",
 }
 

@@ -78,6 +78,7 @@ def test_the_status_has_every_promised_key() -> None:
         "progress",
         "last_verify",
         "forecast",
+        "last_scrub",
         "alarms",
     ]
     assert group["recovery_point"] == {

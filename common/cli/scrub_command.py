@@ -1,0 +1,103 @@
+"""`farshore scrub`: what recovery would read, read back from the remote's disks."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.markup import escape as escape_markup
+
+from common.cli.daemon_options import connect, daemon_options, json_option
+from common.cli.display import print_json, size_text
+from common.errors import FoundDifferentError, IncompleteError
+from common.service.control_client import ControlClient
+from common.service.control_requests import RATE_DEFAULT
+from common.service.logging import escape
+
+POLL_SECONDS_MIN = 0.05
+POLL_SECONDS_MAX = 1.0
+
+
+@click.command()
+@click.argument("group")
+@click.option(
+    "--rate",
+    metavar="RATE",
+    default=RATE_DEFAULT,
+    show_default=True,
+    help="Bytes read in a second, at most.",
+)
+@click.option("--no-wait", is_flag=True, help="Begin, and return.")
+@click.option("--report", is_flag=True, help="Show the one under way, or the last one.")
+@click.option("--stop", is_flag=True, help="End the one under way.")
+@json_option
+@daemon_options
+def scrub(
+    group: str,
+    rate: str,
+    no_wait: bool,
+    report: bool,
+    stop: bool,
+    as_json: bool,
+    socket_path: str | None,
+    config: str | None,
+) -> None:
+    """Read back the journals and devices of GROUP at this receiving site.
+
+    Ctrl-C ends the wait, not the scrub. Exit code 12 means that something could not
+    be read back, and file and offset are named; 13 that it ended early.
+    """
+    if report and stop:
+        raise click.UsageError("--report and --stop are two requests: give one")
+    arguments: dict[str, Any] = {"group": group, "action": "start"}
+    if report or stop:
+        arguments["action"] = "report" if report else "stop"
+    else:
+        arguments["rate"] = rate
+    with connect(socket_path, config) as client:
+        found: dict[str, Any] | None = client.call("scrub", arguments)
+        if not (report or stop or no_wait):
+            found = _ended(client, group)
+    if as_json:
+        print_json(found)
+    elif found is None:
+        click.echo(f"{group}: no scrub since the daemon's start")
+    else:
+        click.echo(_text(group, found))
+    if found is not None and not stop:
+        _raise_for(group, found)
+
+
+def _ended(client: ControlClient, group: str) -> dict[str, Any]:
+    asked = {"group": group, "action": "report"}
+    pause = POLL_SECONDS_MIN
+    with Console(stderr=True).status("") as line:
+        while True:  # ends with the scrub, or with Ctrl-C
+            found: dict[str, Any] = client.call("scrub", asked)
+            if found["result"] is not None:
+                return found
+            line.update(escape_markup(_text(group, found)))
+            time.sleep(pause)
+            pause = min(2 * pause, POLL_SECONDS_MAX)
+
+
+def _text(group: str, found: dict[str, Any]) -> str:
+    read, total = size_text(found["read_bytes"]), size_text(found["total_bytes"])
+    lines = [f"{group}: {found['result'] or 'under way'}: {read} of {total} read back"]
+    if found["reason"]:
+        lines[0] += f"; {found['reason']}"
+    lines += [
+        f"  {each['file']} at byte {each['offset']}: {each['reason']}"
+        for each in found["findings"]
+    ]
+    return "\n".join(escape(line) for line in lines)
+
+
+def _raise_for(group: str, found: dict[str, Any]) -> None:
+    """End with the exit code of what was found."""
+    if found["findings"]:
+        raise FoundDifferentError(f"{group}: not all could be read back")
+    if found["result"] in {"failed", "stopped"}:
+        raise IncompleteError(f"{group}: the scrub did not end: {found['reason']}")
