@@ -12,30 +12,13 @@ import pytest
 
 from common.cli.exit_codes import EXIT_CODES
 from common.service.control_client import CommandFailedError
-from tests.support.sites import PATIENCE_SECONDS, Pair, VolumeSpec, run_cli, toml, until
+from tests.support.sites import Pair, VolumeSpec, run_cli, until
 
 MIB = 1 << 20
 SIZE_BYTES = 8 * MIB
 HEADER_BYTES = 4096
-MINUTE_SECONDS = 60.0
-POLL_SECONDS = 0.2
 CODES = {kind: code for code, kind, _ in EXIT_CODES}
 VOLUMES = [VolumeSpec("v", SIZE_BYTES, {"track_size": "4KiB"})]
-
-
-class ScrubbedPair(Pair):
-    """`scrub`: the remote's `[group.scrub]`."""
-
-    scrub: dict[str, object] | None = None
-
-    def remote_toml(self) -> str:
-        text = super().remote_toml()
-        if self.scrub:
-            text = text.replace(
-                "[[group.volume]]",
-                "[group.scrub]\n" + toml(self.scrub) + "[[group.volume]]",
-            )
-        return text
 
 
 async def scrub(pair: Pair, *options: str) -> dict[str, Any]:
@@ -60,7 +43,7 @@ def flip(path: Path, offset: int) -> None:
 
 
 async def test_a_damaged_journal_is_named_with_file_and_byte(tmp_path: Path) -> None:
-    with ScrubbedPair(tmp_path, VOLUMES) as pair:
+    with Pair(tmp_path, VOLUMES) as pair:
         await pair.start()
         await write(pair, 0, 2 * MIB)
         await pair.cut()
@@ -90,23 +73,8 @@ async def test_a_damaged_journal_is_named_with_file_and_byte(tmp_path: Path) -> 
         assert pair.remote.group()["alarms"] == []
 
 
-async def test_a_scrub_runs_by_schedule_while_cycles_come_in(tmp_path: Path) -> None:
-    with ScrubbedPair(tmp_path, VOLUMES, group={"interval": "100ms"}) as pair:
-        pair.scrub = {"schedule": "* * * * *", "rate": "64GiB/s"}
-        pair.write_configs()
-        await pair.start()
-        await write(pair, 0, MIB)
-        async with asyncio.timeout(MINUTE_SECONDS + PATIENCE_SECONDS):
-            while not pair.remote.events("scrub_ended"):
-                await write(pair, MIB, 65536)
-                await asyncio.sleep(POLL_SECONDS)
-        (ended, *_) = pair.remote.events("scrub_ended")
-        assert ended["result"] == "clean"
-        assert pair.remote.group()["last_scrub"]["result"] == "clean"
-
-
 async def test_one_at_a_time_and_it_can_be_stopped(tmp_path: Path) -> None:
-    with ScrubbedPair(tmp_path, VOLUMES) as pair:
+    with Pair(tmp_path, VOLUMES) as pair:
         await pair.start()
         await write(pair, 0, 4 * MIB)
         await pair.cut()
