@@ -16,9 +16,10 @@ from tests.support.simulation.sites import STATE, PrimarySite, RemoteSite
 SAID_SECONDS = 6.0
 """A session that ends lets its threads return and its link drain before it says why."""
 
-WELL = ("remote_restored", "rpo_breached", "rpo_breach_forecast")
-"""Alarms that may still stand: the first until an operator has seen it, the others for
-as long as the target after the last point that was too old."""
+WELL = ("remote_restored", "rpo_breached", "rpo_breach_forecast", "verify_mismatch")
+"""Alarms that may still stand: the first until an operator has seen it, the next two
+for as long as the target after the last point that was too old, the last until the
+next verify, where a device could not be read."""
 
 
 class AlarmsWatch:

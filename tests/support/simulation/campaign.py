@@ -55,6 +55,7 @@ class Totals:
     point_reads: int = 0
     copies_put_back: int = 0
     lacks_of_room_said: int = 0
+    verifies_clean: int = 0
     kills: int = 0
     power_losses: int = 0
     faults: Counter[str] = field(default_factory=Counter)
@@ -74,6 +75,7 @@ class Totals:
         self.point_reads += outcome.point_reads
         self.copies_put_back += outcome.copies_put_back
         self.lacks_of_room_said += outcome.lacks_of_room_said
+        self.verifies_clean += outcome.verifies_clean
         self.kills += outcome.kills
         self.power_losses += outcome.power_losses
         self.faults.update(outcome.faults)

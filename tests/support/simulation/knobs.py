@@ -25,6 +25,7 @@ from primary_site import (
     group_state,
     preserving,
     replicator,
+    verification,
     volume,
 )
 from primary_site import group as primary_group
@@ -50,6 +51,7 @@ SMALL: list[tuple[Any, str, tuple[float, ...]]] = [
 """Module, name and what it may be set to."""
 
 WINDOWS = (160 << 10, 256 << 10, 16 << 20)
+VERIFY_PIECE_BYTES = 16 << 10
 REGION_LOG_BLOCKS = 6
 """An area of the region log: so that it changes sides within a run."""
 
@@ -74,6 +76,8 @@ def controlled(world: World) -> Iterator[None]:
         put(receiver, "WINDOW_BYTES", window)
         put(group, "WINDOW_BYTES", window)
         put(region_log, "AREA_BLOCKS", REGION_LOG_BLOCKS)
+        put(verification, "PIECE_BYTES_MAX", VERIFY_PIECE_BYTES)
+        put(verification, "HOLE_BYTES_MIN", VERIFY_PIECE_BYTES)
         locks = SimpleNamespace(Lock=TurnLock, local=threading.local)
         for place in (secondary, group_disk, journal):
             put(place, "threading", locks)

@@ -37,6 +37,7 @@ from tests.support.simulation.readers import PointReaders
 from tests.support.simulation.restoring import Restoring
 from tests.support.simulation.shadows import Shadows
 from tests.support.simulation.sites import PrimarySite, RemoteSite, Site
+from tests.support.simulation.verifies import Verifies
 
 SAFETY_SECONDS = 12.0
 HEAL_SECONDS_MAX = 120.0
@@ -70,6 +71,7 @@ class Outcome:
     acked_compared: int
     copies_put_back: int
     lacks_of_room_said: int
+    verifies_clean: int
     kills: int
     power_losses: int
     faults: dict[str, int]
@@ -121,6 +123,7 @@ class Simulation:
         self._ticket: CutTicket | None = None
         self._ticket_life = 0
         self.restoring = Restoring(self)
+        self.verifies = Verifies(self)
 
     def close(self) -> None:
         """Unwind what is in the middle of an operation on disk."""
@@ -136,6 +139,7 @@ class Simulation:
         faults = Faults(self)
         world.after(0.05, self._tick)
         world.after(0.1, self._look)
+        self.verifies.begin()
         world.after(SAFETY_SECONDS * (0.3 + world.rng.random()), self._heal, faults)
         world.run(lambda: self.is_over)
         return faults
@@ -195,6 +199,7 @@ class Simulation:
         for site in (self.primary, self.remote):
             self._look_after(site)
         self.alarms.look()
+        self.verifies.look()
         if self.is_healing:
             self._heal_on()
         if not self.is_over:
@@ -238,20 +243,20 @@ class Simulation:
     # -- operators ---------------------------------------------------------------------
 
     def ask_for_cut(self, label: str | None) -> None:
-        self._operate(lambda replicator: replicator.request_cut(label))
+        self.operate(lambda replicator: replicator.request_cut(label))
 
     async def _last_cut(self, replicator: Replicator) -> None:
         self._ticket = await replicator.request_cut(None)
         self._ticket_life = self.primary.lives
 
     def suspend(self, *, seconds: float) -> None:
-        self._operate(lambda replicator: replicator.suspend())
+        self.operate(lambda replicator: replicator.suspend())
         self.world.after(seconds, self._resume)
 
     def _resume(self) -> None:
-        self._operate(lambda replicator: replicator.resume())
+        self.operate(lambda replicator: replicator.resume())
 
-    def _operate(self, work: Any) -> None:
+    def operate(self, work: Any) -> None:
         site = self.primary
         replicator = site.replicator
         if not (site.is_alive and site.is_serving and replicator is not None):
@@ -318,7 +323,7 @@ class Simulation:
         ticket = self._ticket
         if ticket is None or self._ticket_life != self.primary.lives:
             self._ticket = None
-            self._operate(self._last_cut)
+            self.operate(self._last_cut)
         elif ticket.safe.done():
             self._ticket = None
             if ticket.safe.exception() is None:
@@ -390,6 +395,7 @@ def simulate(seed: int, *, keep_trace: bool = False) -> Outcome:
         acked_compared=oracle.durability.acked_compared,
         copies_put_back=simulation.restoring.count,
         lacks_of_room_said=simulation.alarms.said,
+        verifies_clean=simulation.verifies.clean,
         kills=sum(site.deaths["kill"] for site in sites),
         power_losses=sum(site.deaths["power"] for site in sites),
         faults=faults.counts if faults else {},
