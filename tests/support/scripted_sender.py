@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TypeVar, cast
 
+from common.replication.credentials import Credentials
 from common.replication.lineage import CycleName, ReceiverState, SenderState
 from common.replication.link import Link
 from common.replication.messages import (
@@ -34,6 +35,7 @@ from common.replication.messages import (
     Welcome,
 )
 from common.replication.stream import Address, connect
+from common.replication.tls_stream import secure
 from common.replication.tracks import DeltaRun, RunData, encode_records
 from common.service.clock import SystemClock
 
@@ -76,9 +78,13 @@ def knowing(hello: Hello, receiver: ReceiverState) -> Hello:
     )
 
 
-async def dial(port: int) -> Link:
+async def dial(port: int, credentials: Credentials | None = None) -> Link:
+    """Return a link, over TLS if there are credentials."""
     stream = await connect(Address("127.0.0.1", port), PATIENCE_SECONDS)
-    return Link(stream, SystemClock())
+    if credentials is None:
+        return Link(stream, SystemClock())
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        return Link(await secure(stream, credentials), SystemClock())
 
 
 class ScriptedSender:
@@ -104,9 +110,11 @@ class ScriptedSender:
         self._readers = [asyncio.create_task(self._read(link))]
 
     @classmethod
-    async def open(cls, port: int, hello: Hello) -> ScriptedSender:
+    async def open(
+        cls, port: int, hello: Hello, credentials: Credentials | None = None
+    ) -> ScriptedSender:
         """Say HELLO and wait for WELCOME; a refusal is a `PeerRefusedError`."""
-        link = await dial(port)
+        link = await dial(port, credentials)
         try:
             await link.send(hello)
             welcome = await link.receive_first()
