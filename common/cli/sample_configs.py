@@ -49,9 +49,10 @@ rpo = "5s" # or one of: interval, changed, schedule, manual
 [group.link]
 remotes = ["dr.example.net:7420"] # several addresses are several links
 connections = 2
-peer = "dr" # the name in the remote's [site]
-# Replication is not encrypted in this version; both sites must say so.
-allow_plaintext_replication = true
+peer = "dr" # the name in the remote's [site], and in its certificate
+# Made by `farshore init`, or by docs/operating/replication-security.md. On a private
+# network, instead, at both sites: allow_plaintext_replication = true
+tls = { ca = "replication-ca.pem", cert = "amsterdam.pem", key = "amsterdam.key" }
 # compression = "auto"
 # profile = "custom" # or: t1, t3, channel, escon, fibre-channel
 # bandwidth = "40MiB/s"
@@ -83,9 +84,9 @@ control_socket = "/run/farshore/remote.sock"
 
 [replication]
 listen = ["tcp:0.0.0.0:7420"]
-# Replication is neither encrypted nor authenticated in this version: let only the
-# primaries reach this port.
-allow_plaintext_replication = true
+# Made by `farshore init`, or by docs/operating/replication-security.md. On a private
+# network, instead, at both sites: allow_plaintext_replication = true
+tls = { ca = "replication-ca.pem", cert = "dr.pem", key = "dr.key" }
 
 [nbd]
 listen = ["unix:/run/farshore/recovery.sock"] # read-only recovery points
@@ -111,7 +112,7 @@ listen = ["unix:/run/farshore/recovery.sock"] # read-only recovery points
 
 [[group]]
 name = "orders"
-peer = "amsterdam" # the name in the primary's [site]
+peer = "amsterdam" # the name in the primary's [site], and in its certificate
 
 [group.journal]
 # Grows by what is overwritten since the newest recovery point.
@@ -128,3 +129,13 @@ name = "data"
 device = "/var/lib/farshore/data.img"
 # accept_existing = true         # it holds data, which may be replaced
 """
+
+PRIMARY_SITE, REMOTE_SITE = "amsterdam", "dr"
+
+
+def renamed(text: str, primary: str, remote: str) -> str:
+    """Return a sample with other names of sites; their certificates follow them."""
+    for sample, name in ((PRIMARY_SITE, primary), (REMOTE_SITE, remote)):
+        for ending in ("", ".pem", ".key"):
+            text = text.replace(f'"{sample}{ending}"', f'"{name}{ending}"')
+    return text

@@ -6,8 +6,10 @@ import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from click.testing import Result
 
+from common.replication.credentials import Credentials
 from common.service.config import load_primary, load_remote
 
 Farshore = Callable[..., Result]
@@ -60,6 +62,7 @@ def test_schema_is_that_of_the_kind(farshore: Farshore) -> None:
     assert farshore("config", "schema", "both").exit_code == 2
 
 
+@pytest.mark.needs_package("openssl")
 def test_init_writes_a_pair_that_loads_and_matches(
     farshore: Farshore, tmp_path: Path
 ) -> None:
@@ -71,9 +74,29 @@ def test_init_writes_a_pair_that_loads_and_matches(
     primary = load_primary(str(folder / "primary.toml"))
     remote = load_remote(str(folder / "remote.toml"))
     assert primary.groups[0].link.peer == remote.site.name
-    assert primary.groups[0].link.allow_plaintext_replication
+    for tls in (primary.groups[0].link.tls, remote.replication.tls):
+        assert tls is not None
+        Credentials.read(tls.files(), "tls", is_server=True)
+        assert Path(tls.key).stat().st_mode & 0o077 == 0
     mode = (folder / "primary.toml").stat().st_mode
     assert not stat.S_IMODE(mode) & 0o007
+
+
+@pytest.mark.needs_package("openssl")
+def test_init_gives_sites_the_names_that_are_asked_for(
+    farshore: Farshore, tmp_path: Path
+) -> None:
+    result = farshore("init", str(tmp_path), "--primary", "oslo", "--remote", "rome-2")
+
+    assert result.exit_code == 0
+    primary = load_primary(str(tmp_path / "primary.toml"))
+    remote = load_remote(str(tmp_path / "remote.toml"))
+    assert (primary.site.name, primary.groups[0].link.peer) == ("oslo", "rome-2")
+    assert (remote.site.name, remote.groups[0].peer) == ("rome-2", "oslo")
+    assert remote.replication.tls is not None
+    files = remote.replication.tls.files()
+    assert Credentials.read(files, "tls", is_server=True).own.names == {"rome-2"}
+    assert farshore("init", str(tmp_path / "x"), "--primary", "a/b").exit_code == 2
 
 
 def test_init_overwrites_nothing(farshore: Farshore, tmp_path: Path) -> None:
