@@ -52,6 +52,13 @@ def make_threads(name: str) -> Threads:
     return WorkerThreads(name, DEVICE_THREADS)
 
 
+PACING_KEYS = (
+    "group.link.profile",
+    "group.link.bandwidth",
+    "group.link.bandwidth_schedule",
+)
+
+
 class PrimaryDaemon:
     """One process at the sending site."""
 
@@ -69,6 +76,7 @@ class PrimaryDaemon:
         self._groups: dict[str, HostedGroup] = {}
         self._dialers: dict[str, Dialer] = {}
         self.reloader.register(TLS_KEYS, self._prepare_credentials)
+        self.reloader.register(PACING_KEYS, self._prepare_pacing)
 
     async def serve(self, stop: asyncio.Event) -> None:
         """Open everything, serve until `stop`, close in order."""
@@ -148,6 +156,14 @@ class PrimaryDaemon:
             await asyncio.gather(*replicating, *others, return_exceptions=True)
             await control.close()
             log.info("daemon_stopped")
+
+    async def _prepare_pacing(self, config: PrimaryConfig) -> Commit:
+        def commit() -> None:
+            for new in config.groups:
+                if group := self._groups.get(new.name):
+                    group.pace(new.link)
+
+        return commit
 
     async def _load(self) -> PrimaryConfig:
         return await asyncio.to_thread(load_primary, self._config_path)

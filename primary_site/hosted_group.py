@@ -17,7 +17,7 @@ import structlog
 
 from common.errors import FarshoreError
 from common.ports import Clock, Files, Threads
-from common.service.config_primary import PrimaryGroup
+from common.service.config_primary import LinkTable, PrimaryGroup
 from common.service.loop_thread import LoopFactory, LoopThread
 from common.service.status import AlarmStatus, GroupState, GroupStatus
 from primary_site.group import ConsistencyGroup
@@ -135,6 +135,10 @@ class HostedGroup:
             return await asked
         finally:
             asked.cancel()
+
+    def pace(self, link: LinkTable) -> None:
+        """Have sending paced by another profile, bandwidth or schedule from now on."""
+        self._thread.loop.call_soon_threadsafe(self.replicator.pacing.apply, link)
 
     async def status(self) -> GroupStatus:
         """Return the group's status; if it hangs, the last known one, saying so."""

@@ -12,6 +12,7 @@ from common.service.status import (
     LastCycleStatus,
     LinkState,
     LinkStatus,
+    PeerStatus,
     PointStatus,
     ProgressStatus,
     RecoveryPointStatus,
@@ -20,6 +21,7 @@ from common.service.status import (
 )
 from primary_site.cycle_figures import LastCycle, changed_bytes, out_of_sync_bytes
 from primary_site.replicator import Replicator
+from primary_site.session import SendingSession
 
 
 def group_status(replicator: Replicator, clock: Clock) -> GroupStatus:
@@ -39,7 +41,8 @@ def group_status(replicator: Replicator, clock: Clock) -> GroupStatus:
         ),
         link=LinkStatus(
             state=LinkState(replicator.link_state),
-            peers=tuple(link.peer for link in session.links) if session else (),
+            peers=_peers(session) if session else (),
+            rate_bytes_per_second=replicator.pacing.rate,
         ),
         changed_bytes=changed_bytes(replicator.group),
         out_of_sync_bytes=out_of_sync_bytes(replicator.group),
@@ -60,6 +63,27 @@ def group_status(replicator: Replicator, clock: Clock) -> GroupStatus:
             for a in replicator.alarms.all()
         ),
     )
+
+
+def _peers(session: SendingSession) -> tuple[PeerStatus, ...]:
+    """Return the connections that live, and those that are being made again."""
+    living = [
+        PeerStatus(
+            address=link.peer,
+            state=LinkState.CONNECTED,
+            number=link.number,
+            carries_control=link is session.control_link,
+            sent_bytes=link.sent_bytes,
+            received_bytes=link.received_bytes,
+            round_trip_seconds=link.round_trip_seconds,
+        )
+        for link in session.links
+    ]
+    missing = [
+        PeerStatus(address=address, state=LinkState.CONNECTING)
+        for address in session.missing
+    ]
+    return (*living, *missing)
 
 
 def _last_cycle(last: LastCycle) -> LastCycleStatus:

@@ -93,6 +93,15 @@ class SendingSession:
         return max((link.round_trip_seconds or 0.0 for link in self.links), default=0.0)
 
     @property
+    def control_link(self) -> Link:
+        return self._links.control_link
+
+    @property
+    def missing(self) -> list[str]:
+        """Addresses of links that are being made again."""
+        return self._links.missing
+
+    @property
     def link_count(self) -> int:
         """How many links there are when none is missing."""
         return len(self._links.addresses)

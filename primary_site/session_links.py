@@ -58,6 +58,8 @@ class SessionLinks:
         self.living = list(links)
         self.addresses = list(addresses)
         self.control = ControlChannel(welcome.epoch, links[0], outlives=outlives)
+        self.missing: list[str] = []
+        """Addresses of links that are being dialled."""
         self.sent_before_bytes = 0
         """By links that are gone."""
         self._welcome = welcome
@@ -70,7 +72,7 @@ class SessionLinks:
         self._cycle_id = b""
         self._placed: dict[int, int] = {}
         """Sequence -> number of the link, of frames of that cycle not yet durable."""
-        self._control_link = links[0]
+        self.control_link = links[0]
         self._turn = 0
         self._unresolved: list[int] = []
         self._is_moving = False
@@ -155,14 +157,20 @@ class SessionLinks:
                 except ConnectionLostError as error:
                     self._lost(link, error)
                 link = None
+                self.missing.append(address)
                 await _rest(pause)
-            try:
-                link = await self._join(address)
-                pause = REJOIN_SECONDS_MIN
-            except (ConnectionLostError, PeerRefusedError, ProtocolError) as error:
-                self._log.info("link_not_joined", address=address, reason=str(error))
-                await _rest(pause)
-                pause = min(2 * pause, REJOIN_SECONDS_MAX)
+            else:
+                self.missing.append(address)
+            while link is None:  # ends with the session
+                try:
+                    link = await self._join(address)
+                except (ConnectionLostError, PeerRefusedError, ProtocolError) as error:
+                    reason = str(error)
+                    self._log.info("link_not_joined", address=address, reason=reason)
+                    await _rest(pause)
+                    pause = min(2 * pause, REJOIN_SECONDS_MAX)
+            self.missing.remove(address)
+            pause = REJOIN_SECONDS_MIN
 
     async def _receive(self, link: Link, handle: Callable[[Message], None]) -> None:
         while True:  # ends with the link
@@ -197,8 +205,8 @@ class SessionLinks:
         self._unresolved.append(link.number)
         if len(self._unresolved) > LINKS_LOST_MAX:
             raise error
-        if link is self._control_link:
-            self._control_link = self.living[0]
+        if link is self.control_link:
+            self.control_link = self.living[0]
             self._is_moving = True
             self.control.hold()
         self._turn += 1
@@ -208,7 +216,7 @@ class SessionLinks:
             tuple(self._unresolved),
             self.control.received_count,
         )
-        self._tasks.create_task(self._tell(self._control_link, lost))
+        self._tasks.create_task(self._tell(self.control_link, lost))
 
     @staticmethod
     async def _tell(link: Link, lost: LinksLost) -> None:
@@ -231,7 +239,7 @@ class SessionLinks:
             del self._placed[sequence]
         if self._is_moving:
             self._is_moving = False
-            self.control.go_on(self._control_link, answer.control_count)
+            self.control.go_on(self.control_link, answer.control_count)
         return self._cycle_id, sorted(lost)
 
 

@@ -35,7 +35,7 @@ class SessionLinks:
         self.control = ControlChannel(receiver.epoch, first, outlives=outlives)
         self._receiver = receiver
         self._outlives = outlives
-        self._control_link = first
+        self.control_link = first
         self._numbered: dict[int, Link] = {0: first}
         self._gone: set[int] = set()
         """Numbers of links that the sender has given up."""
@@ -62,8 +62,8 @@ class SessionLinks:
 
     def last_word(self) -> Link | None:
         """Return the link over which to say goodbye."""
-        if self._control_link in self.living:
-            return self._control_link
+        if self.control_link in self.living:
+            return self.control_link
         return self.living[0] if self.living else None
 
     async def take(self, link: Link, message: Message) -> bool:
@@ -103,10 +103,10 @@ class SessionLinks:
             dead.abort()
             if reader := self._readers.get(dead):
                 await asyncio.wait([reader])
-        if link is not self._control_link:
-            if self._control_link.number not in lost.numbers:
+        if link is not self.control_link:
+            if self.control_link.number not in lost.numbers:
                 raise ProtocolError("LINKS_LOST beside the control link")
-            self._control_link = link
+            self.control_link = link
             self.control.go_on(link, lost.control_count)
         for number in lost.numbers:
             self._numbered.pop(number, None)

@@ -9,6 +9,7 @@ from common.service.status import (
     GroupStatus,
     LinkState,
     LinkStatus,
+    PeerStatus,
     PointStatus,
     RecoveryPointStatus,
     VolumeStatus,
@@ -95,7 +96,18 @@ def _cycle_number(group: ReceivingGroup) -> int | None:
 def _link(group: ReceivingGroup) -> LinkStatus:
     session = group.session
     if session is not None and session.is_open:
-        peers = tuple(link.peer for link in session.links)
+        peers = tuple(
+            PeerStatus(
+                address=link.peer,
+                state=LinkState.CONNECTED,
+                number=link.number,
+                carries_control=link is session.control_link,
+                sent_bytes=link.sent_bytes,
+                received_bytes=link.received_bytes,
+                round_trip_seconds=link.round_trip_seconds,
+            )
+            for link in session.links
+        )
         return LinkStatus(state=LinkState.CONNECTED, peers=peers)
     state = LinkState.REFUSED if group.is_refusing else LinkState.DOWN
     return LinkStatus(state=state)

@@ -137,6 +137,10 @@ class ReceivingSession:
         """Those that live now."""
         return self._links.living
 
+    @property
+    def control_link(self) -> Link:
+        return self._links.control_link
+
     def start(self, link: Link) -> None:
         """Begin to work, `link` being the one that said HELLO."""
         outlives = self._outlives_links

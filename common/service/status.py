@@ -68,16 +68,35 @@ class CertificateStatus(Snapshot):
     seconds_left: float
 
 
-class LinkStatus(Snapshot):
-    """`peers` are the connected addresses, one for each connection.
+class PeerStatus(Snapshot):
+    """One connection, as far as this site knows; bytes since it was made.
 
+    `state`: `connected`; `connecting` for one that is missing. `number` is the link's
+    in its session, `carries_control` marks the one that control messages go over.
+    """
+
+    address: str
+    state: LinkState
+    number: int | None = None
+    carries_control: bool = False
+    sent_bytes: int = 0
+    received_bytes: int = 0
+    round_trip_seconds: float | None = None
+
+
+class LinkStatus(Snapshot):
+    """`peers` has each connection of the group's session.
+
+    `rate_bytes_per_second`: what paces sending now, of each connection with a profile
+    whose lanes are paced one by one; None: not paced, or not known here.
     `encrypted`: whether the config demands TLS, so that nothing else is spoken.
     `peer_certificate` is the one last seen.
     """
 
     state: LinkState
     encrypted: bool = False
-    peers: tuple[str, ...] = ()
+    peers: tuple[PeerStatus, ...] = ()
+    rate_bytes_per_second: int | None = None
     certificate: CertificateStatus | None = None
     peer_certificate: CertificateStatus | None = None
 

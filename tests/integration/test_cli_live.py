@@ -96,7 +96,9 @@ async def test_status_json_has_the_promised_keys_at_both_sites(pair: Pair) -> No
         check_point(group)
         assert group["link"]["state"] == "connected"
         assert group["link"]["encrypted"] is False
-        assert len(group["link"]["peers"]) == 1
+        (peer,) = group["link"]["peers"]
+        assert (peer["state"], peer["carries_control"]) == ("connected", True)
+        assert peer["sent_bytes"] > 0 < peer["received_bytes"]
         assert group["volumes"] == [
             {"name": "v", "size_bytes": SIZE_BYTES, "track_bytes": 4096},
             {"name": "w", "size_bytes": MIB + 512, "track_bytes": 4096},

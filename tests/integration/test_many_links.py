@@ -19,7 +19,8 @@ async def all_joined(pair: Pair, proxy: TcpProxy) -> None:
     await until(
         lambda: (
             proxy.connection_count == LINKS
-            and len(pair.primary.group()["link"]["peers"]) == LINKS
+            and [peer["state"] for peer in pair.primary.group()["link"]["peers"]]
+            == LINKS * ["connected"]
         ),
         "all links are there",
     )

@@ -129,3 +129,78 @@ async def test_progress_of_a_frame_never_sent_breaks_the_protocol(site: Site) ->
     drained.progress(0)
     await drained.running
     site.group.abandon_cycle()
+
+
+async def test_frames_that_went_down_with_a_link_go_again_under_their_numbers(
+    site: Site,
+) -> None:
+    """With their credit given back, and their checksums counted once."""
+    rng = random.Random(2)
+    await site.write(0, rng.randbytes(SIZE))
+    await site.group.make_cut(None)
+    await site.group.settle_cut()
+    drained = Drained(site)
+    await drained.frames(4)
+    first = [frame.sequence for frame in drained.session.frames]
+    credit = drained.drain._credit
+    cost = sum(drained.session.frames[index].raw_bytes for index in (1, 3))  # type: ignore[union-attr]
+    drained.drain.on_frames_lost(drained.cycle_id, drained.cycle_id, [1, 3])
+    assert drained.drain._credit == credit + cost
+    await drained.frames(6)
+    again = [frame.sequence for frame in drained.session.frames[4:]]
+    assert sorted(again) == [1, 3]
+    assert drained.drain._credit == credit
+    drained.progress(*first)
+    await drained.ended()
+    await drained.drain.end()
+    end = drained.session.control[-1]
+    assert isinstance(end, CycleEnd)
+    assert end.frame_count == 4
+    kept = {
+        frame.sequence: checksum
+        for frame, checksum in zip(
+            drained.session.frames, drained.session.checksums, strict=True
+        )
+    }
+    assert end.digest == functools.reduce(operator.xor, kept.values())
+    site.group.abandon_cycle()
+
+
+async def test_a_frame_found_lost_while_it_is_being_sent_counts_once(
+    site: Site,
+) -> None:
+    rng = random.Random(3)
+    await site.write(0, rng.randbytes(SIZE))
+    await site.group.make_cut(None)
+    await site.group.settle_cut()
+    drained = Drained(site, holds_first=True)
+    async with asyncio.timeout(10):
+        while not drained.session.frames:
+            await asyncio.sleep(0)
+    drained.drain.on_frames_lost(drained.cycle_id, drained.cycle_id, [0])
+    await drained.frames(5)
+    drained.progress(*range(4))
+    await drained.ended()
+    await drained.drain.end()
+    end = drained.session.control[-1]
+    assert isinstance(end, CycleEnd)
+    kept = {
+        f.sequence: random.Random(f.sequence).getrandbits(64)
+        for f in drained.session.frames
+    }
+    assert end.digest == functools.reduce(operator.xor, kept.values())
+    site.group.abandon_cycle()
+
+
+async def test_a_remote_without_the_cycle_can_t_have_lost_its_frames(
+    site: Site,
+) -> None:
+    await cut_of_three_runs(site)
+    drained = Drained(site)
+    await drained.frames(1)
+    drained.drain.on_frames_lost(OTHER, None, [0])
+    with pytest.raises(ProtocolError, match="not open"):
+        drained.drain.on_frames_lost(drained.cycle_id, None, [0])
+    drained.progress(0)
+    await drained.ended()
+    site.group.abandon_cycle()

@@ -15,6 +15,7 @@ from common.service.status import (
     LastCycleStatus,
     LinkState,
     LinkStatus,
+    PeerStatus,
     PointStatus,
     ProgressStatus,
     RecoveryPointStatus,
@@ -24,6 +25,8 @@ from common.service.status import (
 )
 
 SECOND_NS = 1_000_000_000
+
+PEER = PeerStatus(address="192.0.2.1:7420", state=LinkState.CONNECTED)
 
 
 def full_group() -> GroupStatus:
@@ -37,7 +40,10 @@ def full_group() -> GroupStatus:
             number=7, cut_ns=0, current_as_of_ns=SECOND_NS, label="nightly"
         ),
         recovery_point_age_seconds=1.5,
-        link=LinkStatus(state=LinkState.CONNECTED, peers=("192.0.2.1:7420",)),
+        link=LinkStatus(
+            state=LinkState.CONNECTED,
+            peers=(PeerStatus(address="192.0.2.1:7420", state=LinkState.CONNECTED),),
+        ),
         changed_bytes=4096,
         out_of_sync_bytes=8192,
         last_cycle=LastCycleStatus(
@@ -91,6 +97,7 @@ def test_the_status_has_every_promised_key() -> None:
         "state",
         "encrypted",
         "peers",
+        "rate_bytes_per_second",
         "certificate",
         "peer_certificate",
     ]
