@@ -19,6 +19,7 @@ from common.service.certificate_status import with_certificates
 from common.service.certificate_watch import CertificateWatch
 from common.service.clock import SystemClock
 from common.service.config import load_primary
+from common.service.config_nbd import NBD_TLS_KEYS, nbd_certificates
 from common.service.config_primary import PrimaryConfig, PrimaryGroup
 from common.service.control import ControlServer
 from common.service.notify import notify_ready
@@ -130,6 +131,7 @@ class PrimaryDaemon:
         exports = PrimaryExports({n: g.volumes for n, g in self._groups.items()})
         hosts = self._config.nbd
         nbd = NbdServer(exports, hosts.limits.nbd_limits(), hosts.security())
+        self.reloader.register(NBD_TLS_KEYS, nbd_certificates(nbd))
         control = ControlServer(self._config.site.control_socket, self._control)
         replicating = [
             asyncio.create_task(group.replicate(), name=f"replicate {name}")

@@ -18,6 +18,7 @@ from common.service.certificate_status import with_certificates
 from common.service.certificate_watch import CertificateWatch
 from common.service.clock import SystemClock
 from common.service.config import load_remote
+from common.service.config_nbd import NBD_TLS_KEYS, nbd_certificates
 from common.service.config_remote import RemoteConfig, RemoteGroup
 from common.service.control import ControlServer
 from common.service.notify import notify_ready
@@ -94,6 +95,7 @@ class RemoteDaemon:
             self._config.nbd.limits.nbd_limits(),
             self._config.nbd.security(),
         )
+        self.reloader.register(NBD_TLS_KEYS, nbd_certificates(nbd))
         control = ControlServer(self._config.site.control_socket, self._control)
         others = [
             asyncio.create_task(self.reloader.serve(self._reload)),

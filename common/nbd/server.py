@@ -15,6 +15,7 @@ from typing import Any, Final
 import structlog
 
 from common.addresses import UnixAddress
+from common.certificates import TlsFiles
 from common.nbd.access import AccessRule
 from common.nbd.addresses import (
     Listening,
@@ -126,13 +127,11 @@ class NbdServer:
         for name in handed.names:
             _log.warning("nbd_socket_not_used", name=name)
 
-    def reload(self) -> None:
-        """Read certificates again, for connections to come.
-
-        Raises `ConfigError`, and then everything stays as it was.
-        """
-        if self._security.tls is not None:
-            self._security.tls.reload()
+    def prepare_certificates(self, files: TlsFiles | None = None) -> Callable[[], None]:
+        """Read other certificates, or the same files again; see `TlsServer.prepare`."""
+        if self._security.tls is None:
+            return lambda: None
+        return self._security.tls.prepare(files)
 
     async def close(self, *, grace_seconds: float = 5.0) -> None:
         """Stop reading, let what is in flight end and be answered, close.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ssl
 import time
+from collections.abc import Callable
 from typing import Any, Final
 
 import structlog
@@ -35,12 +36,18 @@ class TlsServer:
         self._files = files
         self.context = make_context(files)
 
-    def reload(self) -> None:
-        """Read the files again, for connections to come.
+    def prepare(self, files: TlsFiles | None = None) -> Callable[[], None]:
+        """Read these files, or the same again; return what puts them into use.
 
-        Raises `ConfigError`, and then everything stays as it was.
+        That holds for connections to come. Raises `ConfigError`; blocks.
         """
-        self.context = make_context(self._files)
+        found = files or self._files
+        context = make_context(found)
+
+        def commit() -> None:
+            self._files, self.context = found, context
+
+        return commit
 
 
 def certificate_names(told: dict[str, Any] | None) -> frozenset[str]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import grp
 import ipaddress
 import pwd
 import re
-from collections.abc import Callable, Iterable
-from typing import Annotated, Literal, Self
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Annotated, Literal, Protocol, Self
 
 from pydantic import AfterValidator, Field, StrictInt, StrictStr, model_validator
 
@@ -16,7 +17,7 @@ from common.certificates import TlsFiles
 from common.errors import ConfigError
 from common.nbd.access import Access, AccessRule
 from common.nbd.addresses import Listening
-from common.nbd.server import NbdSecurity
+from common.nbd.server import NbdSecurity, NbdServer
 from common.nbd.tls import TlsServer
 from common.service.config_common import (
     ADDRESSES_MAX,
@@ -66,6 +67,13 @@ class NbdTlsTable(Table):
             "encrypted but anybody."
         ),
     )
+
+    def files(self) -> TlsFiles:
+        return TlsFiles(self.ca, self.cert, self.key, self.verify_clients)
+
+
+NBD_TLS_KEYS = tuple(f"nbd.tls.{key}" for key in NbdTlsTable.model_fields)
+"""What a reload applies: other files, but not whether there is TLS at all."""
 
 
 class NbdAccessTable(Table):
@@ -207,11 +215,7 @@ class NbdTable(Table):
                 allow_plaintext=self.allow_plaintext_nbd,
                 has_tls=files is not None,
             ),
-            tls=None
-            if files is None
-            else TlsServer(
-                TlsFiles(files.ca, files.cert, files.key, files.verify_clients)
-            ),
+            tls=None if files is None else TlsServer(files.files()),
             rules=tuple(rule.rule() for rule in self.access),
         )
 
@@ -241,3 +245,21 @@ def _number(key: str, value: int | str, look_up: Callable[[str], int]) -> int:
         raise ConfigError(
             f"nbd.{key}: this machine knows no {value!r}: create it, or write a number"
         ) from None
+
+
+class WithNbd(Protocol):
+    @property
+    def nbd(self) -> NbdTable: ...
+
+
+def nbd_certificates(
+    server: NbdServer,
+) -> Callable[[WithNbd], Awaitable[Callable[[], None]]]:
+    """Return what reads NBD's certificates anew at a reload (`Reloader.register`)."""
+
+    async def prepare(new: WithNbd) -> Callable[[], None]:
+        if new.nbd.tls is None:
+            return lambda: None  # a restart is needed, and said
+        return await asyncio.to_thread(server.prepare_certificates, new.nbd.tls.files())
+
+    return prepare

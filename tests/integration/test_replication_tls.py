@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import datetime as dt
 import os
+import re
 import signal
+import socket
+import ssl
+import threading
 from pathlib import Path
 
 import pytest
 
 from tests.support.certificates import Certificates
 from tests.support.sites import Daemon, Pair, VolumeSpec, until
+from tests.support.tls_client import connect_tls
 
 VOLUMES = [VolumeSpec("v", 4 << 20), VolumeSpec("w", 64 << 10)]
 DAY = dt.timedelta(days=1)
@@ -239,3 +244,114 @@ async def test_a_ca_taken_away_by_sighup_ends_with_the_next_connection(
         pair.primary.kill()
         await pair.primary.start()
         assert "`ca` does not vouch for it" in await refused(pair)
+
+
+class RogueRemote:
+    """Listens where the primary expects its remote, and does what a test says."""
+
+    def __init__(self, port: int, context: ssl.SSLContext | None) -> None:
+        """Without a context it accepts and says nothing."""
+        self._context = context
+        self._listener = socket.create_server(("127.0.0.1", port))
+        self.greeted = threading.Event()
+        """Somebody has connected, and was answered as far as this one answers."""
+        self._held: list[socket.socket] = []
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            self._held.append(connection)
+            if self._context is not None:
+                try:
+                    connection = self._context.wrap_socket(connection, server_side=True)
+                    connection.sendall(b"this is no frame of replication")
+                    self._held[-1] = connection
+                except OSError:
+                    connection.close()
+            self.greeted.set()
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._thread.join()
+        for connection in self._held:
+            connection.close()
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("silent", "connecting"),
+        ("TLS 1.2", "UNSUPPORTED_PROTOCOL|ended TLS|PROTOCOL_VERSION"),
+        ("signed by itself", "self-signed certificate"),
+        ("of another name", "names c, not b"),
+        ("talks nonsense", "not a farshore replication frame"),
+    ],
+)
+async def test_hosts_are_served_whoever_stands_in_for_the_remote(
+    tmp_path: Path, certificates: Certificates, kind: str, words: str
+) -> None:
+    files = {
+        "signed by itself": lambda: certificates.self_signed("b"),
+        "of another name": lambda: certificates.site("c"),
+    }.get(kind, lambda: certificates.site("b"))()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(files.cert, files.key)
+    if kind == "TLS 1.2":
+        context.maximum_version = ssl.TLSVersion.TLSv1_2
+    both = certificates.site("a"), certificates.site("b", folder="unused")
+    with Pair(tmp_path, VOLUMES, link_tls=both) as pair:
+        rogue = RogueRemote(
+            pair.replication_port, None if kind == "silent" else context
+        )
+        try:
+            await pair.primary.start()
+            await until(rogue.greeted.is_set, "the primary has tried")
+            client = await pair.primary.nbd("g/v")
+            await client.write(0, b"x" * 4096, fua=True)
+            await client.disconnect()
+            if kind == "silent":
+                assert link(pair.primary)["state"] == words
+            else:
+                await until(lambda: refusal_told(pair), "the primary says why")
+                assert re.search(words, refusal_told(pair))
+            group = pair.primary.call("status")["groups"][0]
+            assert group["link"]["state"] != "connected"
+            assert group["link"]["peers"] == []
+            assert group["recovery_point"] is None
+        finally:
+            rogue.close()
+
+
+def refusal_told(pair: Pair) -> str:
+    for event in pair.primary.events():
+        if event["event"] in {"link_refused", "link_lost"}:
+            return str(event.get("text") or event["reason"])
+    return ""
+
+
+@pytest.mark.needs_package("openssl")
+async def test_sighup_has_nbd_use_new_certificates_too(
+    tmp_path: Path, certificates: Certificates
+) -> None:
+    (tmp_path / "new").mkdir()
+    new = Certificates(tmp_path / "new")
+    files, client = certificates.server_files(), new.client("app.test")
+    with Pair(tmp_path, VOLUMES, tls=files) as pair:
+        await pair.remote.start()
+        await pair.primary.start()
+        address = f"tls:127.0.0.1:{pair.tls_port}"
+        with pytest.raises(ssl.SSLError):
+            await connect_tls(address, client, "g/v")
+        fresh = new.server_files()
+        for name in ("ca", "cert", "key"):
+            Path(getattr(fresh, name)).replace(getattr(files, name))
+        await reload(pair.primary, "config_reloaded")
+        nbd = await connect_tls(address, client, "g/v")
+        assert await nbd.read(0, 512) == bytes(512)
+        await nbd.disconnect()

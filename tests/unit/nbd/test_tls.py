@@ -174,12 +174,12 @@ class TestClients:
             fresh = new.server_files()
             for name in ("ca", "cert", "key"):
                 Path(getattr(fresh, name)).replace(getattr(files, name))
-            served.server.reload()
+            served.server.prepare_certificates()()
             code, output = await run("nbdinfo", served.uri(client))
             assert code == 0, output
             Path(files.cert).write_text("broken")
             with pytest.raises(ConfigError, match=r"nbd\.tls\.cert"):
-                served.server.reload()
+                served.server.prepare_certificates()
             assert (await run("nbdinfo", served.uri(client)))[0] == 0
 
 
