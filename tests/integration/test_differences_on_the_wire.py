@@ -8,7 +8,10 @@ import random
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.support.sites import Pair, VolumeSpec, until
+from tests.support.small_disk import small_disk
 
 TRACK = 4096
 SIZE = 8 << 20
@@ -189,3 +192,25 @@ async def test_an_abandoned_cycle_is_no_base_and_the_next_one_is(
         await table.update(200)
         cycle = await exact(pair, table)
         assert cycle["tracks_differenced"] == 200
+
+
+@pytest.mark.needs_root
+@pytest.mark.needs_package("mount")
+async def test_a_target_without_room_costs_the_base_and_no_more(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "small", 3 << 20) as disk:
+        group: dict[str, object] = {
+            "manual": True,
+            "flashcopy": {"directory": str(disk.path)},
+        }
+        with Pair(tmp_path, [VolumeSpec("v", SIZE)], group=group) as pair:
+            table = await loaded(pair)
+            await table.update(200)
+            cycle = await exact(pair, table)
+            assert cycle["tracks_differenced"] == 200
+            await table.update(PAGES)  # more than there is room for
+            cycle = await exact(pair, table)
+            assert cycle["tracks_differenced"] == 0
+            for _ in range(3):  # what is full is emptied by the cuts that follow
+                await table.update(100)
+                cycle = await exact(pair, table)
+            assert (cycle["tracks_differenced"], cycle["tracks_refused"]) == (100, 0)
