@@ -21,7 +21,8 @@ from benchmarks.jobs import fio
 from benchmarks.processes import wait_until
 from benchmarks.servers import fill
 
-SIZE_BYTES = 256 << 20
+SIZE_BYTES = 32 << 20
+"""So little that most of it is written again in each cycle."""
 KINDS = {
     "noise": ("--refill_buffers",),
     # Every block that fio writes is the same: from the second cycle on all are equal.
@@ -38,7 +39,7 @@ def main() -> None:
             found: dict[bool, list[float]] = {True: [], False: []}
             for turn in range(options.rounds):
                 for delta in (True, False) if turn % 2 == 0 else (False, True):
-                    where = Path(name) / f"{kind}-{turn}-{delta}"
+                    where = Path(name) / f"{turn}-{delta}-{len(kind)}"
                     found[delta].append(
                         _rate(where, kind, options.seconds, delta=delta)
                     )

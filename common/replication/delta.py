@@ -25,6 +25,10 @@ zeroes, and smaller than any track that is not."""
 MOST_DIFFER = 15 / 16
 """More than this share of a track's bytes differs: they have nothing in common."""
 
+CLEARLY_SMALLER = 3 / 4
+"""Measured alone; among its neighbours a track as it is shrinks further, and its
+difference has the hash of its base with it."""
+
 SAMPLE_STEP = 13
 """Of bytes every so many are looked at: no record of a host has this length."""
 
@@ -110,7 +114,8 @@ def _measure(
     for index in alike.tolist():
         track = unclear[index]
         as_difference = len(compressor.compress(differing[track].data))
-        if as_difference < len(compressor.compress(new[track].data)):
+        as_it_is = len(compressor.compress(new[track].data))
+        if as_difference < CLEARLY_SMALLER * as_it_is:
             kinds[track] = _XOR
 
 
