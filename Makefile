@@ -122,6 +122,7 @@ bench: $(STAMP)
 .PHONY: bench-wan
 bench-wan: $(STAMP)
 	$(BIN)/python benchmarks/wan.py $(ARGS)
+	$(BIN)/python benchmarks/wan_link.py
 
 fuzz: $(STAMP)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
