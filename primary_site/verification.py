@@ -23,9 +23,14 @@ from common.errors import (
     ProtocolError,
     StorageError,
 )
-from common.ports import Clock
+from common.ports import Buffer, Clock
 from common.replication.features import VERIFY
-from common.replication.hash_tree import leaves_of, leaves_of_zeroes
+from common.replication.hash_tree import (
+    leaves_of,
+    leaves_of_zeroes,
+    root_of,
+    root_of_zeroes,
+)
 from common.replication.lineage import CycleName
 from common.replication.messages import (
     LEAVES_MAX,
@@ -49,11 +54,7 @@ from primary_site.verify_plan import (
 )
 
 WAITING_MAX = 16384
-"""Pieces read ahead of their cut's commit: 64 GiB of a volume, 2 MiB of memory."""
-
-LEAVES_KEPT_MAX = 128
-"""Of so many of them the hashes of tracks are kept, too; others are read again
-should they differ."""
+"""Pieces read ahead of their cut's commit: 16 GiB of a volume, 2 MiB of memory."""
 
 LOOK_AGAIN_SECONDS = 1.0
 """Nothing is waited for longer without another look."""
@@ -181,12 +182,7 @@ class Verification:
         assert standing is not None
         reader = CutReader(volume, standing)
         try:
-            zeroes = 0 if span.in_detail else await self._hole(reader, span)
-            if zeroes:
-                length = self._bytes(span, zeroes)
-                leaves = leaves_of_zeroes(length, volume.geometry.track_bytes)
-            else:
-                leaves = await self._leaves(reader, span)
+            piece, rest = await self._hashed(reader, span, cut)
         except RelationEndedError:
             # The cut moved on: what is read at once has to fit in between.
             self._piece_bytes = max(self._piece_bytes // 2, 1)
@@ -200,12 +196,8 @@ class Verification:
                 self._todo.again(rest)
             return
         self._piece_bytes = min(self._piece_bytes * 2, PIECE_BYTES_MAX)
-        read, rest = span.split(len(leaves))
         if rest is not None:
             self._todo.again(rest)
-        piece = Piece.of(read, cut, leaves)
-        if self._waiting_count() >= LEAVES_KEPT_MAX and not read.in_detail:
-            piece.leaves = None
         self._waiting.setdefault(cut, deque()).append(piece)
 
     def _waiting_count(self) -> int:
@@ -229,16 +221,27 @@ class Verification:
             return 0
         return geometry.tracks(offset, told)[1]
 
-    async def _leaves(self, reader: CutReader, span: Span) -> list[bytes]:
+    async def _hashed(
+        self, reader: CutReader, span: Span, cut: CycleName
+    ) -> tuple[Piece, Span | None]:
+        """Read and hash the first piece of a span; return it and what is left."""
+        run = reader.volume.threads.run
+        zeroes = 0 if span.in_detail else await self._hole(reader, span)
+        if zeroes:
+            read, rest = span.split(zeroes)
+            root = await run(root_of_zeroes, self._bytes(read, zeroes))
+            return Piece(read, cut, root, None), rest
         count = self._tracks_max(span)
-        length = self._bytes(span, count)
+        read, rest = span.split(count)
+        length = self._bytes(read, count)
         self._read_next = max(self._read_next, self._clock.monotonic())
         self._read_next += length / self._rate_bytes
-        (run,) = await reader.read([(span.first, count)])
+        (found,) = await reader.read([(read.first, count)])
         track_bytes = self._geometries[span.volume].track_bytes
-        if run.data is None:
-            return leaves_of_zeroes(length, track_bytes)
-        return await reader.volume.threads.run(leaves_of, run.data, track_bytes)
+        root, leaves = await run(
+            _hashes, found.data, length, track_bytes if span.in_detail else None
+        )
+        return Piece(read, cut, root, leaves), rest
 
     async def _paced(self) -> None:
         """Wait until the next piece may be read; what was not used is not saved up."""
@@ -345,8 +348,17 @@ class Verification:
 
     def _differs(self, piece: Piece, message: Verified) -> None:
         span = piece.span
-        has_both = piece.leaves is not None and len(message.leaves) == span.count
-        if has_both or span.in_detail:
+        if span.in_detail:
             self.findings.note_differing(piece, message.leaves)
         else:
             self._todo.again(replace(span, in_detail=True))
+
+
+def _hashes(
+    data: Buffer | None, length: int, track_bytes: int | None
+) -> tuple[bytes, list[bytes] | None]:
+    """In a thread: return a piece's root and, for a track size, its leaves."""
+    if data is None:
+        leaves = track_bytes and leaves_of_zeroes(length, track_bytes)
+        return root_of_zeroes(length), leaves or None
+    return root_of([data]), leaves_of(data, track_bytes) if track_bytes else None

@@ -10,14 +10,15 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from common.replication.hash_tree import differing, root_of
+from common.replication.hash_tree import differing
 from common.replication.lineage import CycleName
-from common.replication.messages import COVERED_BYTES_MAX, LEAVES_MAX
+from common.replication.messages import COVERED_BYTES_MAX
 from common.storage.bitmap import Bitmap
 from common.storage.geometry import Geometry
 
-PIECE_BYTES_MAX = 4 << 20
-"""Read at once: a cut that ends its FlashCopy meanwhile costs no more than this."""
+PIECE_BYTES_MAX = 1 << 20
+"""Read at once: a cut that ends its FlashCopy meanwhile costs no more than this, and
+hosts' requests wait for the device behind no more."""
 
 HOLE_BYTES_MAX = COVERED_BYTES_MAX
 """Of a hole, which is not read, a piece may be longer."""
@@ -46,18 +47,12 @@ class Span:
 
 @dataclass(slots=True, eq=False)
 class Piece:
-    """A span read at the cut `cut`; `leaves` are let go of where many wait."""
+    """A span read at the cut `cut`, with its leaves if they were asked for."""
 
     span: Span
     cut: CycleName
     root: bytes
     leaves: list[bytes] | None
-
-    @classmethod
-    def of(cls, span: Span, cut: CycleName, leaves: list[bytes]) -> Piece:
-        assert len(leaves) == span.count
-        kept = leaves if len(leaves) <= LEAVES_MAX else None
-        return cls(span, cut, root_of(leaves), kept)
 
 
 class SpansToDo:

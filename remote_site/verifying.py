@@ -9,10 +9,18 @@ neither the cycle being applied meanwhile nor time matters.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from itertools import chain
 
 from common.errors import FarshoreError, ProtocolError
-from common.replication.hash_tree import leaves_of, leaves_of_zeroes, root_of
+from common.ports import Buffer
+from common.replication.hash_tree import (
+    leaves_of,
+    leaves_of_zeroes,
+    root_of,
+    root_of_zeroes,
+    zero_parts,
+)
 from common.replication.messages import (
     COVERED_BYTES_MAX,
     LEAVES_MAX,
@@ -122,37 +130,74 @@ class Answering:
         image = self._store.image(self._order[question.volume], number)
         shape = self._shapes[question.volume]
         try:
-            leaves = await self._store.run_reader(
-                lambda: leaves_of_image(image, shape, question.first, question.count)
+            is_equal, leaves = await self._store.run_reader(
+                lambda: compare(image, shape, question)
             )
         except FarshoreError as error:
             text = str(error).encode("utf-8", "replace")[:VERIFIED_TEXT_BYTES_MAX]
             return Outcome.UNREADABLE, (), text.decode("utf-8", "ignore")
-        if root_of(leaves) == question.root:
-            return Outcome.EQUAL, (), ""
-        return Outcome.DIFFERS, tuple(leaves if len(leaves) <= LEAVES_MAX else ()), ""
+        return Outcome.EQUAL if is_equal else Outcome.DIFFERS, leaves, ""
 
 
-def leaves_of_image(
-    image: PointImage, shape: VolumeShape, first: int, count: int
-) -> list[bytes]:
-    """In a thread: read tracks of a point, and hash each; holes are not read.
+def compare(
+    image: PointImage, shape: VolumeShape, question: Verify
+) -> tuple[bool, tuple[bytes, ...]]:
+    """In a thread: return whether the piece is equal; if not, its leaves, unless many.
 
-    A point never changes, so that looking for holes first and reading then is safe.
     Raises `StorageError`, or `CorruptStateError` where a journal fails its checksum.
     """
-    start = first * shape.track_bytes
-    end = min(start + count * shape.track_bytes, shape.size_bytes)
-    step = max(READ_BYTES_MAX // shape.track_bytes, 1) * shape.track_bytes
+    if _root(image, shape, question) == question.root:
+        return True, ()
+    if question.count > LEAVES_MAX:
+        return False, ()
     leaves: list[bytes] = []
+    for length, data in _parts(image, shape, question):
+        if data is None:
+            leaves += leaves_of_zeroes(length, shape.track_bytes)
+        else:
+            leaves += leaves_of(data, shape.track_bytes)
+    return False, tuple(leaves)
+
+
+def _root(image: PointImage, shape: VolumeShape, question: Verify) -> bytes:
+    parts = _parts(image, shape, question)
+    length, data = next(parts)
+    if data is None and length == _span(shape, question)[1]:
+        return root_of_zeroes(length)
+
+    def all_parts() -> Iterator[Buffer]:
+        for size, found in chain([(length, data)], parts):
+            if found is None:
+                yield from zero_parts(size)
+            else:
+                yield found
+
+    return root_of(all_parts())
+
+
+def _span(shape: VolumeShape, question: Verify) -> tuple[int, int]:
+    """Return (offset, length) of what is asked about."""
+    offset = question.first * shape.track_bytes
+    return offset, min(question.count * shape.track_bytes, shape.size_bytes - offset)
+
+
+def _parts(
+    image: PointImage, shape: VolumeShape, question: Verify
+) -> Iterator[tuple[int, Buffer | None]]:
+    """Yield (length, bytes) of whole tracks; None for a hole, which is not read.
+
+    A point never changes, so that looking for holes first and reading then is safe.
+    """
+    start, length = _span(shape, question)
+    end = start + length
+    step = max(READ_BYTES_MAX // shape.track_bytes, 1) * shape.track_bytes
     while start < end:  # ends: a status tells of a track at least
         for told, is_hole in image.status(start, end - start):
             stop = start + told
             if is_hole:
-                leaves += leaves_of_zeroes(told, shape.track_bytes)
+                yield told, None
             else:
                 for at in range(start, stop, step):
-                    data = image.read(at, min(step, stop - at))
-                    leaves += leaves_of(data, shape.track_bytes)
+                    size = min(step, stop - at)
+                    yield size, image.read(at, size)
             start = stop
-    return leaves

@@ -1,14 +1,14 @@
 """The tree of hashes by which two sites compare a volume without sending it.
 
-Pure. A leaf is the BLAKE2b-128 of a track; a root is that of the leaves of a piece,
-a run of tracks, one after the other. Roots travel; where two differ, so do the
-leaves of one side.
+Pure. A root is the BLAKE2b-128 of a piece, a run of tracks; a leaf is that of one
+track. Roots travel; where two differ, so do the leaves of one side. A root is made of
+the bytes, not of leaves: one call that needs no interpreter in place of one a track.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 
 from common.ports import Buffer
@@ -16,6 +16,8 @@ from common.replication.messages import HASH_BYTES
 from common.replication.tracks import track_hash
 
 Runs = list[tuple[int, int]]
+
+_ZEROES = bytes(1 << 20)
 
 
 def leaves_of(data: Buffer, track_bytes: int) -> list[bytes]:
@@ -39,9 +41,25 @@ def _zero_leaf(length_bytes: int) -> bytes:
     return track_hash(bytes(length_bytes))
 
 
-def root_of(leaves: Iterable[bytes]) -> bytes:
-    """Return the hash of a piece."""
-    return hashlib.blake2b(b"".join(leaves), digest_size=HASH_BYTES).digest()
+def root_of(parts: Iterable[Buffer]) -> bytes:
+    """Return the hash of a piece, whose bytes are these parts one after the other."""
+    state = hashlib.blake2b(digest_size=HASH_BYTES)
+    for part in parts:
+        state.update(part)
+    return state.digest()
+
+
+@lru_cache(maxsize=64)
+def root_of_zeroes(length_bytes: int) -> bytes:
+    """Return the hash of a piece of zeroes; milliseconds for a long one at first."""
+    return root_of(zero_parts(length_bytes))
+
+
+def zero_parts(length_bytes: int) -> Iterator[Buffer]:
+    """Yield zeroes, so many in all."""
+    chunk = memoryview(_ZEROES)
+    for at in range(0, length_bytes, len(chunk)):
+        yield chunk[: min(len(chunk), length_bytes - at)]
 
 
 def differing(

@@ -336,7 +336,7 @@ class Outcome(enum.IntEnum):
 class Verify:
     """Are these tracks, at the point of this cycle, what the sender had at its cut?
 
-    `root` is the piece's: see `hash_tree.py`. The point is kept from the moment the
+    `root` is of their bytes: see `hash_tree.py`. The point is kept from the moment the
     question is received until it is answered. Covers `COVERED_BYTES_MAX` at most.
     """
 

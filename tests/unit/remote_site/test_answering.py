@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 
 from common.errors import ProtocolError
-from common.replication.hash_tree import leaves_of, root_of
+from common.replication.hash_tree import root_of
 from common.replication.messages import (
     QUESTIONS_MAX,
     Message,
@@ -54,7 +54,7 @@ class OnePoint:
 
     async def run_reader(self, job: Callable[[], Any]) -> Any:
         del job
-        return [b"l" * 16]
+        return False, (b"l" * 16,)
 
 
 @pytest.fixture
@@ -172,13 +172,12 @@ async def test_the_point_asked_about_is_compared_whatever_is_applied_since(
     answering = Answering(3, store, shapes, [0, 1], send)
     await commit(1)
     for index, offer in enumerate(OFFERS):
-        leaves = leaves_of(filled(offer, 1, 3), offer.track_bytes)
         asked = question(
             question=index,
             cycle_id=names[1],
             volume=index,
             count=3,
-            root=root_of(leaves),
+            root=root_of([filled(offer, 1, 3)]),
         )
         answering.take(asked)
     await commit(2)

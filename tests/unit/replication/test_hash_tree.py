@@ -7,6 +7,8 @@ from common.replication.hash_tree import (
     leaves_of,
     leaves_of_zeroes,
     root_of,
+    root_of_zeroes,
+    zero_parts,
 )
 
 TRACK_BYTES = 4096
@@ -25,7 +27,7 @@ def test_every_changed_byte_changes_the_root_and_one_leaf() -> None:
         changed = bytearray(data)
         changed[track * TRACK_BYTES] ^= 1
         theirs = leaves_of(changed, TRACK_BYTES)
-        assert root_of(theirs) != root_of(leaves)
+        assert root_of([changed]) != root_of([data])
         assert differing(100, leaves, theirs) == [(100 + track, 1)]
 
 
@@ -38,6 +40,10 @@ def test_runs_that_differ_are_joined_where_they_touch() -> None:
     assert differing(10, mine, mine) == []
 
 
-def test_tracks_that_changed_places_are_not_equal() -> None:
-    a, b = b"a" * 16, b"b" * 16
-    assert root_of([a, b]) != root_of([b, a])
+def test_a_root_is_of_the_bytes_however_they_come_in_parts() -> None:
+    data = os.urandom(9 * TRACK_BYTES)
+    assert root_of([data]) == root_of([data[:5], data[5:9000], data[9000:]])
+    assert root_of([data[1:], data[:1]]) != root_of([data])
+    for length in (512, 1 << 20, (1 << 20) + 512, 5 << 20):
+        assert root_of_zeroes(length) == root_of([bytes(length)])
+        assert sum(map(len, zero_parts(length))) == length
