@@ -91,6 +91,8 @@ class Verification:
         self._asked: dict[int, Piece] = {}
         self._asked_in: SendingSession | None = None
         self._questions = 0
+        self._data_until: dict[int, int] = {}
+        """By volume: where a hole is worth looking for again, in bytes."""
         self._piece_bytes = PIECE_BYTES_MAX
         self._read_next = clock.monotonic()
         self._wake = asyncio.Event()
@@ -216,8 +218,12 @@ class Verification:
         geometry = self._geometries[span.volume]
         tracks = min(HOLE_BYTES_MAX // geometry.track_bytes, span.count)
         offset, length = geometry.byte_range(span.first, tracks)
+        if offset < self._data_until.get(span.volume, 0):
+            return 0
         (told, is_hole), *_ = await reader.allocation(offset, length)
         if not is_hole or told < min(HOLE_BYTES_MIN, length):
+            # Asking a file system for holes holds up who writes to the file.
+            self._data_until[span.volume] = offset + told
             return 0
         return geometry.tracks(offset, told)[1]
 
