@@ -173,13 +173,14 @@ class Promise(enum.Enum):
 
 
 CALM_SECONDS_MIN = 1.0
-SURE_SECONDS_MAX = 0.5
+SURE_SECONDS_MAX = 0.25
 
 
 class BreachWatch:
     """Tells when a breach is to be announced, and when it is over: once each.
 
-    A forecast counts once it has stood for half a second (a tenth of a short target).
+    A forecast counts once it has stood for a quarter of a second, or a twentieth of a
+    short target: a link that falls all of a sudden leaves little more to tell of it.
     All is well again after a whole target's time without breach or forecast: a point
     that is too old every other second is one breach, not many.
     """
@@ -199,7 +200,7 @@ class BreachWatch:
             self._foreseen_since = now
         is_sure = (
             self._foreseen_since is not None
-            and now - self._foreseen_since >= min(SURE_SECONDS_MAX, self._target / 10)
+            and now - self._foreseen_since >= min(SURE_SECONDS_MAX, self._target / 20)
         )
         if age > self._target:
             self.state, self._troubled_at = Promise.BREACHED, now

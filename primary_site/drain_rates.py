@@ -158,6 +158,13 @@ class DeliveryRate:
         grown = max(done - before, 0.0) + expected * DELIVERY_EXPECTED_SECONDS
         return grown / (now - began + DELIVERY_EXPECTED_SECONDS)
 
+    def measured_bytes_per_second(self) -> float | None:
+        """Return what was measured alone; None before there is enough of it."""
+        (began, before), (now, done) = self._looks[0], self._looks[-1]
+        if now - began < DELIVERY_EXPECTED_SECONDS:
+            return None
+        return max(done - before, 0.0) / (now - began)
+
 
 class LoadRate:
     """How fast changed bytes grow, from looks at them: an average that forgets."""

@@ -214,9 +214,11 @@ class RpoKeeper:
 
     def _measured(self, sight: Sight) -> float:
         """Return the bytes a second that cycles put on the wire."""
-        rate = 1 / self.rates.paced_seconds_per_byte(self.paced)
+        rate = None
         if sight.cut is not None:
-            rate = sight.cut.bytes_per_second
+            rate = self._delivery.measured_bytes_per_second()
+        if rate is None:
+            rate = 1 / self.rates.paced_seconds_per_byte(self.paced)
         return rate * self.rates.wire_ratio
 
     def _needed(self, sight: Sight, outlook: Outlook) -> float:

@@ -7,8 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 
 CHUNK_BYTES = 32 << 10
+SLOW_CHUNK_BYTES = 8 << 10
+SLOW_RECEIVE_BYTES = 32 << 10
+"""A slow link takes little in advance: what it can't carry yet, the sender keeps."""
 
 
 class TcpProxy:
@@ -28,6 +32,7 @@ class TcpProxy:
         self.forwarded_bytes = 0
         """From the primary to the remote: all there is on the wire."""
         self._stall_at: int | None = None
+        self._bytes_per_second: float | None = None
         self.stalled = asyncio.Event()
 
     async def start(self, port: int = 0) -> None:
@@ -38,6 +43,10 @@ class TcpProxy:
         """Forward nothing more to the remote; what it says still arrives."""
         self._flowing.clear()
         self.stalled.set()
+
+    def throttle(self, bytes_per_second: float | None) -> None:
+        """Carry no more than this to the remote; None: as fast as it goes."""
+        self._bytes_per_second = bytes_per_second
 
     def stall_after(self, count_bytes: int) -> None:
         """Stall in the middle of what comes, once so much of it has passed."""
@@ -100,6 +109,9 @@ class TcpProxy:
             there, back = await asyncio.open_connection("127.0.0.1", self._target_port)
         except OSError:
             return
+        if self._bytes_per_second is not None:
+            accepted = writer.get_extra_info("socket")
+            accepted.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SLOW_RECEIVE_BYTES)
         self._writers |= {writer, back}
         self._pairs.append((writer, back))
         try:
@@ -119,8 +131,10 @@ class TcpProxy:
         counted: bool,
     ) -> None:
         with contextlib.suppress(ConnectionError):
-            while data := await reader.read(CHUNK_BYTES):
+            while data := await reader.read(self._chunk_bytes()):
                 if counted:
+                    if self._bytes_per_second is not None:
+                        await asyncio.sleep(len(data) / self._bytes_per_second)
                     self.forwarded_bytes += len(data)
                     if self._stall_at is not None:
                         self._stall_if_due(self._stall_at)
@@ -128,6 +142,9 @@ class TcpProxy:
                 writer.write(data)
                 await writer.drain()
         writer.transport.abort()
+
+    def _chunk_bytes(self) -> int:
+        return CHUNK_BYTES if self._bytes_per_second is None else SLOW_CHUNK_BYTES
 
     def _stall_if_due(self, at: int) -> None:
         if self.forwarded_bytes >= at:

@@ -197,9 +197,9 @@ def test_a_short_doubt_is_not_announced_and_an_old_point_at_once() -> None:
     watch, danger = BreachWatch(TARGET), Outlook(9.0, 2.0)
     well = Outlook(4.0, None)
     assert not watch.look(0.0, 3.0, danger)
-    assert not watch.look(0.4, 3.4, well)
-    assert not watch.look(0.6, 3.6, danger)
-    assert watch.look(1.1, 4.1, danger)
+    assert not watch.look(0.2, 3.2, well)
+    assert not watch.look(0.4, 3.4, danger)
+    assert watch.look(0.7, 3.7, danger)
     assert watch.state is Promise.IN_DANGER
     assert watch.look(2.1, 5.1, danger)
     assert watch.state is Promise.BREACHED
