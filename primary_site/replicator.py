@@ -78,6 +78,7 @@ class Replicator:
                 self.cycles,
                 self.alarms,
                 lambda: self.session is not None,
+                lambda: self.pacing.rate,
                 clock,
             )
 

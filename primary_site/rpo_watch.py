@@ -35,12 +35,14 @@ class RpoWatch:
         cycles: GroupCycles,
         alarms: Alarms,
         is_linked: Callable[[], bool],
+        paced: Callable[[], float | None],
         clock: Clock,
     ) -> None:
         self._keeper = keeper
         self._cycles = cycles
         self._alarms = alarms
         self._is_linked = is_linked
+        self._paced = paced
         self._clock = clock
         self._log = log.bind(group=cycles.group.name)
         self._announced: str | None = None
@@ -56,6 +58,7 @@ class RpoWatch:
             if keeper.forget():
                 self._announce(None)
             return
+        keeper.paced = self._paced()
         has_changed = keeper.look(
             self._clock.monotonic(),
             changed_bytes(group),

@@ -111,7 +111,7 @@ async def watched(directory: Path) -> AsyncIterator[Watched]:
         link={"compression": "off"},
         link_port=port,
     ) as pair:
-        proxy = TcpProxy(pair.replication_port)
+        proxy = TcpProxy(pair.replication_port, takes_little=True)
         await proxy.start(port)
         try:
             await pair.start()

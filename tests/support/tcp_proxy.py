@@ -11,14 +11,15 @@ import socket
 
 CHUNK_BYTES = 32 << 10
 SLOW_CHUNK_BYTES = 8 << 10
-SLOW_RECEIVE_BYTES = 32 << 10
-"""A slow link takes little in advance: what it can't carry yet, the sender keeps."""
+LITTLE_BYTES = 32 << 10
 
 
 class TcpProxy:
     """Forwards connections to a port of this machine; owned by the event loop."""
 
-    def __init__(self, target_port: int) -> None:
+    def __init__(self, target_port: int, *, takes_little: bool = False) -> None:
+        """`takes_little`: what a throttled link can't carry yet, the sender keeps."""
+        self._takes_little = takes_little
         self._target_port = target_port
         self._server: asyncio.Server | None = None
         self._flowing = asyncio.Event()
@@ -109,9 +110,9 @@ class TcpProxy:
             there, back = await asyncio.open_connection("127.0.0.1", self._target_port)
         except OSError:
             return
-        if self._bytes_per_second is not None:
+        if self._takes_little:
             accepted = writer.get_extra_info("socket")
-            accepted.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SLOW_RECEIVE_BYTES)
+            accepted.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, LITTLE_BYTES)
         self._writers |= {writer, back}
         self._pairs.append((writer, back))
         try:
