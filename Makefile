@@ -11,6 +11,7 @@
 #   make interop-kernel  Linux's own NBD client, in a virtual machine
 #   make bench   side by side with peers (ARGS="--quick" takes six minutes)
 #   make bench-wan  bytes on the wire beside other replicators, as root
+#   make bench-wan-throughput  first copy beside nbdcopy, age of the recovery point
 #   make fuzz    each parser under libFuzzer for a minute; SECONDS=600 for longer
 #   make lint    the checks alone
 #   make clean   remove what the other targets made (asks nothing; keeps sources)
@@ -123,6 +124,10 @@ bench: $(STAMP)
 bench-wan: $(STAMP)
 	$(BIN)/python benchmarks/wan.py $(ARGS)
 	$(BIN)/python benchmarks/wan_link.py
+
+.PHONY: bench-wan-throughput
+bench-wan-throughput: $(STAMP)
+	$(BIN)/python benchmarks/wan_throughput.py $(ARGS)
 
 fuzz: $(STAMP)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \

@@ -6,6 +6,7 @@ import statistics
 import subprocess
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.farshore_sites import Pair, connected, idle
@@ -21,12 +22,15 @@ SMALL, LARGE = "1GiB", "16777215MiB"
 """LARGE is as good as 16 TiB: ext4 holds no file of quite that size."""
 
 
-def first_copy(where: Path, size: int) -> dict[str, float]:
+def first_copy(
+    where: Path, size: int, fill_with: Callable[[Path, int], None] = fill
+) -> dict[str, float]:
     """First copy of a full volume, against nbdcopy between two nbdkits."""
     folder = where / "copy"
     places = [Place(folder / name, "unix", size) for name in ("from", "to")]
     for place in places:
         place.folder.mkdir(parents=True)
+    fill_with(places[0].folder / "image", size)
     with (places[1].folder / "image").open("wb") as out:
         out.truncate(size)
     with nbdkit_file(places[0]) as source, nbdkit_file(places[1]) as to:
