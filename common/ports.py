@@ -36,6 +36,8 @@ class File(Protocol):
     """
 
     path: str
+    is_block_device: bool
+    """Its size is not ours to change, and what it held before us is unknown."""
 
     def size(self) -> int: ...
 

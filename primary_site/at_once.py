@@ -64,6 +64,9 @@ class WritesAtOnce:
         self._region_shift = geometry.region_bytes.bit_length() - 1
         self._track_shift = geometry.track_bytes.bit_length() - 1
 
+    def take_size(self, geometry: Geometry) -> None:
+        self._geometry = geometry
+
     def take(
         self, writes: list[HostRequest], written: list[HostRequest]
     ) -> list[HostRequest]:

@@ -53,7 +53,7 @@ def first_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
     return found
 
 
-def retrieve(task: asyncio.Task[None]) -> None:
+def retrieve(task: asyncio.Task[Any]) -> None:
     """Look at the outcome, so that a failed destage nobody awaits is not lost twice."""
     if not task.cancelled():
         task.exception()

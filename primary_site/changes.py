@@ -33,6 +33,16 @@ class Transfer:
     """The first is the FlashCopy bitmap of the cut: those tracks are not acked."""
 
 
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What `VolumeChanges.grow` puts in place of smaller bitmaps; see `make_room`."""
+
+    fresh: Bitmap
+    acked: Bitmap
+    carried: Bitmap
+    suspect: Bitmap | None
+
+
 class VolumeChanges:
     """All change records of one volume."""
 
@@ -48,7 +58,8 @@ class VolumeChanges:
         self.at_cut: list[Bitmap] = []
         """United: what the newest cut transferred, also once its cycle is complete."""
         self.whole = False
-        """Every track is carried or in the cycle: no durable bitmap says so."""
+        """Tracks are carried, or in the cycle, of which no durable bitmap says so: all
+        of them, or what the volume has grown by. The record does."""
         self.stale_pages: set[int] = set()
         """Pages whose durable copy holds bits that a commit has cleared."""
 
@@ -134,6 +145,24 @@ class VolumeChanges:
         self.acked.subtract(bitmap)
         return pages_with_bits(bitmap)
 
+    def grow(self, geometry: Geometry, room: Room) -> tuple[Bitmap, Bitmap]:
+        """Be as large as `geometry`, between two cycles; return (marked, acked) before.
+
+        One step on the loop, with writes in flight: what they have marked joins
+        carried, and nothing is preserved before the next cut. Of what was acked
+        nothing counts until the caller puts back what was not marked since.
+        """
+        assert self.pprc is None, "a cut has one size"
+        assert self.transferred is None
+        self.flashcopy.withdraw()
+        marked = self.flashcopy.replace(room.fresh)
+        self.carried = [room.carried, marked]
+        acked, self.acked = self.acked, room.acked
+        self.suspect = room.suspect
+        self.geometry = geometry
+        self.whole = True
+        return marked, acked
+
     # -- figures -----------------------------------------------------------------
 
     def changed_tracks(self) -> int:
@@ -178,6 +207,25 @@ class VolumeChanges:
         if self.transferred is not None:
             bitmaps.extend(self.transferred.parts)
         return bitmaps
+
+
+def make_room(changes: VolumeChanges, geometry: Geometry) -> Room:
+    """Return bitmaps for a larger volume; all that is new is carried. For a thread.
+
+    From the old last track on, which may be longer now. No cycle is under way, and so
+    nothing changes what is carried or suspected meanwhile.
+    """
+    tracks = geometry.track_count
+    carried = Bitmap(tracks).union_of(changes.carried)
+    first = changes.geometry.size_bytes // geometry.track_bytes
+    carried.set_range(first, tracks - first)
+    suspect = changes.suspect
+    return Room(
+        Bitmap(tracks),
+        Bitmap(tracks),
+        carried,
+        None if suspect is None else suspect.extended(tracks),
+    )
 
 
 def unite(transfer: Transfer, acked: Bitmap) -> tuple[Bitmap, Bitmap]:

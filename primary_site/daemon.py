@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Callable, Coroutine
+from dataclasses import asdict
 from typing import Any
 
 import click
@@ -273,12 +274,19 @@ async def _verify(
     return None if report is None else report.to_json()
 
 
+async def _grow(
+    replicator: Replicator, *, volume: str, size_bytes: int
+) -> dict[str, Any]:
+    return asdict(await replicator.grow(volume, size_bytes))
+
+
 OPERATIONS: dict[str, Callable[..., Coroutine[Any, Any, Any]]] = {
     "cut": _cut,
     "suspend": Replicator.suspend,
     "resume": Replicator.resume,
     "points": _points,
     "verify": _verify,
+    "grow": _grow,
 }
 """What operators ask of one group; run on its loop."""
 

@@ -20,7 +20,7 @@ from common.replication.lineage import SenderState
 from common.service.config_primary import PrimaryGroup
 from common.storage.bitmap import Bitmap
 from primary_site.background import to_its_end
-from primary_site.changes import VolumeChanges, unite
+from primary_site.changes import VolumeChanges, pages_with_bits, unite
 from primary_site.gate import Gate
 from primary_site.group_state import GroupState, to_record
 from primary_site.opening import OpenedGroup, OpenedVolume
@@ -108,7 +108,8 @@ class ConsistencyGroup:
         changes.carry(opened.verdict.carried)
         changes.suspect = opened.verdict.suspect
         changes.acked = opened.verdict.acked
-        changes.whole = opened.verdict.full
+        saved = self.state.volumes[opened.name]
+        changes.whole = saved.full or saved.carried_from_bytes is not None
         flush = SharedFlush(opened.device, threads, self._volume_failed)
         heat = RegionHeat(
             opened.geometry,
@@ -293,6 +294,13 @@ class ConsistencyGroup:
             volume.changes.flashcopy.withdraw()
             volume.preserver.withdraw()
 
+    def invalidate(self, why: str) -> None:
+        """Have the cycle under way, if there is one, given up at its next read."""
+        for volume in self.volumes:
+            relation = volume.changes.flashcopy.relation
+            if self.cut is not None and relation is not None:
+                relation.invalidate(why)
+
     async def discard_targets(self) -> None:
         """Give the room of ended relations back."""
         await asyncio.gather(*(v.preserver.discard() for v in self.volumes))
@@ -365,6 +373,15 @@ class ConsistencyGroup:
         for volume in self.volumes:
             volume.heat.acked_tag = tag
             volume.heat.progress_count = 0
+
+    def retag_acked(self, tag: bytes) -> None:
+        """Have what is acked saved anew, under a tag that the record names already.
+
+        The relation is the same, and so is the progress count that acked bits rely on.
+        """
+        for volume in self.volumes:
+            volume.heat.acked_tag = tag
+            volume.heat.dirty_acked_pages |= pages_with_bits(volume.changes.acked)
 
     async def adopt_relation(self, relation_id: bytes) -> None:
         """Bind acked bits to the remote's relation; those of another are worthless."""
@@ -447,7 +464,10 @@ class ConsistencyGroup:
 
     def is_whole(self) -> bool:
         """Tell whether a restart now would have to send or compare a whole volume."""
-        return any(volume.full for volume in self.state.volumes.values())
+        return any(
+            volume.full or volume.carried_from_bytes is not None
+            for volume in self.state.volumes.values()
+        )
 
     async def tend(self) -> None:
         """Cool idle regions, save stale pages; end `full` once the bitmaps say all."""
@@ -483,13 +503,19 @@ class ConsistencyGroup:
     async def _end_full(self, volume: PrimaryVolume) -> None:
         """Trust the durable bitmap, once it holds exactly what is not committed."""
         whole = volume.changes.whole or volume.changes.stale_pages
-        if whole or not self.state.volumes[volume.name].full:
+        saved = self.state.volumes[volume.name]
+        if whole or not (saved.full or saved.carried_from_bytes is not None):
             return
 
         def ended(state: GroupState) -> GroupState:
             if volume.changes.whole:  # suspected anew while this waited for its turn
                 return state
-            saved = replace(state.volumes[volume.name], full=False, suspect=False)
+            saved = replace(
+                state.volumes[volume.name],
+                full=False,
+                suspect=False,
+                carried_from_bytes=None,
+            )
             return state.with_volume(volume.name, saved)
 
         await self.change(ended)

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from typing import Any
 
 import structlog
 
-from common.errors import ProtocolError, StorageError
+from common.errors import ProtocolError, RefusedError, StorageError
 from common.ports import Clock
 from common.replication.features import DELTA
 from common.replication.messages import Abandon, Noted, Welcome
@@ -35,6 +36,7 @@ from primary_site.group import (
     CutImpossibleError,
     CutStarvedError,
 )
+from primary_site.growing import Growth, check_size, find_volume, grow, tell_sizes
 from primary_site.reconciling import reconcile
 from primary_site.rpo_keeper import RpoKeeper
 from primary_site.session import SendingSession
@@ -52,7 +54,14 @@ POLL_SECONDS = 0.2
 
 LOOK_AGAIN_SECONDS_MAX = 3600.0
 
+GROW_PATIENCE_SECONDS = 10.0
+"""A growth waits so long for the cycle under way, and then has it given up."""
+
 log = structlog.get_logger()
+
+
+async def _nothing() -> None:
+    pass
 
 
 class GroupCycles:
@@ -75,6 +84,11 @@ class GroupCycles:
         self.when_moved_on: Callable[[], None] = lambda: None
         """Called after each cut, commit and withdrawal."""
         self._cut_wanted = False
+        self.boundary = asyncio.Lock()
+        """Held by whoever runs a cycle, or sees to it that none is run."""
+        self.before_growth: Callable[[], Awaitable[None]] = _nothing
+        """Awaited before a volume grows: ends whatever knows its size."""
+        self._growths: set[asyncio.Task[Growth]] = set()
         self._clock = clock
         self._compression = Compression(group.config.link.compression, clock.monotonic)
         self._log = log.bind(group=group.name)
@@ -92,9 +106,10 @@ class GroupCycles:
         self._schedule = Schedule(group.config.schedule)
         group.when_failed = self._group_failed
 
-    def under_way(self) -> list[asyncio.Task[None]]:
+    def under_way(self) -> list[asyncio.Task[Any]]:
         """Return what goes on whatever becomes of sessions, to be waited for."""
-        return [task for task in (self._taking, self._destage) if task is not None]
+        going = [task for task in (self._taking, self._destage) if task is not None]
+        return [*going, *self._growths]
 
     def want_cut(self) -> None:
         """Cut as soon as it may be, even if nothing has changed: for its FlashCopy.
@@ -108,15 +123,17 @@ class GroupCycles:
 
     async def agree(self, session: SendingSession) -> None:
         """Agree with the remote on what it has, and have it know that."""
-        if self._taking is not None:
-            await asyncio.wait([self._taking])  # the last session's, under way still
-        before = self.group.state.committed_cycle_id
-        await self.reconcile(session.welcome)
-        if self.keeper is not None:
-            is_same = self.group.state.committed_cycle_id == before
-            if self.keeper.as_of is None or not is_same:
-                self.keeper.as_of = self._as_of_from_record()
-        await self._tell_noted(session)
+        async with self.boundary:
+            if self._taking is not None:
+                await asyncio.wait([self._taking])  # the last session's
+            before = self.group.state.committed_cycle_id
+            await self.reconcile(session.welcome)
+            if self.keeper is not None:
+                is_same = self.group.state.committed_cycle_id == before
+                if self.keeper.as_of is None or not is_same:
+                    self.keeper.as_of = self._as_of_from_record()
+            await tell_sizes(self.group, session, only_changed=False)
+            await self._tell_noted(session)
 
     def _as_of_from_record(self) -> float | None:
         """Return when the newest point was current, by this process's clock."""
@@ -135,12 +152,10 @@ class GroupCycles:
             if session.ended or self.is_stopping:
                 return  # a cancelling that an error of the same moment hid
             try:
-                if self.group.cut is not None:
-                    await self.finish(session)
-                else:
-                    await self._next_cycle(session)
-            except RelationEndedError as error:
-                await self._abandon(session, str(error))
+                if self.group.cut is None:
+                    await self._until_due()
+                if not await self._turn(session):
+                    await self._pause()
             except (CutStarvedError, CutImpossibleError) as error:
                 name = "cut_starved"
                 if isinstance(error, CutImpossibleError):
@@ -173,8 +188,25 @@ class GroupCycles:
 
     # -- one cycle ---------------------------------------------------------------------
 
+    async def _turn(self, session: SendingSession) -> bool:
+        """Run a cycle, or the rest of one; False if it was given up.
+
+        No volume grows meanwhile: `boundary` is held from before the cut until its
+        cycle is complete, abandoned, or left to the next session.
+        """
+        async with self.boundary:
+            try:
+                await tell_sizes(self.group, session, only_changed=True)
+                if self.group.cut is not None:
+                    await self.finish(session)
+                else:
+                    await self._next_cycle(session)
+            except RelationEndedError as error:
+                await self._abandon(session, str(error))
+                return False
+            return True
+
     async def _next_cycle(self, session: SendingSession) -> None:
-        await self._until_due()
         label = self.tickets.board()
         number = self.group.state.committed_number
         is_wanted, self._cut_wanted = self._cut_wanted, False
@@ -327,6 +359,61 @@ class GroupCycles:
         if self.group.state.suspended:
             await self.withdraw()
 
+    # -- growing -----------------------------------------------------------------------
+
+    async def grow(self, name: str, size_bytes: int) -> Growth:
+        """Make a volume larger between two cycles; it is served so on return.
+
+        A cycle under way is waited for, but not for long: a first copy takes days.
+        Then it is given up, and the next one sends what it has not. Begun, a growth
+        goes on to its end, whoever asked for it.
+        """
+        check_size(find_volume(self.group, name), size_bytes)
+        if self.is_stopping:
+            raise RefusedError("the daemon stops")
+        growing = asyncio.create_task(self._grow(name, size_bytes), name="grow")
+        self._growths.add(growing)
+        growing.add_done_callback(self._growths.discard)
+        growing.add_done_callback(retrieve)
+        return await asyncio.shield(growing)
+
+    @property
+    def is_growing(self) -> bool:
+        return bool(self._growths)
+
+    async def _grow(self, name: str, size_bytes: int) -> Growth:
+        await self._reach_boundary(name)
+        try:
+            if self._taking is not None:
+                await asyncio.wait([self._taking])  # a session's that is gone
+            if self.group.cut is not None:
+                await self.abandon_here(f"volume {name} grows")
+            await self.before_growth()
+            volume = find_volume(self.group, name)
+            growth = await grow(self.group, volume, size_bytes)
+        finally:
+            self.boundary.release()
+        self._log.info(
+            "volume_grown",
+            volume=name,
+            before_bytes=growth.before_bytes,
+            size_bytes=growth.size_bytes,
+        )
+        self.when_moved_on()
+        self.wake.set()
+        return growth
+
+    async def _reach_boundary(self, name: str) -> None:
+        """Acquire `boundary`: a cycle that takes long ends with its relation."""
+        while True:  # ends with the drain's next read, or with its session
+            try:
+                async with asyncio.timeout(GROW_PATIENCE_SECONDS):
+                    await self.boundary.acquire()
+            except TimeoutError:
+                self.group.invalidate(f"volume {name} grows")
+            else:
+                return
+
     # -- giving up ---------------------------------------------------------------------
 
     async def _abandon(self, session: SendingSession, why: str) -> None:
@@ -335,7 +422,6 @@ class GroupCycles:
         await session.send(Abandon(session.epoch, cut.cycle_id))
         session.drain = self.drain = None
         await self.abandon_here(why)
-        await self._pause()
 
     async def _pause(self) -> None:
         """Wait before the next cycle; whoever asks for a cut is not kept waiting."""

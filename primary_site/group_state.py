@@ -16,6 +16,9 @@ from common.storage.bitmap import Bitmap
 from common.storage.geometry import Geometry
 
 FORMAT_VERSION = 2
+FORMAT_VERSION_GROWN = 3
+"""Of a record of a group with a volume that has grown: earlier releases refuse it by
+its version, for they would take the larger device to be another one."""
 
 SENT_AHEAD_BYTES = 256 << 20
 """In a first copy, what may have been sent beyond the last track durably acked: many
@@ -28,6 +31,10 @@ class VolumeState:
 
     `suspect`: the device was altered behind the daemon's back; every track is
     compared by its hash. `identity` is the device's at the last clean stop.
+
+    Of a volume that has grown, `first_bytes` is the size that it began with. Tracks
+    from `carried_from_bytes` on are carried, though no durable bitmap says so.
+    `growing_bytes` is the size that it is to have: its device may be so long.
     """
 
     volume_id: bytes
@@ -37,6 +44,29 @@ class VolumeState:
     full: bool = True
     suspect: bool = False
     identity: FileIdentity | None = None
+    first_bytes: int | None = None
+    growing_bytes: int | None = None
+    carried_from_bytes: int | None = None
+
+    def grown(self, size_bytes: int) -> VolumeState:
+        """Return this state with a larger size: what is new is carried."""
+        carried_from = self.carried_from_bytes
+        if carried_from is None:
+            carried_from = self.size_bytes
+        return replace(
+            self,
+            size_bytes=size_bytes,
+            first_bytes=self.first_bytes or self.size_bytes,
+            growing_bytes=None,
+            carried_from_bytes=carried_from,
+        )
+
+    @property
+    def has_grown(self) -> bool:
+        return self.first_bytes is not None or self.growing_bytes is not None
+
+
+GROWTH_KEYS = ("first_bytes", "growing_bytes", "carried_from_bytes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,14 +123,20 @@ def to_record(state: GroupState) -> dict[str, Any]:
     record: dict[str, Any] = {
         name: getattr(state, name) for name in GroupState.__slots__ if name != "volumes"
     }
-    record["version"] = FORMAT_VERSION
+    has_grown = any(volume.has_grown for volume in state.volumes.values())
+    record["version"] = FORMAT_VERSION_GROWN if has_grown else FORMAT_VERSION
     record["volumes"] = {
-        name: {
-            **{key: getattr(v, key) for key in VolumeState.__slots__},
-            "identity": v.identity and identity_numbers(v.identity),
-        }
-        for name, v in state.volumes.items()
+        name: _volume_record(volume) for name, volume in state.volumes.items()
     }
+    return record
+
+
+def _volume_record(volume: VolumeState) -> dict[str, Any]:
+    record = {key: getattr(volume, key) for key in VolumeState.__slots__}
+    record["identity"] = volume.identity and identity_numbers(volume.identity)
+    if not volume.has_grown:
+        for key in GROWTH_KEYS:
+            del record[key]
     return record
 
 
@@ -108,10 +144,11 @@ def from_record(record: dict[str, Any], path: str) -> GroupState:
     """Read `to_record`'s form; an unknown version is refused by name."""
     record = dict(record)
     version = record.pop("version", None)
-    if version != FORMAT_VERSION:
+    if version not in {FORMAT_VERSION, FORMAT_VERSION_GROWN}:
         raise StateMismatchError(
-            f"{path}: format version {version} is not {FORMAT_VERSION}, the one this "
-            "farshore reads; run the release that wrote it, or upgrade"
+            f"{path}: format version {version} is not {FORMAT_VERSION} or "
+            f"{FORMAT_VERSION_GROWN}, those that this farshore reads; run the release "
+            "that wrote it, or upgrade"
         )
     volumes = {
         name: VolumeState(
@@ -156,7 +193,8 @@ def verdict(
     hashes first, so that what B already holds costs no bytes; but in a first copy
     (`has_committed` no point yet) not what was never sent, unless it is there by other
     means (`is_seeded`): then a first copy is a comparison. Clean, but the device is
-    another one or was written since: everything, by hashes.
+    another one or was written since: everything, by hashes. What the volume has grown
+    by, and no commit has covered yet: all of it, and it is not only suspected.
     """
     tracks = geometry.track_count
     none = Bitmap(tracks)
@@ -177,6 +215,11 @@ def verdict(
         suspect = _perhaps_sent(geometry, acked)
     if is_seeded and not has_committed:
         suspect = carried
+    if saved.carried_from_bytes is not None and not saved.full:
+        if suspect is not None:
+            suspect = carried.copy()
+        first = saved.carried_from_bytes // geometry.track_bytes
+        carried.set_range(first, tracks - first)
     return Verdict(carried, suspect, acked, full=saved.full, altered=saved.suspect)
 
 

@@ -26,6 +26,11 @@ from primary_site.group_state import (
     to_record,
     verdict,
 )
+from primary_site.growth_opening import (
+    check_known_device,
+    known_identity,
+    resume_growths,
+)
 from primary_site.regions import DurableBitmaps
 
 
@@ -58,6 +63,12 @@ def open_group(
     directory = f"{state_directory}/groups/{config.name}"
     path = f"{directory}/group.record"
     state, devices, geometries = _checked(files, path, config, config_path)
+    if state is not None:
+        state = resume_growths(state, config, devices)
+        geometries = [
+            replace(geometry, size_bytes=state.volumes[volume.name].size_bytes)
+            for geometry, volume in zip(geometries, config.volumes, strict=True)
+        ]
     files.make_directory(directory)
     volumes = [
         _open_volume(
@@ -104,11 +115,19 @@ def _checked(
     devices: list[File | None] = []
     try:
         devices.extend(
-            _open_device(files, volume, config, config_path, is_new=state is None)
+            _open_device(
+                files,
+                volume,
+                config,
+                config_path,
+                None if state is None else state.volumes[volume.name],
+            )
             for volume in config.volumes
         )
         geometries = [
             _geometry(device.size() if device else volume.size_bytes or 0, volume)
+            if state is None
+            else _known_geometry(state.volumes[volume.name], volume)
             for device, volume in zip(devices, config.volumes, strict=True)
         ]
         _check_geometries(state, config, geometries, config_path)
@@ -145,8 +164,7 @@ def _open_device(
     volume: PrimaryVolume,
     config: PrimaryGroup,
     config_path: str,
-    *,
-    is_new: bool,
+    saved: VolumeState | None,
 ) -> File | None:
     """Open and check a device; None if it is yet to be created.
 
@@ -154,43 +172,52 @@ def _open_device(
     first start cut short leaves one. Of a group that ran none is ever made: an empty
     device in the place of one that is not mounted would be replicated.
     """
-    key = f"group {config.name!r}, volume {volume.name!r}"
+    key = f"{config_path}: group {config.name!r}, volume {volume.name!r}"
     if files.exists(volume.device):
         device = files.open(volume.device, lock=True, scattered=True)
-        size = device.size()
-        if size == 0 and is_new and volume.size_bytes is not None:
+        try:
+            if saved is not None:
+                check_known_device(device, volume.size_bytes, saved, key)
+            elif device.size() == 0 and volume.size_bytes is not None:
+                device.close()
+                return None
+            else:
+                _check_new_device(device, volume.size_bytes, key)
+        except BaseException:
             device.close()
-            return None
-        if volume.size_bytes is not None and size != volume.size_bytes:
-            device.close()
-            raise DeviceError(
-                f"{config_path}: {key}: size is {volume.size_bytes} bytes, but "
-                f"device {volume.device} has {size}; mend size, or leave it out"
-            )
-        if size == 0 or size % SECTOR_BYTES:
-            device.close()
-            raise DeviceError(
-                f"{config_path}: {key}: device {volume.device} has {size} bytes; "
-                "it must be a multiple of 512, and not empty"
-            )
+            raise
         return device
-    if not is_new:
+    if saved is not None:
         raise DeviceError(
-            f"{config_path}: {key}: device {volume.device} does not exist, but the "
+            f"{key}: device {volume.device} does not exist, but the "
             "state directory knows it; mount or restore it"
         )
     if volume.size_bytes is None:
         raise DeviceError(
-            f"{config_path}: {key}: device {volume.device} does not exist; create "
+            f"{key}: device {volume.device} does not exist; create "
             "it, or give size to have a sparse file made"
         )
     folder = volume.device.rpartition("/")[0] or "/"
     if not files.exists(folder):
         raise DeviceError(
-            f"{config_path}: {key}: device {volume.device} can't be made, there is no "
+            f"{key}: device {volume.device} can't be made, there is no "
             f"{folder}; create that folder, or mend device"
         )
     return None
+
+
+def _check_new_device(device: File, size_bytes: int | None, key: str) -> None:
+    size = device.size()
+    if size_bytes is not None and size != size_bytes:
+        raise DeviceError(
+            f"{key}: size is {size_bytes} bytes, but device {device.path} has {size}; "
+            "mend size, or leave it out"
+        )
+    if size == 0 or size % SECTOR_BYTES:
+        raise DeviceError(
+            f"{key}: device {device.path} has {size} bytes; it must be a multiple of "
+            "512, and not empty"
+        )
 
 
 def _create_device(files: Files, path: str, size_bytes: int) -> File:
@@ -224,6 +251,13 @@ def _geometry(size_bytes: int, volume: PrimaryVolume) -> Geometry:
     return Geometry(size_bytes, track_bytes, max(volume.region_bytes, track_bytes))
 
 
+def _known_geometry(saved: VolumeState, volume: PrimaryVolume) -> Geometry:
+    """Return what a group that ran has: the track size is fixed, also when it grows."""
+    track_bytes = volume.track_bytes or saved.track_bytes
+    region_bytes = max(volume.region_bytes, track_bytes)
+    return Geometry(saved.size_bytes, track_bytes, region_bytes)
+
+
 def _check_geometries(
     state: GroupState | None,
     config: PrimaryGroup,
@@ -235,7 +269,6 @@ def _check_geometries(
     for volume, geometry in zip(config.volumes, geometries, strict=True):
         saved = state.volumes[volume.name]
         for key, found, stored in (
-            ("size", geometry.size_bytes, saved.size_bytes),
             ("track_size", geometry.track_bytes, saved.track_bytes),
             ("region_size", geometry.region_bytes, saved.region_bytes),
         ):
@@ -272,7 +305,7 @@ def _open_volume(
         geometry,
         saved,
         clean=state is not None and state.clean,
-        identity=device.identity(),
+        identity=known_identity(device, saved),
         changed=changed.load(when_damaged=True),
         acked=acked.load(tag, when_damaged=False),
         hot={region for region in log.hot if region < geometry.region_count},

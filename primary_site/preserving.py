@@ -256,6 +256,17 @@ class Preserver:
             self._base.stands = False
             self._base = None
 
+    def take_size(self, geometry: Geometry) -> None:
+        """Both targets are as long as the device again once they are prepared.
+
+        The next cycle has no base: what the target holds was of the smaller volume.
+        """
+        self.drop_base()
+        self._geometry = geometry
+        self._sized = [False, False]
+        self._prepared = False
+        self.withdraw()
+
     def withdraw(self) -> None:
         self._standing = None
 

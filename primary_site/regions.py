@@ -66,6 +66,11 @@ class DurableBitmaps:
         self.changed.datasync()
         self.acked.datasync()
 
+    def extend(self, track_count: int) -> None:
+        """Make room for the pages of a larger volume, durably; the log needs none."""
+        self.changed.extend(track_count)
+        self.acked.extend(track_count)
+
     def close(self) -> None:
         for opened in (self.changed, self.acked, self.log):
             opened.close()
@@ -322,6 +327,27 @@ class RegionHeat:
                 )
             if self._failed is not None:
                 raise self._failed
+
+    # -- growing -----------------------------------------------------------------------
+
+    async def extend_durable(self, geometry: Geometry) -> None:
+        """Make room on disk for the pages of a larger volume; `take_size` uses it.
+
+        Raises `StorageError`; where there was no room the smaller volume works on. Any
+        other error may be of a flush, and fails it (I9).
+        """
+        async with self._saving:
+            extending = self._threads.run(self.durable.extend, geometry.track_count)
+            try:
+                await to_its_end(extending)
+            except StorageError as error:
+                if not error.is_out_of_space:
+                    self._fail(error)
+                raise
+
+    def take_size(self, geometry: Geometry) -> None:
+        """Regions and pages of the new size count from now on."""
+        self._geometry = geometry
 
     async def close(self) -> None:
         self._task.cancel()

@@ -20,7 +20,7 @@ from common.errors import (
     StorageError,
 )
 from common.ports import Clock
-from common.replication.features import DELTA, LINKS, VERIFY
+from common.replication.features import DELTA, GROW, LINKS, VERIFY
 from common.replication.messages import (
     PROTOCOL_VERSION,
     Goodbye,
@@ -32,6 +32,7 @@ from primary_site.alarms import Alarms
 from primary_site.background import first_of, retrieve
 from primary_site.group import ConsistencyGroup
 from primary_site.group_cycles import GroupCycles
+from primary_site.growing import Growth
 from primary_site.paced import Pacing
 from primary_site.rpo_watch import RpoWatch
 from primary_site.session import SendingSession, open_session
@@ -66,6 +67,7 @@ class Replicator:
         )
         self.cycles.when_moved_on = self.verifying.look_again
         self.pacing = Pacing(group.config.link, clock)
+        self.cycles.before_growth = self.verifying.stop
         self._site = site
         self._connect = connect
         self._log = log.bind(group=group.name)
@@ -115,6 +117,16 @@ class Replicator:
     async def resume(self) -> None:
         await self.group.update(suspended=False)
         self.cycles.wake.set()
+
+    async def grow(self, volume: str, size_bytes: int) -> Growth:
+        """Make a volume larger while hosts use it; it is served so on return."""
+        session = self.session
+        if session is not None and GROW not in session.features:
+            raise RefusedError(
+                f"the remote of group {self.group.name} runs a release that can't grow "
+                "volumes; upgrade it first"
+            )
+        return await self.cycles.grow(volume, size_bytes)
 
     # -- sessions ----------------------------------------------------------------------
 
@@ -214,7 +226,7 @@ class Replicator:
                 )
                 for volume in group.volumes
             ),
-            features=(DELTA, VERIFY, LINKS) if link.delta else (VERIFY, LINKS),
+            features=(*((DELTA,) if link.delta else ()), VERIFY, LINKS, GROW),
         )
         addresses = [str(a) for _ in range(link.connections) for a in link.remotes]
         return await open_session(

@@ -12,10 +12,10 @@ import asyncio
 import contextlib
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from common.errors import ConnectionLostError, PeerRefusedError, ProtocolError
-from common.replication.features import LINKS
+from common.replication.features import GROW, LINKS
 from common.replication.lineage import judge, why_refused
 from common.replication.link import GOODBYE_SECONDS, Link
 from common.replication.messages import (
@@ -32,12 +32,15 @@ from common.replication.messages import (
     Message,
     NeedFull,
     Progress,
+    Resize,
     Tracks,
     Verified,
     Welcome,
 )
 from primary_site.paced import Pacing
 from primary_site.session_links import Connect, SessionLinks, join
+
+T = TypeVar("T")
 
 
 class DrainEvents(Protocol):
@@ -63,8 +66,12 @@ class VerifyEvents(Protocol):
 class SendingSession:
     """Links of one epoch, after WELCOME."""
 
-    def __init__(self, welcome: Welcome, links: SessionLinks, pacing: Pacing) -> None:
+    def __init__(
+        self, welcome: Welcome, links: SessionLinks, pacing: Pacing, hello: Hello
+    ) -> None:
         self.welcome = welcome
+        self.sizes = [offer.size_bytes for offer in hello.volumes]
+        """Bytes of each volume, in wire order, as the remote knows them by now."""
         self.epoch = welcome.epoch
         self.features = welcome.features
         self.drain: DrainEvents | None = None
@@ -76,6 +83,7 @@ class SendingSession:
         self._window_of = b""
         self._committed: asyncio.Future[Committed] | None = None
         self._current: asyncio.Future[CurrentAsOf] | None = None
+        self._resized: asyncio.Future[Resize] | None = None
 
     @property
     def links(self) -> list[Link]:
@@ -134,6 +142,17 @@ class SendingSession:
         await self.send(CurrentAsOf(self.epoch, number, time_ns))
         await self._current
 
+    async def resize(self, volume: int, from_bytes: int, size_bytes: int) -> None:
+        """Have the remote make a volume as large as it is here, durably."""
+        if GROW not in self.features:
+            raise ConnectionLostError("the remote's release can't grow a volume")
+        self._resized = asyncio.get_running_loop().create_future()
+        await self.send(Resize(self.epoch, volume, from_bytes, size_bytes))
+        answer = await self._resized
+        if (answer.volume, answer.size_bytes) != (volume, size_bytes):
+            raise ProtocolError("RESIZE answered for another volume or size")
+        self.sizes[volume] = size_bytes
+
     async def receive(self) -> None:
         """Receive until the session ends: then raise why."""
         try:
@@ -157,11 +176,11 @@ class SendingSession:
                 if self.verifier is not None:
                     self.verifier.on_verified(message)
             case Committed():
-                if self._committed is not None and not self._committed.done():
-                    self._committed.set_result(message)
+                _settle(self._committed, message)
             case CurrentAsOf():
-                if self._current is not None and not self._current.done():
-                    self._current.set_result(message)
+                _settle(self._current, message)
+            case Resize():
+                _settle(self._resized, message)
             case _:
                 raise ProtocolError(f"{type(message).__name__} is not the remote's")
 
@@ -207,6 +226,11 @@ class SendingSession:
             link.abort()
 
 
+def _settle(asked: asyncio.Future[T] | None, answer: T) -> None:
+    if asked is not None and not asked.done():
+        asked.set_result(answer)
+
+
 async def open_session(
     addresses: Sequence[str],
     hello: Hello,
@@ -241,7 +265,7 @@ async def open_session(
             link.abort()
         raise
     found = SessionLinks(welcome, links, addresses, connect, pacing, outlives=outlives)
-    return SendingSession(welcome, found, pacing)
+    return SendingSession(welcome, found, pacing, hello)
 
 
 async def _connect_first(

@@ -67,6 +67,8 @@ class Verifying:
                 f"a verify of {name} is under way: farshore verify {name} --stop "
                 "ends it"
             )
+        if self._cycles.is_growing:
+            raise RefusedError(f"a volume of {name} grows: try again in a moment")
         if self._group.failed is not None:
             raise RefusedError(f"group {name} has failed: {self._group.failed}")
         if self._group.state.suspended:

@@ -27,10 +27,11 @@ from common.ports import (
     HostRequest,
     Threads,
 )
+from common.storage.bitmap import Bitmap
 from common.storage.flashcopy import Runs
 from common.storage.geometry import Geometry
 from primary_site.at_once import Span, WritesAtOnce, overlaps, span
-from primary_site.changes import VolumeChanges
+from primary_site.changes import Room, VolumeChanges
 from primary_site.extents import (
     CONTEXTS,
     Look,
@@ -180,6 +181,20 @@ class PrimaryVolume:
         self.preserver.close()
         self.heat.durable.close()
         self.device.close()
+
+    def grow(self, geometry: Geometry, room: Room) -> tuple[Bitmap, Bitmap]:
+        """Serve a larger volume from now on; see `VolumeChanges.grow`.
+
+        One step on the loop. Who connects from here on sees the new size; who is
+        connected keeps the size that was agreed.
+        """
+        found = self.changes.grow(geometry, room)
+        self.preserver.take_size(geometry)
+        self.heat.take_size(geometry)
+        self._at_once.take_size(geometry)
+        self.geometry = geometry
+        self.size_bytes = geometry.size_bytes
+        return found
 
     # -- requests --------------------------------------------------------------------
 

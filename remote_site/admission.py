@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from common.certificates import Certificate
+from common.replication.features import GROW
 from common.replication.lineage import ReceiverState, Verdict, judge, why_refused
 from common.replication.messages import (
     PROTOCOL_VERSION,
@@ -114,20 +115,25 @@ def _names_refusal(hello: Hello, expected: Expected) -> Goodbye | None:
 
 def _shape_refusal(hello: Hello, expected: Expected) -> Goodbye | None:
     bound = {offer.name: offer for offer in expected.volumes}
+    may_have_grown = GROW in hello.features
     for offer in hello.volumes:
         known = bound.get(offer.name)
         if known is None:
             continue
-        found = _one_shape_refusal(f"{expected.group}/{offer.name}", offer, known)
+        place = f"{expected.group}/{offer.name}"
+        found = _one_shape_refusal(place, offer, known, may_have_grown)
         if found is not None:
             return found
     return None
 
 
 def _one_shape_refusal(
-    place: str, offer: VolumeOffer, known: VolumeOffer
+    place: str, offer: VolumeOffer, known: VolumeOffer, may_have_grown: bool
 ) -> Goodbye | None:
-    if offer.size_bytes != known.size_bytes:
+    """A larger volume that has grown by its record says so next, by RESIZE."""
+    if offer.size_bytes < known.size_bytes or (
+        offer.size_bytes > known.size_bytes and not may_have_grown
+    ):
         return goodbye(
             GoodbyeReason.SIZE_MISMATCH,
             f"{place} has {known.size_bytes} bytes at the remote and "

@@ -66,8 +66,10 @@ def _preserve(
     assert preserved is not None
     pending: list[OldRun] = []
     pending_bytes = 0
+    # What a volume has grown by since its newest point is no part of that point.
+    end = journal.header.track_count
     for first, count in runs:
-        for clear in _clear_runs(preserved, first, count):
+        for clear in _clear_runs(preserved, first, min(count, end - first)):
             for old in _old_runs(volume, journal, *clear):
                 size = len(old.data) if old.data is not None else 0
                 if (
@@ -95,10 +97,12 @@ def _old_runs(
 ) -> Iterator[OldRun]:
     """Yield the device's content; holes become records of zeroes, unread.
 
-    A short run is read at once: asking for its holes would cost more.
+    A short run is read at once: asking for its holes would cost more. The last track
+    of the journal's point may be cut where the volume has grown on.
     """
+    geometry = journal.header.geometry
     if count <= journal.header.run_tracks_max:
-        old = volume.device.read(*volume.geometry.byte_range(first, count))
+        old = volume.device.read(*geometry.byte_range(first, count))
         yield OldRun(first, count, None if is_zero(old) else old)
         return
     for start, tracks, is_hole in volume.track_extents(first, count):
@@ -107,7 +111,7 @@ def _old_runs(
             run = min(step, start + tracks - at)
             data = None
             if not is_hole:
-                data = volume.device.read(*volume.geometry.byte_range(at, run))
+                data = volume.device.read(*geometry.byte_range(at, run))
             yield OldRun(at, run, data)
 
 

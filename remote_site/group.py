@@ -128,6 +128,8 @@ class ReceivingGroup:
             self.session = None
         if session.failure is not None:
             self._storage_goodbye(session.failure)
+        if session.refused is not None:
+            self._note_refusal(session.refused)
 
     # -- admission -----------------------------------------------------------------
 
@@ -203,12 +205,11 @@ class ReceivingGroup:
             store=self.store,
             receiver=Receiver(
                 epoch,
-                shapes := _shapes(hello),
+                _shapes(hello),
                 newest.number if newest else None,
                 newest.cycle_id if newest else None,
             ),
             features=features,
-            shapes=shapes,
             order=self._order(hello),
             threads=self._threads,
             clock=self._clock,

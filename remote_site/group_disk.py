@@ -25,12 +25,19 @@ from common.replication.messages import PROGRESS_MAX, VolumeOffer
 from common.storage.flush_guard import FlushGuard
 from common.storage.record import DurableRecord
 from remote_site.group_journals import GroupJournals
+from remote_site.growing import check_growth, extend_device
 from remote_site.secondary import SecondaryVolume
 from remote_site.secondary_device import (
     make_devices,
     open_device,
 )
-from remote_site.store_state import Point, StoreState, from_record, to_record
+from remote_site.store_state import (
+    Point,
+    StoreState,
+    from_record,
+    sized,
+    to_record,
+)
 
 RECORD_NAME = "store"
 LOCK_NAME = "lock"
@@ -145,10 +152,18 @@ class GroupDisk:
         self, state: StoreState, undo: ExitStack
     ) -> tuple[SecondaryVolume, ...]:
         volumes = []
-        for offer in state.volumes:
+        growing = state.growing or (0,) * len(state.volumes)
+        for offer, growing_bytes in zip(state.volumes, growing, strict=True):
             key = f"group {state.group!r}, volume {offer.name!r}"
             path = self.settings.devices[offer.name]
-            device = open_device(self._files, path, offer.size_bytes, key)
+            device = open_device(
+                self._files,
+                path,
+                offer.size_bytes,
+                key,
+                is_bound=True,
+                growing_bytes=growing_bytes,
+            )
             volume = SecondaryVolume(offer, device, self.guard)
             undo.callback(volume.close)
             volume.is_unsynced = True  # by a process that was killed
@@ -296,6 +311,34 @@ class GroupDisk:
             self._store(replace(state, points=(*state.points[:-1], newest)))
             with self._pinning:
                 self.points = (*self.points[:-1], newest)
+
+    def grow(self, index: int, from_bytes: int, size_bytes: int) -> None:
+        """Make a volume as large as the sender's record says it has grown.
+
+        Order: the record with the intent, fdatasync; the device extended, fdatasync;
+        the record with the volume's size and those of the points before it; only then
+        visible. The crashes it defends against: a device of a length that no record
+        explains; a point that is taken to be as large as its volume has become.
+
+        Between cycles. Raises `DeviceError` or `StateMismatchError`: then nothing has
+        changed but the intent.
+        """
+        with self._changing:
+            self.guard.check()
+            state = self._bound()
+            if not check_growth(
+                state, index, from_bytes, size_bytes, self._record_path
+            ):
+                return
+            volume = self.volumes[index]
+            self._store(state.will_grow(index, size_bytes))
+            extend_device(volume.device, size_bytes, self.guard, volume.offer.name)
+            with volume.lock:
+                state = self._bound()
+                self._store(state.grown(index, size_bytes))
+                with self._pinning:
+                    self.points = tuple(sized(p, state.sizes) for p in self.points)
+                volume.take_size(self._bound().volumes[index])
 
     # -- commit ------------------------------------------------------------------------
 

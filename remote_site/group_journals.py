@@ -29,14 +29,20 @@ class GroupJournals:
         self._guard = guard
 
     def _header(
-        self, group_id: bytes, offer: VolumeOffer, relation_id: bytes, number: int
+        self,
+        group_id: bytes,
+        offer: VolumeOffer,
+        size_bytes: int,
+        relation_id: bytes,
+        number: int,
     ) -> JournalHeader:
+        """`size_bytes`: of the volume at the point, which it may have outgrown."""
         return JournalHeader(
             group_id=group_id,
             volume_id=offer.volume_id,
             relation_id=relation_id,
             point_number=number,
-            size_bytes=offer.size_bytes,
+            size_bytes=size_bytes,
             track_bytes=offer.track_bytes,
         )
 
@@ -60,11 +66,15 @@ class GroupJournals:
             return
         self._guard.sync_directory(self._files, self._directory)
         present = set(self._files.list(self._directory))
-        for volume in volumes:
+        for index, volume in enumerate(volumes):
             journals: list[Journal] = []
             for point, relation_id in zip(state.points, state.relations, strict=True):
                 header = self._header(
-                    state.group_id, volume.offer, relation_id, point.number
+                    state.group_id,
+                    volume.offer,
+                    state.size_at(point, index),
+                    relation_id,
+                    point.number,
                 )
                 path = self._path(volume.offer, point.number)
                 if path.rpartition("/")[2] not in present:
@@ -90,7 +100,10 @@ class GroupJournals:
         journals: list[Journal] = []
         try:
             for volume in volumes:
-                header = self._header(group_id, volume.offer, relation_id, number)
+                size_bytes = volume.offer.size_bytes
+                header = self._header(
+                    group_id, volume.offer, size_bytes, relation_id, number
+                )
                 path = self._path(volume.offer, number)
                 journals.append(Journal.create(self._files, path, header, self._guard))
             self._guard.sync_directory(self._files, self._directory)

@@ -26,6 +26,7 @@ from common.replication.messages import (
     CycleBegin,
     CycleEnd,
     Hashes,
+    Resize,
     Tracks,
 )
 
@@ -150,7 +151,8 @@ class Receiver:
         self.cycle: CycleBegin | None = None
         self.committed_number = committed_number
         self.committed_cycle_id = committed_cycle_id
-        self._volumes = tuple(volumes)
+        self.shapes = list(volumes)
+        """In the peer's order; between two cycles one may grow."""
         self._closed = False
         self._reset()
 
@@ -198,7 +200,7 @@ class Receiver:
         if not self.is_current(message.epoch, message.cycle_id):
             return False
         self._move(Event.FRAME)
-        if message.volume >= len(self._volumes):
+        if message.volume >= len(self.shapes):
             raise ProtocolError(f"frame for volume {message.volume} of none such")
         if isinstance(message, Hashes):
             self._check_hashes(message)
@@ -230,6 +232,21 @@ class Receiver:
             self.cycle = None
             self._reset()
         return True
+
+    def resize(self, message: Resize) -> bool:
+        """Tell whether a volume is to grow now; False: it is another session's."""
+        if not self._is_mine(message.epoch):
+            return False
+        if message.volume >= len(self.shapes):
+            raise ProtocolError(f"RESIZE of volume {message.volume} of none such")
+        if self.state is not CycleState.NONE:
+            raise ProtocolError("RESIZE within a cycle: a cut has one size")
+        return True
+
+    def resized(self, volume: int, size_bytes: int) -> None:
+        """It is durable: frames of the next cycle are checked against the new size."""
+        track_bytes = self.shapes[volume].track_bytes
+        self.shapes[volume] = VolumeShape(size_bytes, track_bytes)
 
     # -- what the shell has done ---------------------------------------------------
 
@@ -316,7 +333,7 @@ class Receiver:
         self.state = after
 
     def _check_hashes(self, message: Hashes) -> None:
-        shape = self._volumes[message.volume]
+        shape = self.shapes[message.volume]
         if message.first + message.count > shape.track_count:
             raise ProtocolError("HASHES of tracks beyond the volume's end")
         if message.count * shape.track_bytes > COVERED_BYTES_MAX:

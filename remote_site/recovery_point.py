@@ -27,6 +27,7 @@ from common.storage.extents import (
     window,
     worth_telling,
 )
+from common.storage.geometry import Geometry
 from common.storage.journal import Journal
 from common.storage.journal_format import Entry
 from remote_site.secondary import SecondaryVolume
@@ -49,7 +50,15 @@ class PointImage:
         self._volume = volume
         self._number = number
         self.before = before
+        self.geometry = self._geometry_at(number)
+        """Of the point: its volume may have grown since, and may while it is read."""
         self._unpacked: tuple[Journal, Entry, bytes | None] | None = None
+
+    def _geometry_at(self, number: int) -> Geometry:
+        for journal in self._volume.journals:
+            if journal.header.point_number == number:
+                return journal.header.geometry
+        raise AssertionError(f"point {number} has no journal")
 
     def _journals(self) -> list[Journal]:
         return [
@@ -86,7 +95,7 @@ class PointImage:
         Raises `StorageError`, or `CorruptStateError` where a checksum fails.
         """
         data = bytearray(length)
-        pieces, runs = self._resolve([self._volume.geometry.tracks(offset, length)])
+        pieces, runs = self._resolve([self.geometry.tracks(offset, length)])
         for run in runs:
             start, size = self._clip(run, offset, length)
             data[start - offset : start - offset + size] = self._volume.device.read(
@@ -103,7 +112,7 @@ class PointImage:
         return data
 
     def _clip(self, run: Run, offset: int, length: int) -> tuple[int, int]:
-        start, size = self._volume.geometry.byte_range(*run)
+        start, size = self.geometry.byte_range(*run)
         end = min(start + size, offset + length)
         start = max(start, offset)
         return start, end - start
@@ -117,7 +126,7 @@ class PointImage:
             self._unpacked = kept
         if kept[2] is None:
             return bytes(size)
-        at = start - entry[0] * self._volume.geometry.track_bytes
+        at = start - entry[0] * self.geometry.track_bytes
         return kept[2][at : at + size]
 
     def read_runs(self, offset: int, length: int) -> ReadRuns:
@@ -140,14 +149,12 @@ class PointImage:
         data is always a safe answer. Looks again, as `read` does: a track may have
         been preserved and punched between the first look and the device's answer.
         """
-        volume = self._volume
-        first, count = window(volume.geometry, offset, length)
+        first, count = window(self.geometry, offset, length)
         _, runs = self._resolve([(first, count)])
         holes: list[Run] = []
         for run in runs:
-            holes.extend(
-                (f, c) for f, c, is_hole in volume.track_extents(*run) if is_hole
-            )
+            found = self._volume.track_extents(*run)
+            holes.extend((f, c) for f, c, is_hole in found if is_hole)
         _, holes = self._resolve(sorted(holes))
         return self._told(holes, (first, count), offset, length, HOLE_AND_ZERO)
 
@@ -157,16 +164,21 @@ class PointImage:
         The journals from that point up to this one hold the old content of every
         track that was overwritten between the two, and of no other. They are
         complete since this point was committed. A track that was overwritten with
-        what it held already counts: more than differs, never less.
+        what it held already counts: more than differs, never less. So does what the
+        volume has grown by since that point.
         """
         assert self.before is not None
-        first, count = window(self._volume.geometry, offset, length)
+        first, count = window(self.geometry, offset, length)
         runs: list[Run] = [
             entry[:2]
             for journal in self._volume.journals
             if self.before <= journal.header.point_number < self._number
             for entry in journal.find(first, count)
         ]
+        before_bytes = self._geometry_at(self.before).size_bytes
+        if before_bytes < self.geometry.size_bytes:
+            known = before_bytes // self.geometry.track_bytes
+            runs.append((known, self.geometry.track_count - known))
         return self._told(runs, (first, count), offset, length, DIRTY)
 
     def _told(
@@ -176,7 +188,7 @@ class PointImage:
         bits = np.zeros(count, np.bool_)
         for start, tracks in runs:
             bits[max(start - first, 0) : max(start + tracks - first, 0)] = True
-        return tell_bits(bits, self._volume.geometry, first, offset, length, flag)
+        return tell_bits(bits, self.geometry, first, offset, length, flag)
 
 
 class Pins(Protocol):
@@ -199,16 +211,15 @@ class PointVolume:
     def __init__(
         self,
         image: PointImage,
-        volume: SecondaryVolume,
         description: str,
         threads: Threads,
         pins: Pins,
     ) -> None:
         self.loop = asyncio.get_running_loop()
-        self.size_bytes = volume.geometry.size_bytes
+        self.size_bytes = image.geometry.size_bytes
         self.read_only = True
         self.description = description
-        self.preferred_block_bytes = volume.geometry.track_bytes
+        self.preferred_block_bytes = image.geometry.track_bytes
         self.contexts: tuple[str, ...] = (BASE_ALLOCATION,)
         if image.before is not None:
             self.contexts = (BASE_ALLOCATION, DIRTY_BITMAP)

@@ -37,6 +37,14 @@ class SecondaryVolume:
         self.is_unsynced = False
         """The device may hold writes that no fdatasync has covered."""
 
+    def take_size(self, offer: VolumeOffer) -> None:
+        """Be as large as the record says now; whoever calls it holds `lock`.
+
+        Who reads a point meanwhile goes by the point's own size.
+        """
+        self.offer = offer
+        self.geometry = Geometry(offer.size_bytes, offer.track_bytes, offer.track_bytes)
+
     def datasync(self) -> None:
         """Make durable every write that has returned.
 

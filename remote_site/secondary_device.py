@@ -25,14 +25,26 @@ class DeviceHoldsDataError(DeviceError):
     """The operator has to say that a device's content may be replaced."""
 
 
-def open_device(files: Files, path: str, size_bytes: int, key: str) -> File:
+def open_device(
+    files: Files,
+    path: str,
+    size_bytes: int,
+    key: str,
+    *,
+    is_bound: bool = False,
+    growing_bytes: int = 0,
+) -> File:
     """Open a device that has to be there with this size.
 
-    Raises `DeviceError`, `DeviceBusyError`; changes nothing.
+    Or, once `is_bound`, with `growing_bytes`, which a growth that was cut short may
+    have given it; and a block device may be larger, as it has to be before its volume
+    can grow. Raises `DeviceError`, `DeviceBusyError`; changes nothing.
     """
     device = files.open(path, lock=True, scattered=True)
     size = device.size()
-    if size == size_bytes:
+    if size == size_bytes or (is_bound and size == growing_bytes):
+        return device
+    if is_bound and device.is_block_device and size > size_bytes:
         return device
     device.close()
     raise DeviceError(

@@ -18,9 +18,11 @@ import structlog
 
 from common.errors import (
     ConnectionLostError,
+    DeviceError,
     FarshoreError,
     PeerRefusedError,
     ProtocolError,
+    StateMismatchError,
     StorageError,
 )
 from common.ports import Clock, Threads
@@ -42,13 +44,14 @@ from common.replication.messages import (
     NeedFull,
     Noted,
     Progress,
+    Resize,
     Tracks,
     Verify,
     goodbye,
 )
 from remote_site.batches import decode_batch
 from remote_site.links import SessionLinks
-from remote_site.receiver import Begun, Receiver, VolumeShape, credit_cost
+from remote_site.receiver import Begun, Receiver, credit_cost
 from remote_site.store import GroupStore
 from remote_site.verifying import Answering
 
@@ -67,7 +70,7 @@ with it: a quarter of the window, so that the sender is not out of it meanwhile.
 
 LINKS_MAX = 64
 
-_CONTROL = CycleBegin | CycleEnd | Abandon | CurrentAsOf | Noted
+_CONTROL = CycleBegin | CycleEnd | Abandon | CurrentAsOf | Noted | Resize
 
 
 class ReceivingSession:
@@ -82,21 +85,21 @@ class ReceivingSession:
         store: GroupStore,
         receiver: Receiver,
         features: Sequence[str],
-        shapes: Sequence[VolumeShape],
         order: Sequence[int],
         threads: Threads,
         clock: Clock,
         on_committed: Callable[[], None],
     ) -> None:
-        """`shapes` are in the peer's order; `order` gives the store's index of each."""
+        """`order` gives the store's index of each volume, in the peer's order."""
         self.token = token
         self.receiver = receiver
         self.end_reason: str | None = None
         self.failure: FarshoreError | None = None
+        self.refused: Goodbye | None = None
+        """What only an operator can mend, found after the WELCOME."""
         self.closed = asyncio.Event()
         self._store = store
         self._features = frozenset(features)
-        self._shapes = shapes
         self._order = order
         self._threads = threads
         self._clock = clock
@@ -104,9 +107,11 @@ class ReceivingSession:
         self._log = structlog.get_logger().bind(
             group=name, peer=peer, epoch=receiver.epoch
         )
-        self._answering = Answering(receiver.epoch, store, shapes, order, self._send)
+        self._answering = Answering(
+            receiver.epoch, store, receiver.shapes, order, self._send
+        )
         self._queues: list[asyncio.Queue[Tracks | Hashes | None]] = [
-            asyncio.Queue(FRAMES_QUEUED_MAX) for _ in shapes
+            asyncio.Queue(FRAMES_QUEUED_MAX) for _ in order
         ]
         self._control: asyncio.Queue[_CONTROL | None] = asyncio.Queue(
             CONTROL_QUEUED_MAX
@@ -258,7 +263,14 @@ class ReceivingSession:
                     self._unapplied_count += 1
                     self._idle.clear()
                     await self._queues[message.volume].put(message)
-            case CycleBegin() | CycleEnd() | Abandon() | CurrentAsOf() | Noted():
+            case (
+                CycleBegin()
+                | CycleEnd()
+                | Abandon()
+                | CurrentAsOf()
+                | Noted()
+                | Resize()
+            ):
                 await self._control.put(message)
             case Verify():
                 self._answering.take(message)
@@ -284,8 +296,11 @@ class ReceivingSession:
                     await self._advance_current(message)
                 case Noted():
                     await self._note(message)
+                case Resize():
+                    await self._resize(message)
 
     async def _begin(self, message: CycleBegin) -> None:
+        self._check_sizes()
         match self.receiver.begin(message):
             case Begun.OPENED:
                 # Frames of the cycle before are dropped now; those in a thread end.
@@ -323,6 +338,38 @@ class ReceivingSession:
         if message.epoch == self.epoch and not self._stopping:
             await self._store.note(message.cycle_id)
 
+    async def _resize(self, message: Resize) -> None:
+        """Follow a volume that has grown; its points keep the sizes they have."""
+        if not self.receiver.resize(message):
+            return
+        await self._idle.wait()  # for frames of a cycle that was abandoned
+        if self._stopping:
+            return
+        index = self._order[message.volume]
+        before = self._store.volumes[index]
+        try:
+            await self._store.grow(index, message.from_bytes, message.size_bytes)
+        except (DeviceError, StateMismatchError) as error:
+            self.refused = goodbye(GoodbyeReason.SIZE_MISMATCH, str(error))
+            self.end(str(error), self.refused)
+            return
+        self.receiver.resized(message.volume, message.size_bytes)
+        if before.size_bytes != message.size_bytes:
+            self._log.info(
+                "volume_grown",
+                volume=before.name,
+                before_bytes=before.size_bytes,
+                size_bytes=message.size_bytes,
+            )
+        await self._send(message)
+
+    def _check_sizes(self) -> None:
+        """A HELLO may offer more than is here; a cycle begins only once it is."""
+        for volume, index in enumerate(self._order):
+            mine = self._store.volumes[index].size_bytes
+            if self.receiver.shapes[volume].size_bytes != mine:
+                raise ProtocolError("CYCLE_BEGIN before the RESIZE of a volume")
+
     # -- appliers --------------------------------------------------------------------
 
     async def _apply(self, volume: int) -> None:
@@ -355,7 +402,7 @@ class ReceivingSession:
     async def _apply_tracks(self, volume: int, batch: list[Tracks]) -> None:
         current = [each for each in batch if self._is_current(each)]
         if current:
-            shape = self._shapes[volume]
+            shape = self.receiver.shapes[volume]
             groups = await self._threads.run(
                 decode_batch, current, shape, delta=DELTA in self._features
             )

@@ -171,6 +171,10 @@ class GroupStore:
         """Record a cycle, durably, before any track of it may be applied."""
         await self._run(partial(self._disk.begin_cycle, cycle))
 
+    async def grow(self, volume: int, from_bytes: int, size_bytes: int) -> None:
+        """Make a volume larger, durably, between cycles; see `GroupDisk.grow`."""
+        await self._run(partial(self._disk.grow, volume, from_bytes, size_bytes))
+
     async def note(self, cycle_id: bytes | None) -> None:
         """Record, durably, that the sender knows of this session and this point."""
         await self._run(partial(self._disk.note, cycle_id))
@@ -249,7 +253,6 @@ class GroupStore:
                 name = f"{self._disk.settings.group}/{volume_name}@{pinned}"
                 return PointVolume(
                     PointImage(volume, pinned, before),
-                    volume,
                     name if before is None else f"{name}, changes since @{before}",
                     self._threads,
                     OpeningPins(self._disk, pinned, before),

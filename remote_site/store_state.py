@@ -17,13 +17,17 @@ FORMAT_VERSION = 3
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A recovery point; `number` is its cycle's. Times: wall clock of the primary."""
+    """A recovery point; `number` is its cycle's. Times: wall clock of the primary.
+
+    `sizes`: bytes of each of its volumes, where any has grown since; else empty.
+    """
 
     number: int
     cycle_id: bytes
     cut_ns: int
     current_as_of_ns: int
     label: str | None
+    sizes: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +41,9 @@ class StoreState:
     `begun`, `is_noted`, `progress_count`, `shown_epoch`, `shown` and `given` are what
     an older copy of the sender, or of this state, is known by: see
     `common.replication.lineage`.
+
+    `growing[i]`: the device of `volumes[i]` may have been extended up to so many
+    bytes; 0, or all of it empty: it is as long as its volume.
     """
 
     group: str
@@ -55,8 +62,11 @@ class StoreState:
     shown_epoch: int = 0
     shown: bytes = NO_ID
     given: bytes = NO_ID
+    growing: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        assert len(self.growing) in {0, len(self.volumes)}
+        assert all(len(p.sizes) in {0, len(self.volumes)} for p in self.points)
         assert len(self.points) == len(self.relations)
         assert len(self.volumes) == len(self.created)
         assert not self.points or self.relation_id == self.relations[-1]
@@ -80,6 +90,35 @@ class StoreState:
         dropped = sum(point.number < number for point in self.points)
         return replace(
             self, points=self.points[dropped:], relations=self.relations[dropped:]
+        )
+
+    # -- volumes that grow -------------------------------------------------------------
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        return tuple(offer.size_bytes for offer in self.volumes)
+
+    def size_at(self, point: Point, index: int) -> int:
+        """Return the bytes of `volumes[index]` at a point."""
+        return (point.sizes or self.sizes)[index]
+
+    def will_grow(self, index: int, size_bytes: int) -> StoreState:
+        """Return the intent: from here on the device may be so long."""
+        growing = list(self.growing or [0] * len(self.volumes))
+        growing[index] = size_bytes
+        return replace(self, growing=tuple(growing))
+
+    def grown(self, index: int, size_bytes: int) -> StoreState:
+        """Return this state with a larger volume; its points keep their sizes."""
+        growing, volumes = list(self.growing), list(self.volumes)
+        assert growing[index] == size_bytes, "recorded before"
+        growing[index] = 0
+        volumes[index] = replace(volumes[index], size_bytes=size_bytes)
+        return replace(
+            self,
+            volumes=tuple(volumes),
+            growing=tuple(growing) if any(growing) else (),
+            points=tuple(sized(point, self.sizes) for point in self.points),
         )
 
     # -- what the sender is judged by --------------------------------------------------
@@ -136,6 +175,11 @@ class StoreState:
         )
 
 
+def sized(point: Point, sizes: tuple[int, ...]) -> Point:
+    """Return the point with its sizes written down, which are these now."""
+    return point if point.sizes else replace(point, sizes=sizes)
+
+
 def to_record(state: StoreState) -> dict[str, Any]:
     """Return the msgpack-able form."""
     record: dict[str, Any] = {name: getattr(state, name) for name in state.__slots__}
@@ -150,6 +194,11 @@ def _values(record: VolumeOffer | Point | CycleName) -> list[Any]:
     return [getattr(record, name) for name in record.__slots__]
 
 
+def _point(values: list[Any]) -> Point:
+    point = Point(*values)
+    return replace(point, sizes=tuple(point.sizes))
+
+
 def from_record(record: dict[str, Any], path: str) -> StoreState:
     """Read `to_record`'s form; an unknown version is refused by name."""
     record = dict(record)
@@ -160,7 +209,8 @@ def from_record(record: dict[str, Any], path: str) -> StoreState:
             "farshore reads; run the release that wrote it, or upgrade"
         )
     record["volumes"] = tuple(VolumeOffer(*fields) for fields in record["volumes"])
-    record["points"] = tuple(Point(*fields) for fields in record["points"])
+    record["points"] = tuple(_point(values) for values in record["points"])
+    record["growing"] = tuple(record.get("growing", ()))
     record["begun"] = record["begun"] and CycleName(*record["begun"])
     record["created"] = tuple(record["created"])
     record["relations"] = tuple(record["relations"])

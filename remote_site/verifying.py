@@ -128,7 +128,10 @@ class Answering:
         self, question: Verify, number: int
     ) -> tuple[Outcome, tuple[bytes, ...], str]:
         image = self._store.image(self._order[question.volume], number)
-        shape = self._shapes[question.volume]
+        geometry = image.geometry  # of the point: the volume may have grown since
+        if question.first + question.count > geometry.track_count:
+            return Outcome.GONE, (), ""
+        shape = VolumeShape(geometry.size_bytes, geometry.track_bytes)
         try:
             is_equal, leaves = await self._store.run_reader(
                 lambda: compare(image, shape, question)

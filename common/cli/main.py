@@ -9,6 +9,7 @@ import click
 from common.cli.config_commands import config, init
 from common.cli.exit_codes import NEXT_COMMANDS, exit_codes_text
 from common.cli.group_commands import cut, points, resume, suspend
+from common.cli.grow_command import grow
 from common.cli.scrub_command import scrub
 from common.cli.status_command import status
 from common.cli.verify_command import verify
@@ -53,7 +54,18 @@ def cli() -> None:
     block volumes at a second site."""
 
 
-for _command in (status, cut, suspend, resume, points, verify, scrub, config, init):
+for _command in (
+    status,
+    cut,
+    suspend,
+    resume,
+    points,
+    verify,
+    scrub,
+    grow,
+    config,
+    init,
+):
     cli.add_command(_command)
 
 

@@ -58,6 +58,7 @@ from common.replication.messages import (
     Noted,
     Outcome,
     Progress,
+    Resize,
     Tracks,
     Verified,
     Verify,
@@ -88,10 +89,11 @@ def _offer(value: Any) -> VolumeOffer:
     return VolumeOffer(*_offer_fields(value))
 
 
+_size = fields.multiple(SECTOR_BYTES, VOLUME_BYTES_MAX)
 _offer_fields = fields.record(
     fields.name,
     _identity,
-    fields.multiple(SECTOR_BYTES, VOLUME_BYTES_MAX),
+    _size,
     fields.power_of_two(TRACK_BYTES_MIN, TRACK_BYTES_MAX),
 )
 
@@ -255,6 +257,7 @@ _TABLE: dict[MessageType, tuple[type[Any], fields.Check]] = {
         ),
     ),
     MessageType.CONTROL_RECEIVED: (ControlReceived, fields.record(_u63, _u63)),
+    MessageType.RESIZE: (Resize, fields.record(_u63, _volume, _size, _size)),
 }
 _RECORDS = (VolumeOffer, SenderState, ReceiverState)
 _TYPES = {message: kind for kind, (message, _) in _TABLE.items()}

@@ -18,7 +18,10 @@ VERIFY: Final = "verify"
 LINKS: Final = "links"
 """A session outlives its single links: see `control.py`, and LINKS_LOST."""
 
-TAKEN: Final = (DELTA, VERIFY, LINKS)
+GROW: Final = "grow"
+"""RESIZE is understood: a HELLO may offer more than the receiver has of a volume."""
+
+TAKEN: Final = (DELTA, VERIFY, LINKS, GROW)
 """What a receiver of this version takes."""
 
 

@@ -81,6 +81,7 @@ class MessageType(enum.IntEnum):
     NOTED = 17
     VERIFY = 18
     VERIFIED = 19
+    RESIZE = 20
     LINK = 30
     LINKS_LOST = 31
     LINKS_CLOSED = 32
@@ -418,6 +419,21 @@ class ControlReceived:
 
 
 @dataclass(frozen=True, slots=True)
+class Resize:
+    """The sender's record says that a volume has grown to `size_bytes`.
+
+    Between cycles only; echoed once durable. `from_bytes`: what it had before it
+    ever grew. A receiver with a size between the two has missed a growth; with any
+    other one it holds something else.
+    """
+
+    epoch: int
+    volume: int
+    from_bytes: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Heartbeat:
     """A sign of life; `sent_ns` is the sender's wall clock.
 
@@ -460,6 +476,7 @@ Message = (
     | LinksLost
     | LinksClosed
     | ControlReceived
+    | Resize
 )
 
 

@@ -122,7 +122,9 @@ class PrimaryVolume(Table):
         alias="size",
         description=(
             "Size of the volume, a multiple of 512 bytes. Needed to create a file; "
-            "an existing device must have exactly this size. Default: the device's."
+            "a file that exists must have exactly this size. Of a volume that farshore "
+            "grow has made larger, a size that it had once is warned of, and the grown "
+            "one counts. Default: the device's."
         ),
     )
     track_bytes: Annotated[

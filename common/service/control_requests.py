@@ -9,7 +9,9 @@ from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
+    Field,
     StrictBool,
+    StrictInt,
     StrictStr,
     ValidationError,
 )
@@ -18,6 +20,7 @@ from common.errors import RefusedError
 from common.replication.messages import LABEL_BYTES_MAX
 from common.service.config_common import Name
 from common.service.units import format_bandwidth, parse_bandwidth
+from common.storage.geometry import VOLUME_BYTES_MAX
 
 RATE_DEFAULT = "50MiB/s"
 """Read at a site for a verify or a scrub: others are to have the rest of the device."""
@@ -83,6 +86,13 @@ class ScrubArguments(GroupArguments):
     rate: Annotated[StrictStr, AfterValidator(check_rate)] = RATE_DEFAULT
 
 
+class GrowArguments(GroupArguments):
+    """`grow` names a volume of the group, and the size that it is to have."""
+
+    volume: Name
+    size_bytes: Annotated[StrictInt, Field(gt=0, le=VOLUME_BYTES_MAX)]
+
+
 REQUESTS: dict[str, type[Arguments]] = {
     "status": NoArguments,
     "cut": CutArguments,
@@ -91,6 +101,7 @@ REQUESTS: dict[str, type[Arguments]] = {
     "points": GroupArguments,
     "verify": VerifyArguments,
     "scrub": ScrubArguments,
+    "grow": GrowArguments,
 }
 
 

@@ -36,9 +36,15 @@ class Bitmap:
         return bitmap
 
     def copy(self) -> Bitmap:
+        return self.extended(self.bit_count)
+
+    def extended(self, bit_count: int) -> Bitmap:
+        """Return a copy of `bit_count` bits, the further ones clear."""
+        assert bit_count >= self.bit_count
         other = Bitmap.__new__(Bitmap)
-        other.bit_count = self.bit_count
+        other.bit_count = bit_count
         other.data = bytearray(self.data)
+        other.data.extend(bytes(-(-bit_count // 64) * 8 - len(self.data)))
         other.count = self.count
         return other
 
@@ -178,21 +184,32 @@ class Bitmap:
         return np.frombuffer(self.data, dtype="<u8")
 
     def union_of(self, others: list[Bitmap]) -> Bitmap:
-        """Return a new bitmap: this one and all `others`. Off the loop for big ones."""
+        """Return a new bitmap: this one and all `others`. Off the loop for big ones.
+
+        One that was made before its volume was extended is shorter: what it does not
+        know is clear.
+        """
         result = self.copy()
         words = result.words()
         for other in others:
-            assert other.bit_count == self.bit_count
-            np.bitwise_or(words, other.words(), out=words)
+            assert other.bit_count <= self.bit_count
+            known = other.words()
+            part = words[: len(known)]
+            np.bitwise_or(part, known, out=part)
+            del part
         del words
         result.recount()
         return result
 
     def subtract(self, other: Bitmap) -> None:
-        """Clear the bits that `other` has set. Off the loop for big ones."""
-        assert other.bit_count == self.bit_count
-        words = self.words()
-        np.bitwise_and(words, ~other.words(), out=words)
+        """Clear the bits that `other`, which may be shorter, has set.
+
+        Off the loop for big ones.
+        """
+        assert other.bit_count <= self.bit_count
+        known = other.words()
+        words = self.words()[: len(known)]
+        np.bitwise_and(words, ~known, out=words)
         del words
         self.recount()
 

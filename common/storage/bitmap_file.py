@@ -61,6 +61,20 @@ class BitmapFile:
             raise
         return opened
 
+    def extend(self, bit_count: int) -> None:
+        """Make room, durably, for the pages of a volume that becomes larger.
+
+        Order: the room, fdatasync; only then may a record name the larger volume.
+        The crash it defends against: a write into the new area that is answered,
+        and whose page then finds no room. A page is as long as before, and what it
+        did not hold is clear. Raises `StorageError`; the file works on as it was.
+        """
+        assert bit_count >= self._bit_count
+        page_count = -(-bit_count // PAGE_BITS)
+        self._file.allocate(page_count * 2 * SLOT_BYTES)
+        self._file.datasync()
+        self._bit_count, self._page_count = bit_count, page_count
+
     def load(self, tag: bytes = NO_TAG, *, when_damaged: bool) -> Bitmap:
         """Return the bits as they were last saved under `tag`.
 

@@ -54,9 +54,18 @@ def window(geometry: Geometry, offset: int, length: int) -> tuple[int, int]:
 
 
 def bits_of(bitmap: Bitmap, first: int, count: int) -> Bits:
-    """Return a copy of a range of a bitmap, one element a track."""
+    """Return a copy of a range of a bitmap, one element a track.
+
+    Tracks that the bitmap, made before its volume was extended, does not know are
+    clear.
+    """
     start, end = first >> 3, (first + count + 7) >> 3
-    raw = np.frombuffer(bitmap.data, np.uint8, end - start, start)
+    if end <= len(bitmap.data):
+        raw = np.frombuffer(bitmap.data, np.uint8, end - start, start)
+    else:
+        raw = np.zeros(end - start, np.uint8)
+        known = np.frombuffer(bitmap.data, np.uint8)[start:end]
+        raw[: len(known)] = known
     bits = np.unpackbits(raw, bitorder="little")
     return bits[first & 7 : (first & 7) + count].view(np.bool_)
 

@@ -94,10 +94,18 @@ class FlashCopyMap:
         Within the hold, with no write in flight: nothing is being preserved.
         """
         assert not self._claims, "a cut while a track is preserving"
-        assert fresh.count == 0
         if self.relation is not None:
             self.relation.withdrawn = True
-        old, self.bitmap, self.relation = self.bitmap, fresh, relation
+        old, self.relation = self.replace(fresh), relation
+        return old
+
+    def replace(self, fresh: Bitmap) -> Bitmap:
+        """Go on marking in a clear bitmap, which may be larger; return the old one.
+
+        Also with writes in flight: they have marked their tracks in the old one.
+        """
+        assert fresh.count == 0
+        old, self.bitmap = self.bitmap, fresh
         return old
 
     def withdraw(self) -> None:

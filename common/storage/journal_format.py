@@ -29,6 +29,7 @@ import zstandard
 
 from common.errors import CorruptStateError
 from common.ports import Buffer
+from common.storage.geometry import Geometry
 
 HEADER_MAGIC = b"FSHJRNL1"
 BATCH_MAGIC = b"FSHBATC1"
@@ -85,6 +86,11 @@ class JournalHeader:
     @property
     def track_count(self) -> int:
         return -(-self.size_bytes // self.track_bytes)
+
+    @property
+    def geometry(self) -> Geometry:
+        """Of the point: its volume may have grown since."""
+        return Geometry(self.size_bytes, self.track_bytes, self.track_bytes)
 
     def run_bytes(self, first: int, count: int) -> int:
         """Return the bytes of a run; the last track is cut at the volume's size."""

@@ -317,15 +317,78 @@ EXHIBITS = (
         says="DID NOT RAISE",
         elsewhere="litestream, as B28a",
     ),
-)
-
-MISSING = (
-    Missing(
-        "B17",
-        "after an online resize metadata is not written to its new place",
-        "DRBD 9.2.8 to 9.2.14 (drbd 9.2.15, ChangeLog)",
-        "volumes do not grow yet: a size that is not the one of the first start is "
-        "refused at both sites; comes with live growth",
-        r"def _?(resize|grow)(_\w+)?\(",
+    Exhibit(
+        "B17a",
+        "after a growth the bitmaps have no place for what is new",
+        (
+            swap(
+                "common/storage/bitmap_file.py",
+                "        self._file.allocate(page_count * 2 * SLOT_BYTES)\n"
+                "        self._file.datasync()\n"
+                "        self._bit_count",
+                "        self._bit_count",
+            ),
+        ),
+        tests(
+            "unit/storage/test_bitmap_file.py::"
+            "test_an_extended_file_keeps_its_pages_and_has_room_for_the_new_ones"
+        ),
+        says="assert",
+        elsewhere="DRBD 9.2.8 to 9.2.14 (drbd 9.2.15, ChangeLog)",
+    ),
+    Exhibit(
+        "B17b",
+        "a start forgets that what a volume grew by was never sent",
+        (
+            swap(
+                "primary_site/group_state.py",
+                "        carried.set_range(first, tracks - first)\n",
+                "        del first\n",
+            ),
+        ),
+        tests(
+            "unit/primary_site/test_growing_volume.py::"
+            "test_what_is_new_is_carried_over_a_crash_at_any_step"
+        ),
+        says="assert",
+        elsewhere="DRBD, as B17a",
+    ),
+    Exhibit(
+        "B17c",
+        "the device is extended before the record has the intent",
+        (
+            swap(
+                "primary_site/growing.py",
+                "    await group.change(lambda state: "
+                "_growing(state, volume.name, size_bytes))\n",
+                "",
+            ),
+        ),
+        tests(
+            "unit/primary_site/test_growing_volume.py::"
+            "test_what_is_new_is_carried_over_a_crash_at_any_step"
+        ),
+        says="the state directory has",
+        elsewhere="DRBD, as B17a",
+        order="grow",
+    ),
+    Exhibit(
+        "B17d",
+        "a point is taken to be as large as its volume has become",
+        (
+            swap(
+                "remote_site/store_state.py",
+                "        return (point.sizes or self.sizes)[index]\n",
+                "        return self.sizes[index]\n",
+            ),
+        ),
+        tests(
+            "unit/remote_site/test_growing_secondary.py::"
+            "test_points_keep_their_sizes_over_a_crash_at_any_step"
+        ),
+        says="not the journal that the group's record names",
+        elsewhere="DRBD, as B17a",
     ),
 )
+
+MISSING: tuple[Missing, ...] = ()

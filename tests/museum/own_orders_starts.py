@@ -332,7 +332,7 @@ STARTS = (
         (
             swap(
                 "primary_site/opening.py",
-                "    if not is_new:\n        raise DeviceError(\n",
+                "    if saved is not None:\n        raise DeviceError(\n",
                 "    if False:\n        raise DeviceError(\n",
             ),
         ),

@@ -26,6 +26,7 @@ from common.replication.messages import (
     Noted,
     Outcome,
     Progress,
+    Resize,
     Tracks,
     Verified,
     Verify,
@@ -112,6 +113,7 @@ EXAMPLES: dict[str, Message] = {
     "links_closed": LinksClosed(7, 2, 9, CYCLE, 4, ((5, 7), (9, 9))),
     "links_closed_without_a_cycle": LinksClosed(7, 2, 9, None, 0, ()),
     "control_received": ControlReceived(7, 64),
+    "resize": Resize(7, 1, 5 << 20, (5 << 20) + 512),
     "heartbeat": Heartbeat(7, 1_700_000_004_000_000_000, 1_700_000_003_500_000_000),
     "goodbye": Goodbye(GoodbyeReason.SIZE_MISMATCH, "orders/data has 5 bytes, not 6"),
 }

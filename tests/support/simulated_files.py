@@ -458,6 +458,8 @@ def _error(number: int, path: str) -> StorageError:
 class SimulatedFile:
     """The `File` port."""
 
+    is_block_device = False
+
     def __init__(
         self, files: SimulatedFiles, path: str, inode: _Inode, *, read_only: bool
     ) -> None:

@@ -450,6 +450,8 @@ def _error(number: int, path: str) -> StorageError:
 class CrashFile:
     """The `File` port."""
 
+    is_block_device = False
+
     def __init__(
         self, disk: CrashDisk, path: str, inode: Inode, *, read_only: bool
     ) -> None:

@@ -54,6 +54,7 @@ class Totals:
     host_writes: int = 0
     point_reads: int = 0
     copies_put_back: int = 0
+    growths: int = 0
     lacks_of_room_said: int = 0
     verifies_clean: int = 0
     kills: int = 0
@@ -74,6 +75,7 @@ class Totals:
         self.host_writes += outcome.writes
         self.point_reads += outcome.point_reads
         self.copies_put_back += outcome.copies_put_back
+        self.growths += outcome.growths
         self.lacks_of_room_said += outcome.lacks_of_room_said
         self.verifies_clean += outcome.verifies_clean
         self.kills += outcome.kills

@@ -7,6 +7,7 @@ less than many runs with two or three things each.
 from __future__ import annotations
 
 import errno
+import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -73,6 +74,7 @@ KINDS = (
     *FAULTS,
     "ask_for_cut",
     "suspend",
+    "grow",
     "restore_remote",
     "restore_state",
     "restore_primary",
@@ -94,6 +96,8 @@ class Faults:
         operators = Operators(simulation)
         kinds = [getattr(self, f"_{name}") for name in FAULTS] + operators.kinds()
         self._kinds = [kind for kind in kinds if rng.random() < KINDS_SHARE]
+        apart = random.Random(self._world.seed ^ 0x6207)
+        self._kinds += [k for k in operators.later_kinds() if apart.random() < 0.2]
         self._pause = rng.choice((0.3, 0.8, 2.0))
         self.power_share = rng.choice((0.0, 0.5, 1.0))
         self.counts: dict[str, int] = {}

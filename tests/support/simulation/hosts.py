@@ -44,6 +44,7 @@ class Hosts:
         self.think_seconds = 0.02
         self.writes_replied = 0
         self.errors_met = 0
+        self.growths = 0
         self._site = site
         self._group: ConsistencyGroup | None = None
         self._life = 0
@@ -66,6 +67,13 @@ class Hosts:
         for index in range(workers):
             name = list(self.models)[index % len(self.models)]
             self.world.after(self._think(), self._next, self._life, name)
+
+    def grown(self, name: str, size_bytes: int) -> None:
+        """A volume is larger: an operator was told so, or a start has found it."""
+        model = self.models[name]
+        if size_bytes > model.size_bytes:
+            model.grow(size_bytes)
+            self.growths += 1
 
     def detach(self) -> None:
         """The daemon is gone, and with it all that was in flight."""

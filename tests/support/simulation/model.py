@@ -85,6 +85,20 @@ class VolumeModel:
         self._unanswered: dict[HostWrite, None] = {}
         """Writes of this start that were under way when their connection was lost."""
 
+    @property
+    def size_bytes(self) -> int:
+        return self.sectors * SECTOR
+
+    def grow(self, size_bytes: int) -> None:
+        """Be larger: what is new reads as zeroes, until a host writes there."""
+        was, self.sectors = self.sectors, size_bytes // SECTOR
+        assert self.sectors >= was
+        empty = HostWrite(0, was, self.sectors - was, 0)
+        empty.ended, empty.is_sure = 0, True
+        for _ in range(was, self.sectors):
+            self.visible.append([empty])
+            self.durable.append([empty])
+
     def submitted(self, stamp: int, first: int, count: int) -> HostWrite:
         write = HostWrite(stamp, first, count, next(self._events))
         self._under_way[write] = None

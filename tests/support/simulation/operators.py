@@ -1,9 +1,8 @@
 """What operators do in a run, between all that goes wrong.
 
-Takeover, failback and growing a volume belong here once the product has them: an
-operation of `Operators`, and what the oracle has to know of it. After a takeover that
-is another model of what hosts were promised (the point's), and cuts of another
-lineage; a grown volume ends its cuts at the size of their time.
+Takeover and failback belong here once the product has them: an operation of
+`Operators`, and what the oracle has to know of it. After a takeover that is another
+model of what hosts were promised (the point's), and cuts of another lineage.
 """
 
 from __future__ import annotations
@@ -13,6 +12,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tests.support.simulation.scenario import Simulation
+
+
+SECTORS_MAX = 400
+"""A volume grows no further: a run has to stay short."""
 
 
 class Operators:
@@ -31,11 +34,29 @@ class Operators:
             self._restore_primary,
         ]
 
+    def later_kinds(self) -> list[Callable[[], None]]:
+        """What seeds did not do once: chosen apart, so that most do what they did."""
+        return [self._grow]
+
     def _ask_for_cut(self) -> None:
         self._simulation.ask_for_cut(f"label {self._rng.randrange(100)}")
 
     def _suspend(self) -> None:
         self._simulation.suspend(seconds=3.0 * self._rng.random())
+
+    def _grow(self) -> None:
+        """Make a volume larger: within its last track, by some, or past its regions.
+
+        Not with an older state directory: the device would have grown, and the newest
+        state, put back, would not know it.
+        """
+        if self._simulation.oracle.is_older_state:
+            return
+        models = self._simulation.hosts.models
+        name = self._rng.choice(list(models))
+        sectors = self._rng.choice((1, 2, 7, 8, 40))
+        if models[name].sectors + sectors <= SECTORS_MAX:
+            self._simulation.grow(name, sectors)
 
     def _restore_remote(self) -> None:
         """Copy the remote's machine, or put the copy back: devices and state."""

@@ -81,9 +81,12 @@ class Oracle:
         self.starts_checked += 1
         for volume in group.volumes:
             data = self.content(volume)
-            wrong = self._hosts.models[volume.name].recovered(
-                data, lost_power=self.lost_power
-            )
+            model = self._hosts.models[volume.name]
+            if volume.size_bytes < model.size_bytes:
+                self._fail("I3", f"{volume.name}: has shrunk to {volume.size_bytes}")
+            # One that was under way may have ended, or been resumed by this start.
+            self._hosts.grown(volume.name, volume.size_bytes)
+            wrong = model.recovered(data, lost_power=self.lost_power)
             if wrong:
                 how = "a power loss" if self.lost_power else "a kill"
                 self._fail("I3", f"{volume.name}: after {how} {summary(wrong)}")
@@ -198,7 +201,7 @@ class Oracle:
 
     def content(self, volume: PrimaryVolume) -> bytes:
         device: Any = volume.device
-        return bytes(device._inode.content)
+        return bytes(device._inode.content[: volume.size_bytes])
 
     # -- the remote --------------------------------------------------------------------
 
@@ -283,6 +286,10 @@ class Oracle:
                 self.points_compared += 1
                 wanted = cut[volume.offer.name]
                 image = PointImage(volume, point.number)
+                if image.geometry.size_bytes != len(wanted):
+                    name, size = volume.offer.name, image.geometry.size_bytes
+                    self._fail("I1", f"{name}@{point.number} has {size} bytes")
+                    return
                 read = partial(image.read, 0, len(wanted))
                 found = self._remote.machine.looking(read)
                 if bytes(found) != wanted:

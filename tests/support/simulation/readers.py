@@ -99,6 +99,8 @@ class PointReaders:
             self.world.problem(f"I6: point {point.number} cannot be opened")
             return
         cut = self._cuts[point.number]
+        if volume.size_bytes != len(cut[name]):
+            self.world.problem(f"I1: {name}@{point.number}: {volume.size_bytes} bytes")
         before = self._cuts[earlier[-1]][name] if earlier else None
         until = self.world.now + rng.choice(HELD_SECONDS) * rng.random()
         reading = _Reading(volume, name, point.number, cut[name], before, until, life)

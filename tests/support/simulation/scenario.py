@@ -32,6 +32,7 @@ from tests.support.simulation.knobs import (
 )
 from tests.support.simulation.links import Network
 from tests.support.simulation.loop import SimulatedLoop, StuckError, World
+from tests.support.simulation.model import SECTOR
 from tests.support.simulation.oracle import Oracle
 from tests.support.simulation.readers import PointReaders
 from tests.support.simulation.restoring import Restoring
@@ -70,6 +71,7 @@ class Outcome:
     shadows: int
     acked_compared: int
     copies_put_back: int
+    growths: int
     lacks_of_room_said: int
     verifies_clean: int
     kills: int
@@ -256,6 +258,19 @@ class Simulation:
     def _resume(self) -> None:
         self.operate(lambda replicator: replicator.resume())
 
+    def grow(self, name: str, sectors: int) -> None:
+        """Make a volume larger; hosts write there once they are told that it is."""
+        size_bytes = self.hosts.models[name].size_bytes + sectors * SECTOR
+        life = self.primary.lives
+
+        async def grown(replicator: Replicator) -> None:
+            growth = await replicator.grow(name, size_bytes)
+            if life == self.primary.lives and self.primary.is_alive:
+                self.hosts.grown(name, growth.size_bytes)
+                self.world.note(f"grown {name} {growth.size_bytes}")
+
+        self.operate(grown)
+
     def operate(self, work: Any) -> None:
         site = self.primary
         replicator = site.replicator
@@ -394,6 +409,7 @@ def simulate(seed: int, *, keep_trace: bool = False) -> Outcome:
         shadows=simulation.shadows.count,
         acked_compared=oracle.durability.acked_compared,
         copies_put_back=simulation.restoring.count,
+        growths=simulation.hosts.growths,
         lacks_of_room_said=simulation.alarms.said,
         verifies_clean=simulation.verifies.clean,
         kills=sum(site.deaths["kill"] for site in sites),

@@ -85,6 +85,10 @@ class Shadows:
             return
         for volume in opened.volumes:
             data = device_bytes(image, volume.name)
+            size_bytes = volume.geometry.size_bytes
+            if size_bytes < oracle.model(volume.name).size_bytes:
+                self._fail("I3", f"{volume.name}: would shrink to {size_bytes}")
+                return
             wrong = oracle.model(volume.name).wrong_after_power_loss(data)
             if wrong:
                 self._fail("I3", f"{volume.name}: would lose {summary(wrong)}")
@@ -151,6 +155,11 @@ class Shadows:
             for volume in disk.volumes if cut is not None else ():
                 assert cut is not None
                 wanted = cut[volume.offer.name]
+                size_bytes = PointImage(volume, point.number).geometry.size_bytes
+                if size_bytes != len(wanted):
+                    name = f"{volume.offer.name}@{point.number}"
+                    self._fail("I1", f"{name} would have {size_bytes} bytes")
+                    continue
                 found = PointImage(volume, point.number).read(0, len(wanted))
                 if found != wanted:
                     name = f"{volume.offer.name}@{point.number}"

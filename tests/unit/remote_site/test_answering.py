@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -16,6 +17,7 @@ from common.replication.messages import (
     Verified,
     Verify,
 )
+from common.storage.geometry import Geometry
 from remote_site.receiver import VolumeShape
 from remote_site.store import GroupStore
 from remote_site.verifying import Answering
@@ -50,7 +52,11 @@ class OnePoint:
         self.pins -= 1
 
     def image(self, volume: int, number: int) -> Any:
-        del volume, number
+        del number
+        shape = SHAPES[volume]
+        return SimpleNamespace(
+            geometry=Geometry(shape.size_bytes, shape.track_bytes, shape.track_bytes)
+        )
 
     async def run_reader(self, job: Callable[[], Any]) -> Any:
         del job

@@ -128,9 +128,7 @@ class OnePoint:
 
 def open_volume(disk: GroupDisk, released: list[int]) -> PointVolume:
     volume = disk.volumes[0]
-    return PointVolume(
-        PointImage(volume, 1), volume, "x", InlineThreads(), OnePoint(released)
-    )
+    return PointVolume(PointImage(volume, 1), "x", InlineThreads(), OnePoint(released))
 
 
 async def test_a_point_refuses_every_change() -> None:

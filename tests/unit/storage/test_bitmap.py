@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.storage.bitmap import Bitmap
+from common.storage.extents import bits_of
 
 STEP_BITS = 8 << 16
 """Bits of the 64 KiB steps in which long ranges are handled."""
@@ -134,6 +135,25 @@ def test_a_copy_goes_its_own_way() -> None:
     copy.set(8)
     assert (list(bitmap.runs()), bitmap.count) == ([(7, 1)], 1)
     assert (list(copy.runs()), copy.count) == ([(7, 2)], 2)
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 2), (63, 65), (64, 64), (70, 9000)])
+def test_a_bitmap_of_before_an_extension_knows_nothing_of_the_rest(
+    before: int, after: int
+) -> None:
+    short, long = Bitmap.full(before), Bitmap(after)
+    grown = short.extended(after)
+    assert grown.count == before
+    assert list(grown.runs()) == [(0, before)]
+    grown.set(after - 1)
+    assert short.count == before, "it goes its own way"
+    long.set(after - 1)
+    united = long.union_of([short])
+    assert list(united.runs()) == list(grown.runs())
+    united.subtract(short)
+    assert united.count == (after > before)
+    assert bits_of(short, 0, after).sum() == before
+    assert bits_of(short, after - 1, 1).sum() == (after == before)
 
 
 def test_far_bits_are_found_across_empty_steps() -> None:

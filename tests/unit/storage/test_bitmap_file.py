@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import random
 
 import pytest
 
+from common.errors import StorageError
 from common.storage.bitmap import Bitmap
 from common.storage.bitmap_file import (
     PAGE_BITS,
@@ -61,6 +63,40 @@ def test_what_was_saved_is_loaded_and_counted() -> None:
     bitmap = opened(files).load(when_damaged=True)
     assert {page: page_bits(bitmap, page) for page in range(PAGES)} == saved
     assert bitmap.count == sum(int.from_bytes(b).bit_count() for b in saved.values())
+
+
+def test_an_extended_file_keeps_its_pages_and_has_room_for_the_new_ones() -> None:
+    files, rng = new_files(), random.Random(3)
+    saved = {page: random_page(rng, page) for page in range(PAGES)}
+    file = opened(files)
+    file.save(saved)
+    file.datasync()
+    more = PAGES * PAGE_BITS + 7
+    file.extend(more)
+    for image in files.crash_images(random.Random(4), 3):
+        assert image.open(PATH).size() == 2 * (PAGES + 1) * SLOT_BYTES
+        again = BitmapFile.open(image, PATH, more)
+        loaded = again.load(when_damaged=True)
+        assert [page_bits(loaded, page) for page in range(PAGES)] == list(
+            saved.values()
+        )
+        assert loaded.next_set(PAGES * PAGE_BITS) == loaded.bit_count == more
+        # What was saved before the crash goes on from its sequence, old page or new.
+        again.save({page: page_bits(Bitmap.full(more), page) for page in (0, PAGES)})
+        after = again.load(when_damaged=False)
+        assert after.count_range(0, PAGE_BITS) == PAGE_BITS
+        assert after.count_range(PAGES * PAGE_BITS, 7) == 7
+
+
+def test_a_file_that_finds_no_room_to_extend_works_on_as_it_was() -> None:
+    files = new_files()
+    file = opened(files)
+    files.inject = lambda operation, _: errno.ENOSPC * (operation == "allocate") or None
+    with pytest.raises(StorageError):
+        file.extend(PAGES * PAGE_BITS + 7)
+    files.inject = None
+    file.save({0: b"\1"})
+    assert file.load(when_damaged=False).count == 1
 
 
 def test_bits_under_another_tag_count_as_clear() -> None:

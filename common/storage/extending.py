@@ -1,0 +1,27 @@
+"""Making what lies behind a volume longer; never shorter."""
+
+from __future__ import annotations
+
+from common.errors import DeviceError
+from common.ports import File
+
+
+def check_extendable(device: File, size_bytes: int) -> None:
+    """Raise `DeviceError` if `extend` would for sure; changes nothing."""
+    if device.is_block_device and device.size() < size_bytes:
+        raise DeviceError(
+            f"{device.path} is a block device of {device.size()} bytes: enlarge it to "
+            f"at least {size_bytes} first (lvextend, say)"
+        )
+
+
+def extend(device: File, size_bytes: int) -> None:
+    """Make a device at least `size_bytes` long; durable after its next `datasync`.
+
+    New bytes of a file read as zeroes and cost no room. A block device has to be so
+    long already, and what its new bytes hold is unknown. Raises `DeviceError`, or
+    `StorageError` where the file system can't.
+    """
+    check_extendable(device, size_bytes)
+    if device.size() < size_bytes:
+        device.truncate(size_bytes)

@@ -1,0 +1,105 @@
+"""What a start makes of volumes that have grown, or were about to. All blocking."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import replace
+
+import structlog
+
+from common.errors import DeviceError, StateMismatchError, StorageError
+from common.ports import File, FileIdentity
+from common.replication.lineage import ID_BYTES
+from common.service.config_primary import PrimaryGroup
+from common.storage.extending import extend
+from primary_site.group_state import GroupState, VolumeState
+
+log = structlog.get_logger()
+
+
+def check_known_device(
+    device: File, configured_bytes: int | None, saved: VolumeState, key: str
+) -> None:
+    """Raise unless a device is, by its length, that of a volume of a group that ran.
+
+    A file has exactly the size of its volume, or that which a growth cut short was
+    giving it. A block device may be longer: it has to be before its volume can grow.
+    """
+    size = device.size()
+    may_be_longer = device.is_block_device and size > saved.size_bytes
+    if size not in {saved.size_bytes, saved.growing_bytes} and not may_be_longer:
+        if configured_bytes is not None and size != configured_bytes:
+            raise DeviceError(
+                f"{key}: size is {configured_bytes} bytes, but device {device.path} "
+                f"has {size}; mend size, or leave it out"
+            )
+        raise StateMismatchError(
+            f"{key}: size is {size} bytes, but the state directory has "
+            f"{saved.size_bytes} bytes; set size back"
+        )
+    if configured_bytes is not None:
+        _check_configured(configured_bytes, saved, key)
+
+
+def _check_configured(size_bytes: int, saved: VolumeState, key: str) -> None:
+    """Raise `DeviceError` for a `size` that the volume never had.
+
+    One that it has outgrown is only warned of: the volume keeps the size it has.
+    """
+    if size_bytes in {saved.size_bytes, saved.growing_bytes}:
+        return
+    first_bytes = saved.first_bytes or saved.size_bytes
+    if first_bytes <= size_bytes < saved.size_bytes:
+        log.warning(
+            "configured_size_outgrown",
+            key=key,
+            size_bytes=size_bytes,
+            served_bytes=saved.size_bytes,
+        )
+        return
+    raise DeviceError(
+        f"{key}: size is {size_bytes} bytes, but the volume has {saved.size_bytes}; "
+        "mend size, or leave it out: farshore grow makes a volume larger"
+    )
+
+
+def resume_growths(
+    state: GroupState, config: PrimaryGroup, devices: Sequence[File | None]
+) -> GroupState:
+    """Return the state with every growth that was begun carried out, or dropped.
+
+    Order: the devices here; then room for bitmaps, an fdatasync of the device, and
+    the record, all before any host writes: as in a growth of a volume that is served.
+    """
+    for volume, device in zip(config.volumes, devices, strict=True):
+        before = state.volumes[volume.name]
+        saved = _resumed(volume.name, before, device)
+        state = state.with_volume(volume.name, saved)
+        if saved.size_bytes != before.size_bytes:
+            # Of the last track the remote was sent a part: see `growing`.
+            state = replace(state, acked_tag=secrets.token_bytes(ID_BYTES))
+    return state
+
+
+def _resumed(name: str, saved: VolumeState, device: File | None) -> VolumeState:
+    if saved.growing_bytes is None or device is None:
+        return saved
+    try:
+        extend(device, saved.growing_bytes)
+    except (DeviceError, StorageError) as error:
+        log.warning("growth_dropped", volume=name, reason=str(error))
+        return replace(saved, growing_bytes=None)
+    log.info("growth_resumed", volume=name, size_bytes=saved.growing_bytes)
+    return saved.grown(saved.growing_bytes)
+
+
+def known_identity(device: File, saved: VolumeState | None) -> FileIdentity:
+    """Return a device's identity; a block device that became longer is the same one."""
+    found = device.identity()
+    before = None if saved is None else saved.identity
+    if before is None or not device.is_block_device:
+        return found
+    if found.size_bytes > before.size_bytes:
+        return replace(found, size_bytes=before.size_bytes)
+    return found

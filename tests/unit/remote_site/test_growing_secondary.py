@@ -1,0 +1,148 @@
+"""A secondary volume that grows: points keep their sizes, whatever a crash leaves."""
+
+from __future__ import annotations
+
+import errno
+import random
+
+import pytest
+
+from common.errors import DeviceError, StateMismatchError
+from common.storage.extents import DIRTY
+from remote_site.applier import apply_tracks
+from remote_site.group_disk import GroupDisk
+from remote_site.recovery_point import PointImage
+from remote_site.store_state import Point
+from tests.support.remote_store_group import (
+    BINDING,
+    LOG,
+    SETTINGS,
+    filled,
+    make_files,
+    tracks_of,
+    zero_tracks,
+)
+from tests.support.simulated_files import SimulatedFiles
+
+OLD = LOG.size_bytes
+NEW = OLD + 3 * LOG.track_bytes + 512
+LAST = OLD // LOG.track_bytes
+"""The old last track, which is cut."""
+
+
+def keep_all(points: object) -> set[int]:
+    assert isinstance(points, tuple)
+    return {point.number for point in points if isinstance(point, Point)}
+
+
+def opened(files: SimulatedFiles) -> GroupDisk:
+    disk = GroupDisk(files, SETTINGS, keep_all)
+    disk.open()
+    return disk
+
+
+def content(disk: GroupDisk, number: int) -> bytes:
+    image = PointImage(disk.volumes[1], number)
+    return bytes(image.read(0, image.geometry.size_bytes))
+
+
+def last_track(value: int) -> bytes:
+    return bytes([value]) * (OLD % LOG.track_bytes)
+
+
+def bound(files: SimulatedFiles) -> tuple[GroupDisk, dict[int, bytes]]:
+    """Return a disk with two points, and what the second volume holds at each."""
+    disk = opened(files)
+    disk.bind(**BINDING)
+    wanted = {}
+    for number in (1, 2):
+        volume = disk.volumes[1]
+        apply_tracks(volume, [tracks_of(LOG, number, filled(LOG, number, 2))])
+        apply_tracks(volume, [tracks_of(LOG, LAST, last_track(number))])
+        disk.commit_point(number, bytes([number]) * 16, number, None)
+        wanted[number] = content(disk, number)
+    return disk, wanted
+
+
+def test_points_keep_their_sizes_over_a_crash_at_any_step() -> None:
+    files = make_files()
+    disk, wanted = bound(files)
+    images: list[SimulatedFiles] = []
+    rng = random.Random(3)
+    files.hook = lambda *_: images.extend(files.crash_images(rng, 4))
+    disk.grow(1, OLD, NEW)
+    grown = disk.volumes[1].offer
+    apply_tracks(
+        disk.volumes[1],
+        [
+            tracks_of(grown, LAST, filled(LOG, 8, 3)),  # longer now, and beyond
+            zero_tracks(0, 2),
+        ],
+    )
+    disk.commit_point(3, b"3" * 16, 3, None)
+    wanted[3] = content(disk, 3)
+    assert len(wanted[3]) == NEW
+    assert wanted[3][LAST * LOG.track_bytes :][: LOG.track_bytes] == filled(LOG, 8)
+    sizes = set()
+    for image in [*images, files.after_kill()]:
+        again = opened(image)
+        sizes.add(again.volumes[1].geometry.size_bytes)
+        for point in again.points:
+            assert content(again, point.number) == wanted[point.number]
+        again.grow(1, OLD, NEW)  # the sender says it again
+        assert again.volumes[1].geometry.size_bytes == NEW
+        for point in again.points:
+            assert content(again, point.number) == wanted[point.number]
+        again.close()
+    assert sizes == {OLD, NEW}
+    disk.close()
+
+
+def test_the_new_area_is_told_to_have_changed_and_older_points_do_not_have_it() -> None:
+    disk, wanted = bound(make_files())
+    older = PointImage(disk.volumes[1], 2, 1)  # opened before, read after
+    disk.grow(1, OLD, NEW)
+    apply_tracks(disk.volumes[1], [tracks_of(LOG, LAST + 1, filled(LOG, 9))])
+    disk.commit_point(3, b"3" * 16, 3, None)
+    newest = PointImage(disk.volumes[1], 3, 2)
+    told = newest.changed(0, NEW)
+    unchanged = LAST * LOG.track_bytes
+    assert told == [(unchanged, 0), (NEW - unchanged, DIRTY)]
+    assert older.read(0, OLD) == wanted[2]
+    assert sum(size for size, _ in older.status(0, OLD)) == OLD
+    # It has changed from point 1, and by no more than that.
+    assert older.changed(0, OLD)[-1] == (OLD % LOG.track_bytes, DIRTY)
+    disk.close()
+
+
+@pytest.mark.parametrize(
+    ("from_bytes", "size_bytes"), [(OLD + 512, NEW), (512, OLD - 512), (NEW, NEW + 512)]
+)
+def test_a_volume_that_never_had_this_size_is_another_one(
+    from_bytes: int, size_bytes: int
+) -> None:
+    disk, wanted = bound(make_files())
+    with pytest.raises(StateMismatchError, match="has grown from"):
+        disk.grow(1, from_bytes, size_bytes)
+    assert content(disk, 2) == wanted[2]
+    disk.close()
+
+
+def test_a_device_that_can_t_grow_is_said_and_goes_on_as_it_was() -> None:
+    files = make_files()
+    disk, wanted = bound(files)
+    files.inject = lambda operation, path: (
+        errno.EFBIG if (operation, path) == ("truncate", "/devices/log.img") else None
+    )
+    with pytest.raises(DeviceError, match="the remote's device can't"):
+        disk.grow(1, OLD, NEW)
+    files.inject = None
+    apply_tracks(disk.volumes[1], [tracks_of(LOG, LAST, last_track(5))])
+    disk.commit_point(3, b"3" * 16, 3, None)
+    assert content(disk, 2) == wanted[2]
+    disk.close()
+    again = opened(files.after_kill())
+    assert len(content(again, 3)) == OLD
+    again.grow(1, OLD, NEW)
+    assert again.volumes[1].geometry.size_bytes == NEW
+    again.close()
