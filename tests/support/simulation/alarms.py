@@ -42,11 +42,14 @@ class AlarmsWatch:
 
         async def watched(*args: Any, **what: Any) -> Any:
             try:
-                return await work(*args, **what)
+                done = await work(*args, **what)
             except StorageError as error:
                 if error.is_out_of_space and store.failed is None:
                     self._unsaid_since = self._unsaid_since or self.world.now
                 raise
+            if name == "commit":
+                self._listen()  # before this commit ends the alarm
+            return done
 
         setattr(store, name, watched)
 
@@ -60,15 +63,20 @@ class AlarmsWatch:
             if not machine.failed_flush and not machine.has_failed_at(STATE):
                 self._problem(f"the remote gave up: {store.failed}")
             self._unsaid_since = None
+        self._listen()
         if self._unsaid_since is None:
-            return
-        if "out_of_space" in group.alarms:
-            self.said += 1
-            self._unsaid_since = None
             return
         since = max(self._unsaid_since, machine.disturbed_until, site.thawed_at)
         if self.world.now - since > SAID_SECONDS:
             self._problem("the remote has no room, and has not said so")
+
+    def _listen(self) -> None:
+        group = self._remote.group
+        if self._unsaid_since is None or group is None:
+            return
+        if "out_of_space" in group.alarms:
+            self.said += 1
+            self._unsaid_since = None
 
     def all_is_well(self) -> None:
         """Nothing is wrong any more: no alarm may be left."""

@@ -64,7 +64,7 @@ class _Found(HostWrite):
         return self.found
 
 
-Flush = tuple[int, int, dict[int, list[HostWrite]]]
+Flush = tuple[object, int, dict[int, list[HostWrite]]]
 
 
 class VolumeModel:
@@ -74,7 +74,8 @@ class VolumeModel:
         self.name = name
         self.sectors = size_bytes // SECTOR
         self.zeroings = 0
-        self._starts = 0
+        self._start = object()
+        """Of what was there at a start, in one copy of the machine: in no other."""
         self._events = itertools.count(1)
         empty = HostWrite(0, 0, self.sectors, 0)
         empty.ended, empty.is_sure = 0, True
@@ -128,11 +129,11 @@ class VolumeModel:
         replied = {}
         for sector in self._unsettled:
             replied[sector] = [w for w in self.visible[sector] if w.ended is not None]
-        return self._starts, moment, replied
+        return self._start, moment, replied
 
     def flushed(self, flush: Flush) -> None:
-        starts, moment, replied = flush
-        if starts != self._starts:
+        start, moment, replied = flush
+        if start is not self._start:
             return  # what is there was looked at anew since
         for sector, settled in replied.items():
             if not settled:
@@ -164,7 +165,6 @@ class VolumeModel:
         """Return a copy that goes its own way; nobody waits for its writes."""
         copy = VolumeModel(self.name, self.sectors * SECTOR)
         copy.zeroings = self.zeroings
-        copy._starts = self._starts + 1
         copy._events = itertools.count(next(self._events))
         copy.visible = [list(writes) for writes in self.visible]
         copy.durable = [list(writes) for writes in self.durable]
@@ -211,7 +211,7 @@ class VolumeModel:
 
         After a power loss a sector that was not flushed may hold anything.
         """
-        self._starts += 1
+        self._start = object()
         self._unanswered.clear()
         wrong = []
         for sector in range(self.sectors):

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from tests.support.simulation.scenario import Simulation
 
 
+QUIET_SECONDS = 0.1
+"""How often an operator looks whether the remote is quiet."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Copy:
     """A machine as it was once, and what had been promised of it by then."""
@@ -31,6 +35,8 @@ class _Copy:
     promised: Promised
     cycle_number: int
     models: dict[str, VolumeModel]
+    lost_power: bool = False
+    """Power was lost, and hosts have not looked since."""
 
 
 class Restoring:
@@ -94,13 +100,51 @@ class Restoring:
         )
 
     def _may_put_back(self) -> bool:
-        """What the remote is about to learn of the newest would be held against a copy
-        that it has to take now: nobody is put back while a session begins."""
-        group = self._simulation.remote.group
-        begins = group is not None and group._admission.locked()
-        return self._simulation.primary.is_alive and not (self._newest or begins)
+        return self._simulation.primary.is_alive and self._newest is None
 
     def _put_back(self, copy: _Copy, *, only_state: bool, seconds: float) -> None:
+        """Take the machine down, and go on with a copy once the remote is quiet."""
+        simulation, site = self._simulation, self._simulation.primary
+        simulation.note_lost_pages()
+        site.die(power=False)
+        simulation.network.forget(site.loop)
+        self._once_quiet(copy, site.lives, only_state, seconds)
+
+    def _once_quiet(
+        self, copy: _Copy, lives: int, only_state: bool, seconds: float
+    ) -> None:
+        """Go on with the copy, unless the machine has been started meanwhile."""
+        simulation, site = self._simulation, self._simulation.primary
+        if site.lives != lives:
+            return
+        if simulation.is_healing:
+            simulation.start_later(site)
+        elif self._is_remote_quiet():
+            self._go_on_with(copy, only_state=only_state, seconds=seconds)
+        else:
+            simulation.world.after(
+                QUIET_SECONDS, self._once_quiet, copy, lives, only_state, seconds
+            )
+
+    def _is_remote_quiet(self) -> bool:
+        """Tell whether the remote has made durable all that it ever will.
+
+        A queue, or a thread that hangs, may still hold what the newest state has sent:
+        the remote learns of it once the copy runs, and refuses that from then on. Which
+        of the two it will be nobody can tell before.
+        """
+        site = self._simulation.remote
+        if not (site.is_alive and site.is_serving) or site.loop.is_frozen:
+            return False
+        group, store = site.group, site.store
+        return (
+            group is not None
+            and (store is not None and store.failed is None)
+            and group.session is None
+            and not group._admission.locked()
+        )
+
+    def _go_on_with(self, copy: _Copy, *, only_state: bool, seconds: float) -> None:
         """Start with a copy; for a while only where the remote has to refuse it.
 
         The operator puts the newest back then. Hosts keep still meanwhile: what they
@@ -117,6 +161,7 @@ class Restoring:
             simulation.hosts.is_active = False
             simulation.world.after(seconds, self.put_newest_back)
         elif only_state:
+            simulation.start_later(simulation.primary)
             return
         else:
             for number in [n for n in oracle.cycle_ids if n > copy.cycle_number]:
@@ -147,6 +192,7 @@ class Restoring:
             self._simulation.oracle.promised,
             0,
             {name: model.copied() for name, model in models.items()},
+            self._simulation.oracle.lost_power,
         )
 
     def put_newest_back(self) -> None:
@@ -169,6 +215,6 @@ class Restoring:
             site.machine.restore(copy.files)
             models = {name: model.copied() for name, model in copy.models.items()}
             simulation.hosts.models.update(models)
-            simulation.oracle.lost_power = False
+            simulation.oracle.lost_power = copy.lost_power
             simulation.note_lost_pages()
         simulation.start_later(site)
