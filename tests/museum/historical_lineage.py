@@ -368,7 +368,7 @@ EXHIBITS = (
             "unit/primary_site/test_growing_volume.py::"
             "test_what_is_new_is_carried_over_a_crash_at_any_step"
         ),
-        says="the state directory has",
+        says="mend size, or leave it out",
         elsewhere="DRBD, as B17a",
         order="grow",
     ),
