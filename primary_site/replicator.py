@@ -200,6 +200,8 @@ class Replicator:
         if reason.is_permanent:
             self.link_state = "refused"
             self.alarms.set("refused", str(error))
+            # As a cut asked for from now on is: no session takes it soon.
+            self.cycles.tickets.fail_asked(str(error))
             return REFUSED_SECONDS
         self.link_state = "down"
         if reason is GoodbyeReason.OUT_OF_SPACE:

@@ -10,8 +10,8 @@ from rich.markup import escape as escape_markup
 
 from common.cli.daemon_options import connect, daemon_options, json_option
 from common.cli.display import print_json, size_text
-from common.errors import NotCommittedError
-from common.service.control_client import ControlClient
+from common.errors import NotCommittedError, UnreachableError
+from common.service.control_client import CommandFailedError, ControlClient
 from common.service.logging import escape
 from common.service.units import parse_size
 
@@ -63,22 +63,33 @@ def grow(
         growth: dict[str, Any] = client.call("grow", arguments, timeout_seconds=None)
         if not as_json:
             click.echo(_grown_text(volume, growth))
-        point = _first_point(client, group) if wait else None
+        point, why = _first_point(client, group) if wait else (None, None)
     if as_json:
         print_json({"group": group, **growth, "point": point})
     elif point is not None:
         click.echo(f"{escape(group)}: point {point} has that size, safe at the remote")
     if wait and point is None:
         raise NotCommittedError(
-            f"{volume}: grown, but no recovery point of that size is committed yet"
+            f"{volume}: grown, but no recovery point of that size is committed yet: "
+            f"{why}"
         )
 
 
-def _first_point(client: ControlClient, group: str) -> int | None:
-    """Cut, and return the number of the point once it is safe."""
+def _first_point(
+    client: ControlClient, group: str
+) -> tuple[int, None] | tuple[None, str]:
+    """Cut, and return the number of the point once it is safe; else why it is not.
+
+    The volume has grown all the same: what goes wrong here never reads as if not.
+    """
     arguments = {"group": group, "wait": True, "label": None}
-    cut = client.call("cut", arguments, timeout_seconds=None)
-    return cut["number"] if cut["committed"] else None
+    try:
+        cut = client.call("cut", arguments, timeout_seconds=None)
+    except (CommandFailedError, UnreachableError) as error:
+        return None, str(error)
+    if not cut["committed"]:
+        return None, f"cut {cut['number']} is not"
+    return cut["number"], None
 
 
 def _waiting_text(volume: str) -> str:

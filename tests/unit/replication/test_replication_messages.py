@@ -19,6 +19,7 @@ from common.replication.messages import (
     Hashes,
     Message,
     MessageType,
+    Resize,
     Tracks,
     goodbye,
 )
@@ -156,6 +157,33 @@ def test_a_hello_out_of_bounds_is_refused(index: int, value: object) -> None:
     changed = [*HELLO_FIELDS[:index], value, *HELLO_FIELDS[index + 1 :]]
     with pytest.raises(ProtocolError, match="HELLO"):
         decode(frame_of(MessageType.HELLO, changed))
+
+
+@pytest.mark.parametrize(
+    ("index", "good", "wrong"),
+    [
+        (0, (0, (1 << 63) - 1), (-1, 1 << 63)),
+        (1, (0, 255), (-1, 256)),
+        (2, (512, 1 << 50), (0, 511, 513, (1 << 50) + 512)),
+        (3, (512, 1 << 50), (0, 511, 513, (1 << 50) + 512)),
+    ],
+    ids=["epoch", "volume", "from_bytes", "size_bytes"],
+)
+def test_a_resize_is_taken_within_its_bounds_only(
+    index: int, good: tuple[int, ...], wrong: tuple[int, ...]
+) -> None:
+    fields = [7, 1, 512, 1024]
+    for value in good:
+        changed = [*fields[:index], value, *fields[index + 1 :]]
+        message = decode(frame_of(MessageType.RESIZE, changed))
+        assert message == Resize(*changed)
+        assert encode_meta(message) == (MessageType.RESIZE, msgpack.packb(changed))
+    for value in wrong:
+        changed = [*fields[:index], value, *fields[index + 1 :]]
+        with pytest.raises(ProtocolError, match="RESIZE"):
+            decode(frame_of(MessageType.RESIZE, changed))
+        with pytest.raises(AssertionError):
+            encode_meta(Resize(*changed))
 
 
 def test_only_tracks_and_hashes_carry_a_payload() -> None:

@@ -218,6 +218,43 @@ def test_a_bad_request_is_refused_in_words(
     assert error["exit_code"] == 8
 
 
+GROW = {"group": "g", "volume": "v", "size_bytes": 512}
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"volume": "../v"}, "grow: volume: "),
+        ({"volume": 7}, "grow: volume: "),
+        ({"size_bytes": 0}, "grow: size_bytes: Input should be greater than 0"),
+        ({"size_bytes": -512}, "grow: size_bytes: Input should be greater than 0"),
+        ({"size_bytes": (1 << 50) + 1}, "grow: size_bytes: Input should be less than"),
+        ({"size_bytes": 512.0}, "grow: size_bytes: Input should be a valid integer"),
+        ({"size_bytes": "512"}, "grow: size_bytes: Input should be a valid integer"),
+        ({"size_bytes": True}, "grow: size_bytes: Input should be a valid integer"),
+        ({"shrink": True}, "grow: shrink: Extra"),
+    ],
+)
+def test_a_growth_is_asked_for_within_bounds(
+    changed: dict[str, Any], words: str
+) -> None:
+    for size in (1, 512, 1 << 50):  # what a volume can have of it, the site knows
+        asked = {"command": "grow", "arguments": {**GROW, "size_bytes": size}}
+        assert parse_request(json.dumps(asked).encode()) == ("grow", asked["arguments"])
+    wrong = {"command": "grow", "arguments": {**GROW, **changed}}
+    with pytest.raises(RefusedError) as refused:
+        parse_request(json.dumps(wrong).encode())
+    assert words in str(refused.value)
+
+
+@pytest.mark.parametrize("absent", GROW)
+def test_a_growth_without_one_of_its_arguments_is_refused(absent: str) -> None:
+    arguments = {key: value for key, value in GROW.items() if key != absent}
+    line = json.dumps({"command": "grow", "arguments": arguments}).encode()
+    with pytest.raises(RefusedError, match=f"grow: {absent}: Field required"):
+        parse_request(line)
+
+
 @given(st.binary(max_size=200))
 def test_any_line_is_a_request_or_refused(line: bytes) -> None:
     with pytest.raises(RefusedError):
