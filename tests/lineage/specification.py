@@ -11,6 +11,9 @@ from typing import Any
 
 Cycle = tuple[int, str] | None
 
+LAST_REFUSAL = 8
+"""Lines up to this one say that nothing may be sent."""
+
 
 @dataclass(frozen=True, slots=True)
 class Primary:

@@ -1,7 +1,7 @@
-"""The simulation holds nothing against the sites that they have not done.
+"""The simulation holds against the sites what they have done, and nothing else.
 
-Each of these was a seed once: 704126, 707828, 708429 and 709829 the first, 701244 the
-second, 707090 and 709561 the last. What a seed does has changed since.
+Those of nothing were seeds once: 704126, 707828, 708429 and 709829 the first, 701244
+the second, 707090 and 709561 the last. What a seed does has changed since.
 """
 
 from __future__ import annotations
@@ -12,6 +12,9 @@ from contextlib import contextmanager
 
 import pytest
 
+from common.replication.lineage import Verdict
+from primary_site import reconciling, session
+from remote_site import admission
 from tests.support.simulation.faults import Faults
 from tests.support.simulation.knobs import controlled, quiet_logs
 from tests.support.simulation.loop import World
@@ -108,6 +111,24 @@ def test_silence_about_a_lack_of_room_is_noticed(
         alarms.look()
         [(problem, _)] = world.problems
         assert "has not said so" in problem
+
+
+def test_a_session_of_an_older_state_directory_is_noticed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also where the product lets all of them pass: what is older is judged apart."""
+    for site in (admission, session, reconciling):
+        monkeypatch.setattr(site, "judge", lambda *_: Verdict.GO_ON)
+    with _running() as simulation:
+        world, oracle = simulation.world, simulation.oracle
+        world.run(lambda: oracle.completed_number > 0)
+        simulation.restoring.state(seconds=5.0)
+        newest = oracle.completed_number
+        world.run(lambda: oracle.completed_number > newest)
+        simulation.restoring.state(seconds=5.0)
+        _run_for(simulation, 5.0)
+        [(problem, _), *_] = world.problems
+        assert "I7: a session of an older state directory" in problem
 
 
 def test_what_one_copy_flushed_is_promised_of_no_other() -> None:

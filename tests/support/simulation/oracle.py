@@ -257,6 +257,8 @@ class Oracle:
                 self.promised = replace(promised, current_as_of_ns=time_ns)
 
         async def begun(sender: SenderState) -> int:
+            if self.is_older_state:
+                self._fail("I7", "a session of an older state directory")
             self.durability.session_begins()
             epoch: int = await new_epoch(sender)
             if epoch <= self.promised.epoch:

@@ -9,11 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from common.replication.lineage import ReceiverState, judge
+from common.replication.lineage import CycleName, ReceiverState, SenderState
 from common.storage.record import DurableRecord
 from primary_site import group_state
 from remote_site import store_state
 from remote_site.group_disk import RECORD_NAME
+from tests.lineage import specification
 from tests.support.simulated_files import SimulatedFiles
 from tests.support.simulation.model import VolumeModel
 from tests.support.simulation.oracle import Promised
@@ -170,7 +171,11 @@ class Restoring:
         self._start_with(copy)
 
     def _must_refuse(self, copy: _Copy) -> bool:
-        """Tell whether the remote remembers what the copy has not seen."""
+        """Tell whether the remote remembers what the copy has not seen.
+
+        By a reading of the page that is not the product's own: the product's would
+        excuse whatever it lets pass.
+        """
         site = self._simulation.remote
         path = f"{STATE}/groups/{GROUP}/group.record"
         stored = DurableRecord(path, copy.files.after_kill()).load()
@@ -183,7 +188,7 @@ class Restoring:
         receiver = ReceiverState()
         if stored is not None:
             receiver = store_state.from_record(stored, path).judged()
-        return judge(sender, receiver).is_refusal
+        return _rule(sender, receiver) <= specification.LAST_REFUSAL
 
     def _as_it_is(self) -> _Copy:
         models = self._simulation.hosts.models
@@ -218,3 +223,37 @@ class Restoring:
             simulation.oracle.lost_power = copy.lost_power
             simulation.note_lost_pages()
         simulation.start_later(site)
+
+
+def _rule(sender: SenderState, receiver: ReceiverState) -> int:
+    primary = specification.Primary(
+        group=sender.group_id.hex(),
+        lineage=sender.lineage.hex(),
+        epoch=sender.epoch,
+        receipt=sender.receipt.hex(),
+        newest=_cycle(sender.newest),
+        committed=_cycle(sender.committed),
+        relation=sender.relation_id.hex(),
+        progress=sender.progress_count,
+    )
+    remote = specification.Remote(
+        group=_hex(receiver.group_id),
+        lineage=_hex(receiver.lineage),
+        shown_epoch=receiver.shown_epoch,
+        shown=receiver.shown.hex(),
+        offered=receiver.given.hex(),
+        begun=_cycle(receiver.begun),
+        committed=_cycle(receiver.committed),
+        known=receiver.is_noted,
+        relation=receiver.relation_id.hex(),
+        progress=receiver.progress_count,
+    )
+    return specification.rule(primary, remote)
+
+
+def _hex(identity: bytes | None) -> str | None:
+    return None if identity is None else identity.hex()
+
+
+def _cycle(name: CycleName | None) -> specification.Cycle:
+    return None if name is None else (name.number, name.cycle_id.hex())
