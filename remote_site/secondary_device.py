@@ -58,14 +58,20 @@ def open_existing_device(
 ) -> File | None:
     """Open the device as `open_device` does, or return None if it is to be made.
 
-    An empty file counts as none: a first hello cut short leaves one.
+    A file that is one hole, and too small, counts as none: a first hello cut short
+    leaves one, of no size or of what its volume had before it grew.
     """
     if not files.exists(path):
         return None
     device = files.open(path, lock=True, scattered=True)
-    is_empty = device.size() == 0
+    size = device.size()
+    is_remnant = size == 0 or (
+        size < size_bytes
+        and not device.is_block_device
+        and not _data_extents(device, size)
+    )
     device.close()
-    return None if is_empty else open_device(files, path, size_bytes, key)
+    return None if is_remnant else open_device(files, path, size_bytes, key)
 
 
 def holds_data(device: File) -> bool:

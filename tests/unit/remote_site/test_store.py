@@ -100,7 +100,7 @@ async def test_bind_makes_sparse_devices_and_is_remembered() -> None:
 
 async def test_a_device_of_another_size_is_refused_and_nothing_changes() -> None:
     files = make_files()
-    files.open("/devices/log.img", create=True).truncate(4096)
+    files.open("/devices/log.img", create=True).write(0, b"x" * 4096)
     store = await open_store(files)
     before = everything(files)
     with pytest.raises(
@@ -108,8 +108,16 @@ async def test_a_device_of_another_size_is_refused_and_nothing_changes() -> None
     ):
         await store.bind(**BINDING)
     assert everything(files) == before
-    files.open("/devices/log.img").truncate(LOG.size_bytes)
+    files.remove("/devices/log.img")
     await store.bind(**BINDING)
+
+
+async def test_a_larger_device_is_refused_even_if_it_is_one_hole() -> None:
+    files = make_files()
+    files.open("/devices/log.img", create=True).truncate(LOG.size_bytes + 4096)
+    store = await open_store(files)
+    with pytest.raises(DeviceError, match=rf"has {LOG.size_bytes + 4096}"):
+        await store.bind(**BINDING)
 
 
 async def test_a_device_that_holds_data_is_taken_as_it_is_only_where_accepted() -> None:
@@ -140,6 +148,13 @@ async def test_an_empty_file_left_by_a_crash_is_no_obstacle() -> None:
     files = make_files()
     files.open("/devices/data.img", create=True)
     await bound_store(files)
+
+
+async def test_a_hole_left_by_a_crash_before_its_volume_grew_is_no_obstacle() -> None:
+    files = make_files()
+    files.open("/devices/data.img", create=True).truncate(DATA.size_bytes - 4096)
+    await bound_store(files)
+    assert files.open("/devices/data.img").size() == DATA.size_bytes
 
 
 @pytest.mark.parametrize(
