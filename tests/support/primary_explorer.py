@@ -107,7 +107,6 @@ class Remote:
         number, cycle_id, cut_ns = self.newest or (None, None, None)
         committed = CycleName(number, cycle_id) if number and cycle_id else None
         receiver = ReceiverState(
-            epoch=1,
             given=b"s" * 16,
             committed=committed,
             relation_id=self.relation_id,
