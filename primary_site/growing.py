@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass, replace
+from typing import NoReturn
 
 from common.errors import (
     ConnectionLostError,
@@ -27,13 +28,16 @@ from common.errors import (
 from common.replication.features import GROW
 from common.replication.lineage import ID_BYTES
 from common.storage.bitmap import Bitmap
-from common.storage.extending import check_extendable, extend
+from common.storage.extending import check_extendable, extend, forget_short_page
 from common.storage.geometry import SECTOR_BYTES, VOLUME_BYTES_MAX, Geometry
 from primary_site.changes import make_room, pages_with_bits, still_to_send
 from primary_site.group import ConsistencyGroup
 from primary_site.group_state import GroupState
 from primary_site.session import SendingSession
 from primary_site.volume import PrimaryVolume
+
+FORGET_TRIES_MAX = 100
+"""Each waits for an fdatasync."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,10 +163,23 @@ async def _make_long_enough(
         await volume.heat.extend_durable(geometry)
         await volume.threads.run(extend, volume.device, size_bytes)
     except (DeviceError, StorageError) as error:
-        if group.failed is None:
-            await group.change(lambda state: _growing(state, volume.name, None))
-        raise RefusedError(f"{volume.name} can't grow: {error}") from error
+        await _stay_short(group, volume.name, str(error))
     await volume.flush()
+    for _ in range(FORGET_TRIES_MAX):
+        before_bytes = volume.size_bytes
+        if await volume.threads.run(
+            forget_short_page, volume.device, before_bytes, size_bytes
+        ):
+            return
+        await volume.flush()  # hosts write to that very page
+    await _stay_short(group, volume.name, "hosts write to its last page all the time")
+
+
+async def _stay_short(group: ConsistencyGroup, name: str, why: str) -> NoReturn:
+    """Take the intent back, and refuse."""
+    if group.failed is None:
+        await group.change(lambda state: _growing(state, name, None))
+    raise RefusedError(f"{name} can't grow: {why}")
 
 
 def _growing(state: GroupState, name: str, size_bytes: int | None) -> GroupState:

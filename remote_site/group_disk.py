@@ -332,7 +332,10 @@ class GroupDisk:
                 return
             volume = self.volumes[index]
             self._store(state.will_grow(index, size_bytes))
-            extend_device(volume.device, size_bytes, self.guard, volume.offer.name)
+            before = volume.offer
+            extend_device(
+                volume.device, before.size_bytes, size_bytes, self.guard, before.name
+            )
             with volume.lock:
                 state = self._bound()
                 self._store(state.grown(index, size_bytes))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from common.errors import DeviceError, StateMismatchError, StorageError
 from common.ports import File
-from common.storage.extending import extend
+from common.storage.extending import extend, forget_short_page
 from common.storage.flush_guard import FlushGuard
 from remote_site.store_state import StoreState
 
@@ -35,7 +35,7 @@ def check_growth(
 
 
 def extend_device(
-    device: File, size_bytes: int, guard: FlushGuard, volume: str
+    device: File, before_bytes: int, size_bytes: int, guard: FlushGuard, volume: str
 ) -> None:
     """Make a device long enough for its volume, durably.
 
@@ -50,3 +50,4 @@ def extend_device(
             f"can't: {error}"
         ) from error
     guard.datasync(device)
+    forget_short_page(device, before_bytes, size_bytes)  # nobody writes between cycles

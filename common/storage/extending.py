@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import mmap
+
 from common.errors import DeviceError
 from common.ports import File
 
@@ -25,3 +27,18 @@ def extend(device: File, size_bytes: int) -> None:
     check_extendable(device, size_bytes)
     if device.size() < size_bytes:
         device.truncate(size_bytes)
+
+
+def forget_short_page(device: File, before_bytes: int, size_bytes: int) -> bool:
+    """Have the old end of a block device read anew; False if that is to be tried again.
+
+    After `datasync`. Of a device that ended within a page the kernel has zeroes in
+    memory up to the page's end. It goes on showing them after the device has become
+    longer, until it drops the page: then, unasked, what the disk holds.
+    """
+    behind = -before_bytes % mmap.PAGESIZE
+    if not device.is_block_device or behind == 0:
+        return True
+    device.drop_cache()  # but for a page that was written since
+    behind = min(behind, size_bytes - before_bytes)
+    return device.try_read(before_bytes, behind) is None
