@@ -17,7 +17,7 @@ import pytest
 from tests.support.attached import loop_device
 from tests.support.client_commands import run
 from tests.support.nbd_client import NbdReplyError
-from tests.support.sites import Pair, VolumeSpec, read_all, run_cli
+from tests.support.sites import Pair, VolumeSpec, read_all, run_cli, until
 
 MIB = 1 << 20
 ODD = 4 * MIB + 1536
@@ -135,6 +135,15 @@ async def test_clients_that_connect_anew_see_the_size_and_others_go_on(
             copy = tmp_path / f"{daemon.role}.copy"
             await client("nbdcopy", daemon.uri("g/v"), copy)
             assert copy.read_bytes() == content
+        # Without a link it grows all the same, and says so at once.
+        await pair.remote.stop()
+        await until(lambda: not pair.is_connected(), "the link is down")
+        without = await asked(pair, "v", NEW + 512, "--wait")
+        assert without.returncode == 9
+        assert "grown, but no recovery point of that size" in without.stderr
+        assert "has no link to its remote now" in without.stderr
+        assert json.loads(without.stdout)["size_bytes"] == NEW + 512
+        assert (await pair.primary.nbd("g/v")).info.size_bytes == NEW + 512
 
 
 async def client(*words: object) -> str:

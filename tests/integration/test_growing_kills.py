@@ -186,3 +186,5 @@ async def test_a_remote_killed_as_it_follows(tmp_path: Path) -> None:
         # Killed with the size durable or not, it followed in one session or another.
         sizes = {event["size_bytes"] for event in pair.remote.events("volume_grown")}
         assert len(sizes) >= len(REMOTE_STEPS) - 1
+        # What was asked for again was there, and nothing was ended for it.
+        assert len(pair.primary.events("volume_grown")) == len(REMOTE_STEPS)
