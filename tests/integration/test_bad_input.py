@@ -244,14 +244,16 @@ async def test_a_track_size_that_is_not_the_remotes_is_refused_over_the_link(
     assert pair.secondary("v").read_bytes() == before
 
 
-async def test_a_size_that_the_remote_never_replicated_is_refused_over_the_link(
+async def test_a_smaller_volume_than_the_remote_holds_is_refused_over_the_link(
     pair: Pair,
 ) -> None:
-    await after_restoring_another_shape(pair, size_bytes=SIZE_BYTES + 4096)
-    edit(pair.primary, f"{SIZE_BYTES}B", f"{SIZE_BYTES + 4096}B")
-    os.truncate(pair.device("v"), SIZE_BYTES + 4096)
+    # A larger one has grown, and the remote follows; nothing ever makes one smaller.
+    smaller = SIZE_BYTES - 4096
+    await after_restoring_another_shape(pair, size_bytes=smaller)
+    edit(pair.primary, f"{SIZE_BYTES}B", f"{smaller}B")
+    os.truncate(pair.device("v"), smaller)
     before = pair.secondary("v").read_bytes()
-    await refused_link(pair, "g/v", "size", str(SIZE_BYTES), str(SIZE_BYTES + 4096))
+    await refused_link(pair, "g/v", "size", str(SIZE_BYTES), str(smaller))
     assert pair.secondary("v").read_bytes() == before
 
 
