@@ -42,9 +42,8 @@ code that keeps each and the tests that would notice.
 - Every track is checked from the primary's disk to the remote's (I12).
 - The link, the remote, a full target or journal never fail a host's write, nor delay it
   beyond the hold time of a cut.
-
-I10, authentication between the sites, is told with its present state among the
-invariants.
+- With TLS between the sites nothing happens for a peer that has not shown the right
+  certificate (I10); in plain text, by consent of both configs, nobody is authenticated.
 
 ## Faults that are covered
 
@@ -69,8 +68,9 @@ invariants.
   above them can tell; a battery or capacitor that fails is such a drive.
 - **Silent corruption beneath the device**: bits that rot on the primary's disk between
   a host's write and the reading of its track are sent as they are read. What rots on
-  the remote's disk is noticed in journals and records, which carry checksums, but not
-  in a secondary volume: this version has no scrub that compares whole images.
+  the remote's disk is noticed in journals and records, which carry checksums, by a
+  scrub; in a secondary volume by `farshore verify` only, where the page cache does not
+  hide it. A new write to a track that has rotted at the remote is noticed, too.
 - **Root on the host**, or anybody who may write to devices and state directories: there
   is no defence against who can change both data and records.
 - **Bugs of the kernel below the flush**: page cache, file system, block layer, loop and
