@@ -56,7 +56,7 @@ CUTS = (
             ),
         ),
         Seeds("simulation", 100),
-        says="I1|I2|I5|preserving",
+        says="I1|I2|I4|I5|preserving",
     ),
     Exhibit(
         "O4",
@@ -76,7 +76,7 @@ CUTS = (
             ),
         ),
         Seeds("simulation", 100),
-        says="I1|I2|I5|preserving",
+        says="I1|I2|I4|I5|preserving",
     ),
     Exhibit(
         "O5",

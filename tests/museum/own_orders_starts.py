@@ -224,7 +224,7 @@ CACHES = tuple(
         f"the page cache of {what} is trusted after a flush that failed",
         (swap(path, old, new),),
         caught_by,
-        says="assert|is not|was|[Dd]iffer|[Nn]o longer",
+        says="I3|assert|is not|was|[Dd]iffer|[Nn]o longer",
     )
     for number, what, caught_by, path, old, new in (
         (

@@ -277,14 +277,18 @@ async def test_an_overlapping_write_waits_for_the_track_being_preserved(
     first = site.start(HostCommand.WRITE, 0, 10, data=b"b" * 10)
     await reached(stopped)
     second = site.start(HostCommand.WRITE, 5, 10, data=b"c" * 10)
+    beside = site.start(HostCommand.WRITE, 20, 10, data=b"e" * 10)
     other = site.start(HostCommand.WRITE, 2 << 20, 10, data=b"d" * 10)
     # Zero tracks are not copied: that write needs no target.
     assert (await other).error == 0
     assert not second.done()
+    assert not beside.done(), "it shares no byte with the first, but the track"
     stopped.go()
     assert (await first).error == 0
     assert (await second).error == 0
-    assert await site.read(0, 16) == b"bbbbb" + b"c" * 10 + b"a"
+    assert (await beside).error == 0
+    wanted = b"bbbbb" + b"c" * 10 + b"a" * 5 + b"e" * 10 + b"a"
+    assert await site.read(0, len(wanted)) == wanted
 
 
 async def test_a_clean_stop_is_known_as_one_and_an_altered_device_is_suspect(
