@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import time
-from typing import Any
-
 import click
-from rich.console import Console
-from rich.markup import escape as escape_markup
 
 from common.cli.daemon_options import connect, daemon_options, json_option
 from common.cli.display import print_json, size_text
+from common.cli.long_jobs import Report, arguments_of, wait_for_end
 from common.errors import FoundDifferentError, IncompleteError
-from common.service.control_client import ControlClient
 from common.service.control_requests import RATE_DEFAULT
 from common.service.logging import escape
-
-POLL_SECONDS_MIN = 0.05
-POLL_SECONDS_MAX = 1.0
 
 
 @click.command()
@@ -49,17 +41,15 @@ def scrub(
     Ctrl-C ends the wait, not the scrub. Exit code 12 means that something could not
     be read back, and file and offset are named; 13 that it ended early.
     """
-    if report and stop:
-        raise click.UsageError("--report and --stop are two requests: give one")
-    arguments: dict[str, Any] = {"group": group, "action": "start"}
-    if report or stop:
-        arguments["action"] = "report" if report else "stop"
-    else:
-        arguments["rate"] = rate
+    arguments = arguments_of(group, report=report, stop=stop, start={"rate": rate})
+
+    def progress(seen: Report) -> str:
+        return _text(group, seen)
+
     with connect(socket_path, config) as client:
-        found: dict[str, Any] | None = client.call("scrub", arguments)
+        found: Report | None = client.call("scrub", arguments)
         if not (report or stop or no_wait):
-            found = _ended(client, group)
+            found = wait_for_end(client, "scrub", group, progress)
     if as_json:
         print_json(found)
     elif found is None:
@@ -70,20 +60,7 @@ def scrub(
         _raise_for(group, found)
 
 
-def _ended(client: ControlClient, group: str) -> dict[str, Any]:
-    asked = {"group": group, "action": "report"}
-    pause = POLL_SECONDS_MIN
-    with Console(stderr=True).status("") as line:
-        while True:  # ends with the scrub, or with Ctrl-C
-            found: dict[str, Any] = client.call("scrub", asked)
-            if found["result"] is not None:
-                return found
-            line.update(escape_markup(_text(group, found)))
-            time.sleep(pause)
-            pause = min(2 * pause, POLL_SECONDS_MAX)
-
-
-def _text(group: str, found: dict[str, Any]) -> str:
+def _text(group: str, found: Report) -> str:
     read, total = size_text(found["read_bytes"]), size_text(found["total_bytes"])
     lines = [f"{group}: {found['result'] or 'under way'}: {read} of {total} read back"]
     if found["reason"]:
@@ -95,7 +72,7 @@ def _text(group: str, found: dict[str, Any]) -> str:
     return "\n".join(escape(line) for line in lines)
 
 
-def _raise_for(group: str, found: dict[str, Any]) -> None:
+def _raise_for(group: str, found: Report) -> None:
     """End with the exit code of what was found."""
     if found["findings"]:
         raise FoundDifferentError(f"{group}: not all could be read back")

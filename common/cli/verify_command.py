@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-import time
-from typing import Any
-
 import click
-from rich.console import Console
-from rich.markup import escape as escape_markup
 
 from common.cli.daemon_options import connect, daemon_options, json_option
 from common.cli.display import print_json, seconds_text, size_text
+from common.cli.long_jobs import Report, arguments_of, wait_for_end
 from common.errors import FoundDifferentError, IncompleteError
-from common.service.control_client import ControlClient
 from common.service.control_requests import RATE_DEFAULT
 from common.service.logging import escape
-
-POLL_SECONDS_MIN = 0.05
-POLL_SECONDS_MAX = 1.0
-"""Asked often at first: a small volume is compared in a moment."""
 
 RANGES_SHOWN_MAX = 50
 
@@ -57,17 +48,17 @@ def verify(
     means that something differs or can't be read, and the ranges are named; 13 that
     it ended early.
     """
-    if report and stop:
-        raise click.UsageError("--report and --stop are two requests: give one")
-    arguments: dict[str, Any] = {"group": group, "action": "start"}
-    if report or stop:
-        arguments["action"] = "report" if report else "stop"
-    else:
-        arguments |= {"repair": repair, "rate": rate}
+    arguments = arguments_of(
+        group, report=report, stop=stop, start={"repair": repair, "rate": rate}
+    )
+
+    def progress(seen: Report) -> str:
+        return escape(_progress_text(group, seen))
+
     with connect(socket_path, config) as client:
-        found: dict[str, Any] | None = client.call("verify", arguments)
+        found: Report | None = client.call("verify", arguments)
         if not (report or stop or no_wait):
-            found = _ended(client, group)
+            found = wait_for_end(client, "verify", group, progress)
     if as_json:
         print_json(found)
     elif found is None:
@@ -78,21 +69,7 @@ def verify(
         _raise_for(group, found)
 
 
-def _ended(client: ControlClient, group: str) -> dict[str, Any]:
-    """Wait until the verify has ended; return its report."""
-    asked = {"group": group, "action": "report"}
-    pause = POLL_SECONDS_MIN
-    with Console(stderr=True).status("") as line:
-        while True:  # ends with the verify, or with Ctrl-C
-            found: dict[str, Any] = client.call("verify", asked)
-            if found["result"] is not None:
-                return found
-            line.update(escape_markup(escape(_progress_text(group, found))))
-            time.sleep(pause)
-            pause = min(2 * pause, POLL_SECONDS_MAX)
-
-
-def _progress_text(group: str, found: dict[str, Any]) -> str:
+def _progress_text(group: str, found: Report) -> str:
     done, total = found["compared_bytes"], found["total_bytes"]
     text = f"verifying {group}: {size_text(done)} of {size_text(total)}"
     if found["eta_seconds"] is not None:
@@ -102,7 +79,7 @@ def _progress_text(group: str, found: dict[str, Any]) -> str:
     return f"{text} (Ctrl-C ends the wait, not the verify)"
 
 
-def _text(group: str, found: dict[str, Any]) -> str:
+def _text(group: str, found: Report) -> str:
     if found["result"] is None:
         return escape(_progress_text(group, found))
     compared, total = found["compared_bytes"], found["total_bytes"]
@@ -128,7 +105,7 @@ def _text(group: str, found: dict[str, Any]) -> str:
     return "\n".join(escape(line) for line in lines)
 
 
-def _raise_for(group: str, found: dict[str, Any]) -> None:
+def _raise_for(group: str, found: Report) -> None:
     """End with the exit code of what was found."""
     if found["differing"] or found["unreadable"]:
         raise FoundDifferentError(f"{group}: the two sites are not equal")
