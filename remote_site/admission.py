@@ -131,6 +131,13 @@ def _one_shape_refusal(
     place: str, offer: VolumeOffer, known: VolumeOffer, may_have_grown: bool
 ) -> Goodbye | None:
     """A larger volume that has grown by its record says so next, by RESIZE."""
+    if offer.size_bytes < known.size_bytes and offer.volume_id == known.volume_id:
+        return goodbye(
+            GoodbyeReason.SIZE_MISMATCH,
+            f"{place} has grown to {known.size_bytes} bytes at the remote and has "
+            f"{offer.size_bytes} here: this site is an older copy, of before that; put "
+            "back the newest site.state_dir and the devices that belong to it",
+        )
     if offer.size_bytes < known.size_bytes or (
         offer.size_bytes > known.size_bytes and not may_have_grown
     ):

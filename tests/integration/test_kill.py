@@ -137,9 +137,8 @@ async def test_a_killed_primary_loses_no_write_and_copies_no_volume(
     print(f"FARSHORE_SEED={SEED}")
     with Pair(tmp_path, VOLUMES) as pair:
         async with endured(pair, SEED) as endurance:
-            round_began = 0
+            began = endurance.history.now()
             for _ in range(ROUNDS):
-                earlier, round_began = round_began, endurance.history.now()
                 await random_moment(endurance, chance)
                 kill(pair.primary)
                 # Only now: a cycle may commit in the moment before the kill.
@@ -158,10 +157,12 @@ async def test_a_killed_primary_loses_no_write_and_copies_no_volume(
                 await endurance.check_next_cut_is_exact()
                 first, *rest = endurance.cycles()[before:]
                 changed = endurance.changed_since(safe.first, TRACK_BYTES)
-                recent = endurance.changed_since(earlier, TRACK_BYTES)
-                print(f"{changed=} {recent=} {first}")
+                # A durable bitmap is written anew when a region of it cools, which
+                # may be long ago on a busy machine.
+                ever = endurance.changed_since(began, TRACK_BYTES)
+                print(f"{changed=} {ever=} {first}")
                 assert first.sent <= changed, "more was sent than differs"
-                assert first.compared <= recent + HOT_TRACKS_MAX
+                assert first.compared <= ever + HOT_TRACKS_MAX < BIG_TRACKS / 2
                 assert all(cost.compared == 0 for cost in rest)
                 endurance.go_on_cutting()
 

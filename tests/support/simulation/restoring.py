@@ -181,13 +181,20 @@ class Restoring:
         stored = DurableRecord(path, copy.files.after_kill()).load()
         if stored is None:
             return False
+        state = group_state.from_record(stored, path)
         # What its acked bits rely on decides what is compared, not what is refused.
-        sender = group_state.from_record(stored, path).judged(progress_count=0)
+        sender = state.judged(progress_count=0)
         path = f"{site.settings.state_directory}/{RECORD_NAME}"
         stored = DurableRecord(path, site.machine.copied()).load()
         receiver = ReceiverState()
         if stored is not None:
-            receiver = store_state.from_record(stored, path).judged()
+            known = store_state.from_record(stored, path)
+            receiver = known.judged()
+            if any(
+                state.volumes[volume.name].size_bytes < volume.size_bytes
+                for volume in known.volumes
+            ):
+                return True  # it has followed a growth
         return _rule(sender, receiver) <= specification.LAST_REFUSAL
 
     def _as_it_is(self) -> _Copy:

@@ -66,6 +66,14 @@ def test_who_belongs_here_is_let_in(expected: Expected) -> None:
             replace(HELLO, volumes=(DATA, replace(LOG, size_bytes=512))),
             BOUND,
             GoodbyeReason.SIZE_MISMATCH,
+            ["orders/log", "1048576", "512", "older copy", "site.state_dir"],
+        ),
+        (
+            replace(
+                HELLO, volumes=(DATA, replace(LOG, size_bytes=512, volume_id=b"x" * 16))
+            ),
+            BOUND,
+            GoodbyeReason.SIZE_MISMATCH,
             ["orders/log", "1048576", "512", "group.volume.size"],
         ),
         (
