@@ -230,6 +230,10 @@ class VolumeModel:
             self.visible[sector] = list(same)
             if lost_power:
                 self.durable[sector] = list(same)
+            else:
+                # What is there may become durable, whatever else still might.
+                known = self.durable[sector]
+                known.extend(write for write in same if write not in known)
             self._unsettled[sector] = None
         return wrong
 
