@@ -20,7 +20,7 @@ from common.errors import (
     StorageError,
 )
 from common.ports import Clock
-from common.replication.features import DELTA, GROW, LINKS, VERIFY
+from common.replication.features import DELTA, GROW, LINKS, TAKEOVER, VERIFY
 from common.replication.messages import (
     PROTOCOL_VERSION,
     Goodbye,
@@ -228,7 +228,13 @@ class Replicator:
                 )
                 for volume in group.volumes
             ),
-            features=(*((DELTA,) if link.delta else ()), VERIFY, LINKS, GROW),
+            features=(
+                *((DELTA,) if link.delta else ()),
+                VERIFY,
+                LINKS,
+                GROW,
+                TAKEOVER,
+            ),
         )
         addresses = [str(a) for _ in range(link.connections) for a in link.remotes]
         return await open_session(

@@ -10,8 +10,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from common.certificates import Certificate
-from common.replication.features import GROW
-from common.replication.lineage import ReceiverState, Verdict, judge, why_refused
+from common.replication.features import GROW, TAKEOVER
+from common.replication.lineage import (
+    Fork,
+    ReceiverState,
+    ToldFork,
+    Verdict,
+    judge,
+    why_refused,
+)
 from common.replication.messages import (
     PROTOCOL_VERSION,
     Goodbye,
@@ -24,13 +31,17 @@ from common.replication.messages import (
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What this site knows of a group: its config, and once bound its identity."""
+    """What this site knows of a group: its config, and once bound its identity.
+
+    `fork`: of a group that was taken over here, or is about to be.
+    """
 
     group: str
     peer: str
     volume_names: Sequence[str]
     state: ReceiverState
     volumes: Sequence[VolumeOffer]
+    fork: Fork | None = None
 
 
 def refusal(hello: Hello, expected: Expected) -> Goodbye | None:
@@ -38,7 +49,7 @@ def refusal(hello: Hello, expected: Expected) -> Goodbye | None:
     return (
         _version_refusal(hello)
         or _peer_refusal(hello, expected)
-        or lineage_refusal(hello, expected.group, expected.state)
+        or lineage_refusal(hello, expected.group, expected.state, expected.fork)
         or _names_refusal(hello, expected)
         or _shape_refusal(hello, expected)
     )
@@ -91,15 +102,32 @@ def _peer_refusal(hello: Hello, expected: Expected) -> Goodbye | None:
     )
 
 
-def lineage_refusal(hello: Hello, group: str, state: ReceiverState) -> Goodbye | None:
-    """Return why no data may flow from this sender, or None if they may."""
-    verdict = judge(hello.sender, state)
+_REASONS = {
+    Verdict.UNRELATED: GoodbyeReason.WRONG_GROUP,
+    Verdict.SUPERSEDED: GoodbyeReason.SUPERSEDED,
+    Verdict.SPLIT_BRAIN: GoodbyeReason.SPLIT_BRAIN,
+}
+
+
+def lineage_refusal(
+    hello: Hello, group: str, state: ReceiverState, fork: Fork | None = None
+) -> Goodbye | None:
+    """Return why no data may flow from this sender, or None if they may.
+
+    A sender that does not know of takeovers gets the sentence under a reason that it
+    knows.
+    """
+    verdict = judge(hello.sender, state, fork)
     if not verdict.is_refusal:
         return None
-    reason = GoodbyeReason.LINEAGE
-    if verdict is Verdict.UNRELATED:
-        reason = GoodbyeReason.WRONG_GROUP
-    return goodbye(reason, why_refused(verdict, group, hello.sender, state))
+    text = why_refused(verdict, group, hello.sender, state, fork)
+    reason = _REASONS.get(verdict, GoodbyeReason.LINEAGE)
+    if verdict not in {Verdict.SUPERSEDED, Verdict.SPLIT_BRAIN}:
+        return goodbye(reason, text)
+    if fork is None or TAKEOVER not in hello.features:
+        return goodbye(GoodbyeReason.LINEAGE, text)
+    is_known = not judge(hello.sender, state).is_refusal
+    return goodbye(reason, text, ToldFork(fork, is_known))
 
 
 def _names_refusal(hello: Hello, expected: Expected) -> Goodbye | None:

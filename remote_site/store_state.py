@@ -9,10 +9,19 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from common.errors import StateMismatchError
-from common.replication.lineage import NO_ID, CycleName, ReceiverState, SenderState
+from common.replication.lineage import (
+    NO_ID,
+    CycleName,
+    Fork,
+    ReceiverState,
+    SenderState,
+)
 from common.replication.messages import VolumeOffer
 
 FORMAT_VERSION = 3
+FORMAT_VERSION_TAKEN = 4
+"""Of the record of a group that was taken over: earlier releases refuse it by its
+version, for they would go on to receive."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +40,18 @@ class Point:
 
 
 @dataclass(frozen=True, slots=True)
+class Takeover:
+    """From this record on the group receives nothing more.
+
+    Once it `is_done` the devices hold the point `fork.cycle`, or what hosts have made
+    of it since, and the group sends in lineage `fork.lineage`.
+    """
+
+    fork: Fork
+    is_done: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class StoreState:
     """`points` oldest first; `relations[i]` names the journals of `points[i]`.
 
@@ -44,6 +65,8 @@ class StoreState:
 
     `growing[i]`: the device of `volumes[i]` may have been extended up to so many
     bytes; 0, or all of it empty: it is as long as its volume.
+
+    `lineage` is the one that was received, also after a `takeover`.
     """
 
     group: str
@@ -63,6 +86,7 @@ class StoreState:
     shown: bytes = NO_ID
     given: bytes = NO_ID
     growing: tuple[int, ...] = ()
+    takeover: Takeover | None = None
 
     def __post_init__(self) -> None:
         assert len(self.growing) in {0, len(self.volumes)}
@@ -183,7 +207,11 @@ def sized(point: Point, sizes: tuple[int, ...]) -> Point:
 def to_record(state: StoreState) -> dict[str, Any]:
     """Return the msgpack-able form."""
     record: dict[str, Any] = {name: getattr(state, name) for name in state.__slots__}
+    del record["takeover"]
     record["version"] = FORMAT_VERSION
+    if state.takeover is not None:
+        record["version"] = FORMAT_VERSION_TAKEN
+        record["takeover"] = _takeover_record(state.takeover)
     record["volumes"] = [_values(offer) for offer in state.volumes]
     record["points"] = [_values(point) for point in state.points]
     record["begun"] = state.begun and _values(state.begun)
@@ -192,6 +220,29 @@ def to_record(state: StoreState) -> dict[str, Any]:
 
 def _values(record: VolumeOffer | Point | CycleName) -> list[Any]:
     return [getattr(record, name) for name in record.__slots__]
+
+
+def _takeover_record(takeover: Takeover) -> dict[str, Any]:
+    fork = takeover.fork
+    return {
+        "lineage": fork.lineage,
+        "parent": fork.parent,
+        "point": _values(fork.cycle),
+        "cut_ns": fork.cut_ns,
+        "at_ns": fork.at_ns,
+        "is_done": takeover.is_done,
+    }
+
+
+def _takeover(record: dict[str, Any]) -> Takeover:
+    fork = Fork(
+        record["lineage"],
+        record["parent"],
+        CycleName(*record["point"]),
+        record["cut_ns"],
+        record["at_ns"],
+    )
+    return Takeover(fork, record["is_done"])
 
 
 def _point(values: list[Any]) -> Point:
@@ -203,11 +254,14 @@ def from_record(record: dict[str, Any], path: str) -> StoreState:
     """Read `to_record`'s form; an unknown version is refused by name."""
     record = dict(record)
     version = record.pop("version", None)
-    if version != FORMAT_VERSION:
+    if version not in {FORMAT_VERSION, FORMAT_VERSION_TAKEN}:
         raise StateMismatchError(
-            f"{path}: format version {version} is not {FORMAT_VERSION}, the one this "
-            "farshore reads; run the release that wrote it, or upgrade"
+            f"{path}: format version {version} is not {FORMAT_VERSION} or "
+            f"{FORMAT_VERSION_TAKEN}, those that this farshore reads; run the release "
+            "that wrote it, or upgrade"
         )
+    if "takeover" in record:
+        record["takeover"] = _takeover(record["takeover"])
     record["volumes"] = tuple(VolumeOffer(*fields) for fields in record["volumes"])
     record["points"] = tuple(_point(values) for values in record["points"])
     record["growing"] = tuple(record.get("growing", ()))

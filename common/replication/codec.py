@@ -20,11 +20,14 @@ from common.replication.frame import Frame
 from common.replication.lineage import (
     ID_BYTES,
     CycleName,
+    Fork,
     ReceiverState,
     SenderState,
+    ToldFork,
 )
 from common.replication.messages import (
     FEATURES_MAX,
+    FORKED,
     GOODBYE_BYTES_MAX,
     HASH_BYTES,
     HASHES_TRACKS_MAX,
@@ -139,6 +142,27 @@ _receiver_fields = fields.record(
     _progress,
 )
 
+
+def _fork(value: Any) -> ToldFork:
+    *fork, is_known = _fork_fields(value)
+    return ToldFork(Fork(*fork), is_known)
+
+
+_fork_fields = fields.record(_identity, _identity, _cycle, _u63, _u63, fields.truth)
+_reason_and_text = (fields.count(0xFFFF), fields.text(GOODBYE_BYTES_MAX))
+_plain_goodbye = fields.record(*_reason_and_text)
+_forked_goodbye = fields.record(*_reason_and_text, _fork)
+
+
+def _goodbye(value: Any) -> tuple[Any, ...]:
+    """A fork comes with the reasons that tell of one, and with no other."""
+    is_forked = type(value) is list and len(value) == len(("reason", "text", "fork"))
+    found: tuple[Any, ...] = (_forked_goodbye if is_forked else _plain_goodbye)(value)
+    if (found[0] in FORKED) is not is_forked:
+        raise ProtocolError("a fork is told with reasons 19 and 20, and only there")
+    return found
+
+
 _features = fields.many(fields.name, FEATURES_MAX)
 _version = fields.count(0xFFFF)
 _optional_u63 = fields.optional(_u63)
@@ -214,7 +238,7 @@ _TABLE: dict[MessageType, tuple[type[Any], fields.Check]] = {
     MessageType.HEARTBEAT: (Heartbeat, fields.record(_u63, _u63, _u63)),
     MessageType.GOODBYE: (
         Goodbye,
-        fields.record(fields.count(0xFFFF), fields.text(GOODBYE_BYTES_MAX)),
+        _goodbye,
     ),
     MessageType.NOTED: (Noted, fields.record(_u63, fields.optional(_identity))),
     MessageType.VERIFY: (
@@ -275,6 +299,8 @@ def encode_meta(message: Message) -> tuple[MessageType, bytes]:
     """
     kind = _TYPES[type(message)]
     values = [_plain(getattr(message, name)) for name in _FIELD_NAMES[kind]]
+    if isinstance(message, Goodbye) and message.fork is None:
+        values.pop()  # as releases know it that have never heard of forks
     try:
         _TABLE[kind][1](values)
     except ProtocolError as error:
@@ -285,6 +311,8 @@ def encode_meta(message: Message) -> tuple[MessageType, bytes]:
 def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return [_plain(element) for element in value]
+    if isinstance(value, ToldFork):
+        return [*_plain(astuple(value.fork)), value.is_known]
     if isinstance(value, enum.IntEnum):
         return int(value)
     return _plain(astuple(value)) if isinstance(value, _RECORDS) else value

@@ -21,7 +21,10 @@ LINKS: Final = "links"
 GROW: Final = "grow"
 """RESIZE is understood: a HELLO may offer more than the receiver has of a volume."""
 
-TAKEN: Final = (DELTA, VERIFY, LINKS, GROW)
+TAKEOVER: Final = "takeover"
+"""GOODBYE may carry a fork, and say that this sender is superseded."""
+
+TAKEN: Final = (DELTA, VERIFY, LINKS, GROW, TAKEOVER)
 """What a receiver of this version takes."""
 
 

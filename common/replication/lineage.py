@@ -69,6 +69,35 @@ class ReceiverState:
     progress_count: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Fork:
+    """Where a line of data left its parent: what a receiver that took over remembers.
+
+    `lineage` is new, `parent` the one received until then. `cycle` is the newest point
+    that both have, cut at `cut_ns` (clock of the parent's sender); taken over at
+    `at_ns` (clock of the receiver).
+    """
+
+    lineage: bytes
+    parent: bytes
+    cycle: CycleName
+    cut_ns: int
+    at_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class ToldFork:
+    """A fork, as one sender is told of it.
+
+    `is_known`: what this sender shows is the newest that the receiver had met of it
+    when it took over. If not, the sender is an older copy of itself, or another copy
+    went on: what it says of changes since the fork is not all.
+    """
+
+    fork: Fork
+    is_known: bool
+
+
 class Verdict(enum.Enum):
     GO_ON = "the same point and relation: acked tracks need not be sent again"
     COMPARE_ACKED = "the receiver is an older copy of itself: acked tracks are compared"
@@ -76,6 +105,8 @@ class Verdict(enum.Enum):
     NOTE_POINT = "the receiver has committed the newest cycle; its answer was lost"
     COMPARE_ALL = "the receiver has lost points: every track is compared"
     UNRELATED = "another group of that name"
+    SUPERSEDED = "the receiver has taken over from this very line of data"
+    SPLIT_BRAIN = "both serve, and neither took over from the other"
     OTHER_LINEAGE = "another line of data"
     SENDER_OLDER = "the sender is an older copy of itself"
     PARTED = "both have gone on from a common past"
@@ -88,18 +119,25 @@ class Verdict(enum.Enum):
 
 _REFUSALS = {
     Verdict.UNRELATED,
+    Verdict.SUPERSEDED,
+    Verdict.SPLIT_BRAIN,
     Verdict.OTHER_LINEAGE,
     Verdict.SENDER_OLDER,
     Verdict.PARTED,
 }
 
 
-def judge(sender: SenderState, receiver: ReceiverState) -> Verdict:
-    """Return the verdict: the first rule that applies, in this order."""
-    if receiver.group_id not in (None, sender.group_id):
-        return Verdict.UNRELATED
-    if receiver.lineage not in (None, sender.lineage):
-        return Verdict.OTHER_LINEAGE
+def judge(
+    sender: SenderState, receiver: ReceiverState, fork: Fork | None = None
+) -> Verdict:
+    """Return the verdict: the first rule that applies, in this order.
+
+    `fork`: of a receiver that has taken over, or is about to. It welcomes nobody, so a
+    sender that judges a WELCOME has none.
+    """
+    other_data = _other_data(sender, receiver, fork)
+    if other_data is not None:
+        return other_data
     if _is_sender_older(sender, receiver):
         return Verdict.SENDER_OLDER
     if _have_parted(sender, receiver):
@@ -116,6 +154,20 @@ def judge(sender: SenderState, receiver: ReceiverState) -> Verdict:
     ):
         return Verdict.COMPARE_ACKED
     return Verdict.GO_ON
+
+
+def _other_data(
+    sender: SenderState, receiver: ReceiverState, fork: Fork | None
+) -> Verdict | None:
+    """Group and lines of data: None if both sites mean the same one."""
+    if receiver.group_id not in (None, sender.group_id):
+        return Verdict.UNRELATED
+    if fork is not None:
+        is_parent = sender.lineage == fork.parent
+        return Verdict.SUPERSEDED if is_parent else Verdict.SPLIT_BRAIN
+    if receiver.lineage not in (None, sender.lineage):
+        return Verdict.OTHER_LINEAGE
+    return None
 
 
 def _is_sender_older(sender: SenderState, receiver: ReceiverState) -> bool:
@@ -168,10 +220,31 @@ def _number(cycle: CycleName | None) -> int:
 
 
 def why_refused(
-    verdict: Verdict, group: str, sender: SenderState, receiver: ReceiverState
+    verdict: Verdict,
+    group: str,
+    sender: SenderState,
+    receiver: ReceiverState,
+    fork: Fork | None = None,
 ) -> str:
     """Return the sentence for operators of both sites: what, and what to do."""
     match verdict:
+        case Verdict.SUPERSEDED:
+            assert fork is not None
+            return (
+                f"group {group!r} was taken over at the remote, from point "
+                f"{fork.cycle.number}, in lineage {fork.lineage.hex()}: what this "
+                f"site, up to {_told(sender.newest)} of lineage {fork.parent.hex()}, "
+                "has written since is not there; keep hosts away from one of the two"
+            )
+        case Verdict.SPLIT_BRAIN:
+            assert fork is not None
+            return (
+                f"split brain: group {group!r} is served by both sites, by the remote "
+                f"in lineage {fork.lineage.hex()}, taken over from "
+                f"{fork.parent.hex()} at point {fork.cycle.number}, and here in "
+                f"{sender.lineage.hex()}: keep hosts away from one of the two, and "
+                "look at `farshore status` at both"
+            )
         case Verdict.UNRELATED:
             assert receiver.group_id is not None
             return (

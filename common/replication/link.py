@@ -19,6 +19,7 @@ from common.replication.frame import (
     FrameParser,
     encode_summed_frame,
 )
+from common.replication.lineage import ToldFork
 from common.replication.messages import (
     Goodbye,
     Hashes,
@@ -40,6 +41,14 @@ GOODBYE_SECONDS = 2.0
 """A goodbye is a courtesy: a peer that does not take it in time goes without."""
 
 
+class ForkedError(PeerRefusedError):
+    """The peer has taken over: `told` says where its line of data left the other."""
+
+    def __init__(self, reason: int, text: str, told: ToldFork) -> None:
+        super().__init__(reason, text)
+        self.told = told
+
+
 @dataclass(frozen=True, slots=True)
 class EncodedFrame:
     """A message as it goes over the wire; `checksum` is its body's."""
@@ -55,6 +64,12 @@ def encode_message(message: Message) -> EncodedFrame:
     buffers, checksum = encode_summed_frame(kind, meta, payload)
     size_bytes = sum(memoryview(buffer).nbytes for buffer in buffers)
     return EncodedFrame(buffers, checksum, size_bytes)
+
+
+def _refused(message: Goodbye) -> PeerRefusedError:
+    if message.fork is None:
+        return PeerRefusedError(message.reason, message.text)
+    return ForkedError(message.reason, message.text, message.fork)
 
 
 class Link:
@@ -116,7 +131,8 @@ class Link:
 
         Raises `ConnectionLostError` at the end of the stream or after
         `SILENCE_SECONDS` without a byte, `ProtocolError` for anything malformed,
-        `PeerRefusedError` for a GOODBYE. After any of them the link is of no use.
+        `PeerRefusedError` for a GOODBYE (`ForkedError` if it tells of a fork). After
+        any of them the link is of no use.
         """
         while True:  # ends with a message or an error: silence is bounded
             while not self._frames:
@@ -126,7 +142,7 @@ class Link:
                 case Heartbeat():
                     self._note_heartbeat(message)
                 case Goodbye():
-                    raise PeerRefusedError(message.reason, message.text)
+                    raise _refused(message)
                 case _:
                     return message
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, field
 
-from common.replication.lineage import ReceiverState, SenderState
+from common.replication.lineage import ReceiverState, SenderState, ToldFork
 from common.storage.geometry import TRACK_BYTES_MIN
 
 PROTOCOL_VERSION = 2
@@ -105,11 +105,17 @@ class GoodbyeReason(enum.IntEnum):
     VOLUME_MISMATCH = 16
     VERSION = 17
     NOT_PERMITTED = 18
+    SUPERSEDED = 19
+    SPLIT_BRAIN = 20
 
     @property
     def is_permanent(self) -> bool:
         """Tell whether only an operator can mend it."""
         return self >= GoodbyeReason.UNKNOWN_GROUP
+
+
+FORKED = frozenset({GoodbyeReason.SUPERSEDED, GoodbyeReason.SPLIT_BRAIN})
+"""Reasons of a receiver that has taken over: these goodbyes carry its fork."""
 
 
 class Encoding(enum.IntEnum):
@@ -448,8 +454,15 @@ class Heartbeat:
 
 @dataclass(frozen=True, slots=True)
 class Goodbye:
+    """The last message of a link.
+
+    `fork`: of a receiver that has taken over, with the reasons `FORKED` and only those,
+    which only a sender gets that offered the feature "takeover".
+    """
+
     reason: int
     text: str
+    fork: ToldFork | None = None
 
 
 Message = (
@@ -480,7 +493,7 @@ Message = (
 )
 
 
-def goodbye(reason: GoodbyeReason, text: str) -> Goodbye:
+def goodbye(reason: GoodbyeReason, text: str, fork: ToldFork | None = None) -> Goodbye:
     """Return a goodbye whose text fits, whatever it was made of."""
     whole = text.encode("utf-8", "replace")[:GOODBYE_BYTES_MAX]
-    return Goodbye(reason, whole.decode("utf-8", "ignore"))
+    return Goodbye(reason, whole.decode("utf-8", "ignore"), fork)

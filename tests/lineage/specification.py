@@ -11,7 +11,7 @@ from typing import Any
 
 Cycle = tuple[int, str] | None
 
-LAST_REFUSAL = 8
+LAST_REFUSAL = 10
 """Lines up to this one say that nothing may be sent."""
 
 
@@ -39,6 +39,8 @@ class Remote:
     known: bool
     relation: str
     progress: int
+    taken_from: str | None = None
+    """P'' of the page: the lineage that it took over from."""
 
 
 def rule(p: Primary, r: Remote) -> int:
@@ -58,23 +60,25 @@ def rule(p: Primary, r: Remote) -> int:
     unanswered = r.committed is not None and r.committed == p.newest != p.committed
     lines: list[tuple[int, Any]] = [
         (1, r.group is not None and r.group != p.group),
-        (2, r.lineage is not None and r.lineage != p.lineage),
-        (3, at_hand != met and not later),
-        (4, height["B'"] > height["N"]),
-        (5, height["C'"] > height["N"]),
-        (6, unanswered and r.known),
-        (7, r.begun and p.newest and r.begun[0] == p.newest[0] and r.begun != p.newest),
+        (2, r.taken_from is not None and p.lineage == r.taken_from),
+        (3, r.taken_from is not None),
+        (4, r.lineage is not None and r.lineage != p.lineage),
+        (5, at_hand != met and not later),
+        (6, height["B'"] > height["N"]),
+        (7, height["C'"] > height["N"]),
+        (8, unanswered and r.known),
+        (9, r.begun and p.newest and r.begun[0] == p.newest[0] and r.begun != p.newest),
         (
-            8,
+            10,
             r.committed is not None
             and r.committed != p.committed
             and r.committed != p.newest
             and not height["C'"] < height["C"],
         ),
-        (9, unanswered),
-        (10, p.committed is not None and r.committed != p.committed),
-        (11, p.relation != r.relation),
-        (12, stranger or p.progress > r.progress),
-        (13, True),
+        (11, unanswered),
+        (12, p.committed is not None and r.committed != p.committed),
+        (13, p.relation != r.relation),
+        (14, stranger or p.progress > r.progress),
+        (15, True),
     ]
     return next(number for number, applies in lines if applies)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 
 from common.replication.lineage import (
     CycleName,
+    Fork,
     ReceiverState,
     SenderState,
     Verdict,
@@ -44,30 +46,25 @@ def combinations() -> Iterator[tuple[Primary, Remote]]:
             for newest, committed, begun, point in product(CYCLES, repeat=4):
                 if (committed or (0, ""))[0] > (newest or (0, ""))[0]:
                     continue  # a point is of a cycle that was begun
-                yield (
-                    Primary(
-                        "g",
-                        "l",
-                        epochs[0],
-                        receipt,
-                        newest,
-                        committed,
-                        "t",
-                        progress[0],
-                    ),
-                    Remote(
-                        group,
-                        lineage,
-                        epochs[1],
-                        shown,
-                        offered,
-                        begun,
-                        point,
-                        known,
-                        relation,
-                        progress[1],
-                    ),
+                primary = Primary(
+                    "g", "l", epochs[0], receipt, newest, committed, "t", progress[0]
                 )
+                remote = Remote(
+                    group,
+                    lineage,
+                    epochs[1],
+                    shown,
+                    offered,
+                    begun,
+                    point,
+                    known,
+                    relation,
+                    progress[1],
+                )
+                yield primary, remote
+                if lineage is not None and newest == begun and point == committed:
+                    # One that took over: from this primary's line, or from another.
+                    yield primary, replace(remote, taken_from=lineage)
 
 
 def _id(name: str) -> bytes:
@@ -105,6 +102,13 @@ def states(primary: Primary, remote: Remote) -> tuple[SenderState, ReceiverState
     return sender, receiver
 
 
+def fork_of(remote: Remote) -> Fork | None:
+    """Return what the product would know of a takeover."""
+    if remote.taken_from is None:
+        return None
+    return Fork(_id("n"), _id(remote.taken_from), CycleName(1, _id("a")), 7, 9)
+
+
 def page_verdicts() -> dict[int, str]:
     """Return the page's verdict of each rule, by number."""
     section = PAGE.read_text().partition("## Verdicts")[2].partition("\n## ")[0]
@@ -114,7 +118,7 @@ def page_verdicts() -> dict[int, str]:
 
 def test_the_page_and_the_product_name_the_same_verdicts() -> None:
     named = page_verdicts()
-    assert list(named) == list(range(1, 14))
+    assert list(named) == list(range(1, 16))
     assert {verdict.name.lower().replace("_", " ") for verdict in Verdict} == set(
         named.values()
     )
@@ -126,7 +130,7 @@ def test_every_combination_is_judged_as_the_page_says() -> None:
     verdicts: Counter[str] = Counter()
     for primary, remote in combinations():
         number = rule(primary, remote)
-        verdict = judge(*states(primary, remote))
+        verdict = judge(*states(primary, remote), fork_of(remote))
         if verdict.name.lower().replace("_", " ") != named[number]:
             pytest.fail(f"rule {number}, {verdict}: {primary} {remote}")
         rules[number] += 1
@@ -155,3 +159,19 @@ def test_a_refusal_says_what_each_side_knows_and_what_to_do() -> None:
         assert f"cycle {newest[0]}" in text
         assert f"cycle {begun[0]}" in text
         assert "put back" in text
+
+
+def test_a_refusal_after_a_takeover_names_both_lineages_and_the_point() -> None:
+    primary = Primary("g", "l", 4, "r", (3, "a"), (2, "a"), "t", 0)
+    for parent in ("l", "x"):
+        remote = Remote(
+            "g", parent, 5, "r", "o", (3, "a"), (2, "a"), False, "t", 0, parent
+        )
+        sender, receiver = states(primary, remote)
+        fork = fork_of(remote)
+        assert fork is not None
+        verdict = judge(sender, receiver, fork)
+        text = why_refused(verdict, "orders", sender, receiver, fork)
+        for told in ("orders", fork.lineage.hex(), sender.lineage.hex(), "point 1"):
+            assert told in text
+        assert ("split brain" in text) is (parent == "x")

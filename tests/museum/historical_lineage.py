@@ -108,7 +108,7 @@ EXHIBITS = (
         says="rule",
         elsewhere=(
             "Ceph: after a forced promotion the old primary went on to replay instead "
-            "of telling of a split brain (ceph 17979); taking over itself is to come"
+            "of telling of a split brain (ceph 17979)"
         ),
     ),
     Exhibit(

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from common.replication.lineage import CycleName, ReceiverState, SenderState
+from common.replication.lineage import (
+    CycleName,
+    Fork,
+    ReceiverState,
+    SenderState,
+    ToldFork,
+)
 from common.replication.messages import (
     Abandon,
     Committed,
@@ -116,4 +122,14 @@ EXAMPLES: dict[str, Message] = {
     "resize": Resize(7, 1, 5 << 20, (5 << 20) + 512),
     "heartbeat": Heartbeat(7, 1_700_000_004_000_000_000, 1_700_000_003_500_000_000),
     "goodbye": Goodbye(GoodbyeReason.SIZE_MISMATCH, "orders/data has 5 bytes, not 6"),
+    "goodbye_of_one_that_took_over": Goodbye(
+        GoodbyeReason.SUPERSEDED,
+        "taken over",
+        ToldFork(
+            Fork(
+                b"m" * 16, b"l" * 16, CycleName(42, CYCLE), 1_700_000_000, 1_700_000_9
+            ),
+            is_known=True,
+        ),
+    ),
 }

@@ -4,7 +4,14 @@ from dataclasses import replace
 
 import pytest
 
-from common.replication.lineage import ReceiverState, SenderState
+from common.replication.features import TAKEOVER
+from common.replication.lineage import (
+    CycleName,
+    Fork,
+    ReceiverState,
+    SenderState,
+    ToldFork,
+)
 from common.replication.messages import GoodbyeReason, Hello, VolumeOffer
 from remote_site.admission import Expected, refusal, unknown_group
 
@@ -105,3 +112,30 @@ def test_an_unknown_group_is_named() -> None:
     found = unknown_group(HELLO)
     assert found.reason == GoodbyeReason.UNKNOWN_GROUP
     assert "'orders'" in found.text
+
+
+def test_a_superseded_sender_is_told_where_if_it_can_be_told() -> None:
+    fork = Fork(b"m" * 16, b"l" * 16, CycleName(3, b"c" * 16), 7, 9)
+    taken = replace(BOUND, fork=fork)
+    found = refusal(replace(HELLO, features=(TAKEOVER,)), taken)
+    assert found is not None
+    assert (found.reason, found.fork) == (
+        GoodbyeReason.SUPERSEDED,
+        ToldFork(fork, is_known=True),
+    )
+    known = refusal(HELLO, taken)
+    assert known is not None
+    assert (known.reason, known.fork) == (GoodbyeReason.LINEAGE, None)
+    assert known.text == found.text
+    other = replace(SENDER, lineage=b"o" * 16)
+    split = refusal(replace(HELLO, sender=other, features=(TAKEOVER,)), taken)
+    assert split is not None
+    assert (split.reason, split.fork) == (
+        GoodbyeReason.SPLIT_BRAIN,
+        ToldFork(fork, is_known=False),
+    )
+    # One that was put back to before what this site had met of it.
+    met = replace(taken, state=replace(BOUND.state, begun=CycleName(3, b"c" * 16)))
+    older = refusal(replace(HELLO, features=(TAKEOVER,)), met)
+    assert older is not None
+    assert older.fork == ToldFork(fork, is_known=False)

@@ -4,13 +4,27 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import msgpack  # type: ignore[import-untyped]
 import pytest
 
 from common.errors import ProtocolError
-from common.replication.lineage import NO_ID, CycleName, SenderState, Verdict, judge
+from common.replication.lineage import (
+    NO_ID,
+    CycleName,
+    Fork,
+    SenderState,
+    Verdict,
+    judge,
+)
 from common.replication.messages import PROGRESS_MAX
 from remote_site.group_disk import GroupDisk
-from remote_site.store_state import Point, StoreState, from_record, to_record
+from remote_site.store_state import (
+    Point,
+    StoreState,
+    Takeover,
+    from_record,
+    to_record,
+)
 from tests.support.remote_store_group import BINDING, OFFERS, SETTINGS, make_files
 
 FRESH = SenderState(b"g" * 16, b"L" * 16)
@@ -120,3 +134,13 @@ def test_a_cycle_that_is_not_newer_than_the_one_begun_is_refused() -> None:
             disk.begin_cycle(name)
     assert disk.state is not None
     assert disk.state.begun == CycleName(5, ONE)
+
+
+def test_a_takeover_is_kept_and_refused_by_releases_that_do_not_know_it() -> None:
+    fork = Fork(b"M" * 16, b"L" * 16, CycleName(3, THREE), 7, 9)
+    assert to_record(STATE)["version"] == 3
+    for is_done in (False, True):
+        taken = replace(STATE, takeover=Takeover(fork, is_done))
+        record = to_record(taken)
+        assert record["version"] == 4
+        assert from_record(msgpack.unpackb(msgpack.packb(record)), "store") == taken
