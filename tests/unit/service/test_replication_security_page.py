@@ -12,8 +12,8 @@ import pytest
 from common.certificates import Certificate
 from common.replication.credentials import Credentials
 from common.service.config import load_primary, load_remote
-from primary_site.daemon import read_credentials as primary_credentials
-from remote_site.daemon import read_credentials as remote_credentials
+from primary_site.sending_groups import read_credentials as primary_credentials
+from remote_site.receiving_groups import read_credentials as remote_credentials
 
 ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "docs/operating/replication-security.md").read_text()
@@ -51,7 +51,7 @@ def test_the_certificates_that_the_page_makes_serve_its_configs(
     remote = load_remote(written(tmp_path, "remote", at_remote))
 
     sends = primary_credentials(primary.groups[0])
-    receives = remote_credentials(remote)
+    receives = remote_credentials(remote.replication)
 
     assert sends is not None
     assert receives is not None

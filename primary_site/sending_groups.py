@@ -1,0 +1,216 @@
+"""The groups that a daemon sends: opened, replicated, asked and closed one by one.
+
+A group may come and go while the daemon runs. Everything here is the main loop's;
+what happens in a group happens on that group's own loop (`hosted_group.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import structlog
+
+from common.certificates import Certificate
+from common.errors import RefusedError
+from common.ports import Clock, Files, Threads
+from common.replication.credentials import Credentials
+from common.service.certificate_status import with_certificates
+from common.service.config_primary import PrimaryGroup
+from common.service.reload import Commit
+from common.service.runner import make_loop
+from common.service.status import GroupStatus
+from common.storage.threads import WorkerThreads
+from primary_site.dialing import Dialer
+from primary_site.exports import PrimaryExports
+from primary_site.hosted_group import HostedGroup
+from primary_site.opening import check_group
+from primary_site.operations import OPERATIONS
+from primary_site.volume import PrimaryVolume
+
+DEVICE_THREADS = 8
+"""Calls that may block at once on one device: its queue depth, in a way."""
+
+TLS_KEYS = ("group.link.tls.ca", "group.link.tls.cert", "group.link.tls.key")
+"""What a reload applies: other files, but not whether there is TLS at all."""
+
+PACING_KEYS = (
+    "group.link.profile",
+    "group.link.bandwidth",
+    "group.link.bandwidth_schedule",
+)
+
+log = structlog.get_logger()
+
+
+def make_threads(name: str) -> Threads:
+    return WorkerThreads(name, DEVICE_THREADS)
+
+
+def read_credentials(config: PrimaryGroup) -> Credentials | None:
+    """Read a group's certificates; None: it replicates in plain text. Blocks."""
+    if config.link.tls is None:
+        return None
+    table = f"group[{config.name}].link.tls"
+    return Credentials.read(config.link.tls.files(), table, is_server=False)
+
+
+class SendingGroups:
+    """`hosted` has those that are open now, by name; `exports` their volumes."""
+
+    def __init__(self, site: str, config_path: str, clock: Clock) -> None:
+        self.hosted: dict[str, HostedGroup] = {}
+        self._volumes: dict[str, Sequence[PrimaryVolume]] = {}
+        self.exports = PrimaryExports(self._volumes)
+        self._site = site
+        self._config_path = config_path
+        self._clock = clock
+        self._dialers: dict[str, Dialer] = {}
+        self._replicating: dict[str, asyncio.Task[None]] = {}
+        self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    # -- one group ---------------------------------------------------------------------
+
+    async def check(
+        self, config: PrimaryGroup, state_directory: str, files: Files
+    ) -> None:
+        """Raise what `open` would for a mistake of the operator; change nothing."""
+        await asyncio.to_thread(
+            check_group, files, state_directory, config, self._config_path
+        )
+        await self._dial(config)
+
+    async def _dial(self, config: PrimaryGroup) -> Dialer:
+        credentials = await asyncio.to_thread(read_credentials, config)
+        dialer = Dialer(config.link.peer, credentials, self._clock)
+        self._dialers[config.name] = dialer
+        return dialer
+
+    async def open(
+        self, config: PrimaryGroup, state_directory: str, files: Files
+    ) -> HostedGroup:
+        """Open a group, on a loop of its own, and serve its volumes from now on.
+
+        Its state is below `state_directory`; `files` opens its devices, too. Nothing is
+        sent before `replicate`.
+        """
+        assert config.name not in self.hosted
+        dialer = self._dialers.get(config.name) or await self._dial(config)
+        hosted = await HostedGroup.open(
+            config,
+            self._config_path,
+            state_directory,
+            self._site,
+            files,
+            make_threads,
+            dialer.connect,
+            self._clock,
+            make_loop,
+        )
+        self.hosted[config.name] = hosted
+        self._volumes[config.name] = hosted.volumes
+        return hosted
+
+    def replicate(self, name: str) -> None:
+        """Begin a group's cycles; they end with `stop` or `close`."""
+        task = asyncio.create_task(
+            self.hosted[name].replicate(), name=f"replicate {name}"
+        )
+        self._replicating[name] = task
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """Cycles end when they are told to: any other end is a bug of ours."""
+        if task.cancelled() or self._failed.done():
+            return
+        error = task.exception() or RuntimeError(f"{task.get_name()} has ended")
+        self._failed.set_exception(error)
+
+    async def watch(self) -> None:
+        """Raise what ends the cycles of any group; for ever, where nothing does."""
+        await asyncio.shield(self._failed)
+
+    async def close(self, name: str) -> None:
+        """Stop a group in good order. Its hosts are gone, or were cut off."""
+        hosted = self.hosted.pop(name)
+        self._volumes.pop(name, None)
+        await self._stop(name)
+        await hosted.close()
+
+    async def _stop(self, name: str) -> None:
+        task = self._replicating.pop(name, None)
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def stop(self) -> None:
+        """End all cycles: no host is served any more."""
+        await asyncio.gather(*(self._stop(name) for name in list(self._replicating)))
+
+    async def close_all(self) -> None:
+        """Close all groups at once; raises the first of what went wrong."""
+        closed = await asyncio.gather(
+            *(self.close(name) for name in list(self.hosted)), return_exceptions=True
+        )
+        for error in closed:
+            if isinstance(error, BaseException):
+                raise error
+
+    # -- what operators ask ------------------------------------------------------------
+
+    async def ask(self, command: str, name: str, arguments: dict[str, Any]) -> Any:
+        """Carry out a command for a group that this site sends."""
+        operation = OPERATIONS.get(command)
+        if operation is None:
+            raise RefusedError(f"{command}: not a command of a sending site")
+        hosted = self.hosted[name]
+        return await hosted.ask(lambda: operation(hosted.replicator, **arguments))
+
+    async def status(self, name: str) -> GroupStatus:
+        """Return a group's status, with the certificates of its link."""
+        dialer = self._dialers[name]
+        own = None if dialer.credentials is None else dialer.credentials.own
+        return with_certificates(
+            await self.hosted[name].status(),
+            own,
+            dialer.peer_certificate,
+            self._clock.now_ns(),
+        )
+
+    # -- what a reload changes ---------------------------------------------------------
+
+    def prepare_pacing(self, configs: Sequence[PrimaryGroup]) -> Commit:
+        def commit() -> None:
+            for new in configs:
+                if hosted := self.hosted.get(new.name):
+                    hosted.pace(new.link)
+
+        return commit
+
+    async def prepare_credentials(self, configs: Sequence[PrimaryGroup]) -> Commit:
+        """Read every group's files again, also where only their content is new."""
+        found: dict[str, Credentials] = {}
+        for config in configs:
+            dialer = self._dialers.get(config.name)
+            if dialer is None or dialer.credentials is None:
+                continue  # its own restart is needed, and said
+            credentials = await asyncio.to_thread(read_credentials, config)
+            if credentials is not None:
+                found[config.name] = credentials
+
+        def commit() -> None:
+            for name, credentials in found.items():
+                self._dialers[name].credentials = credentials
+
+        return commit
+
+    def certificates(self) -> dict[str, Certificate]:
+        """Return those in use, by what people call them."""
+        found: dict[str, Certificate] = {}
+        for name, dialer in self._dialers.items():
+            if dialer.credentials is not None:
+                found[dialer.credentials.cert_path] = dialer.credentials.own
+            if dialer.peer_certificate is not None:
+                found[f"the remote's of group {name}"] = dialer.peer_certificate
+        return found

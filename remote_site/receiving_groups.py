@@ -1,0 +1,191 @@
+"""The groups that a daemon receives: opened, listened for, asked and closed.
+
+A group may come and go while the daemon runs. All of it is the main loop's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import structlog
+
+from common.certificates import Certificate
+from common.errors import RefusedError
+from common.ports import Clock, Files
+from common.replication.credentials import Credentials
+from common.replication.stream import Address
+from common.service.certificate_status import with_certificates
+from common.service.config_remote import RemoteGroup, ReplicationTable
+from common.service.reload import Commit
+from common.service.status import GroupStatus
+from common.service.units import parse_bandwidth
+from common.storage.threads import WorkerThreads
+from remote_site.exports import RecoveryExports
+from remote_site.group import ReceivingGroup
+from remote_site.listener import ReplicationListener
+from remote_site.report import group_status, points
+from remote_site.store import GroupStore, StoreSettings
+
+TLS_KEYS = ("replication.tls.ca", "replication.tls.cert", "replication.tls.key")
+"""What a reload applies: other files, but not whether there is TLS at all."""
+
+THREADS_MAX = 16
+"""Blocking calls of one group at once: an apply a volume, a flush, some readers."""
+
+log = structlog.get_logger()
+
+
+def read_credentials(replication: ReplicationTable) -> Credentials | None:
+    """Read this site's certificates; None: it receives plain text. Blocks."""
+    if replication.tls is None:
+        return None
+    return Credentials.read(replication.tls.files(), "replication.tls", is_server=True)
+
+
+def store_settings(config: RemoteGroup, directory: str) -> StoreSettings:
+    """Return where a group's store is: its record in `directory`."""
+    return StoreSettings(
+        group=config.name,
+        state_directory=directory,
+        journal_directory=f"{config.journal.directory}/{config.name}",
+        devices={volume.name: volume.device for volume in config.volumes},
+        peer=config.peer,
+        accept_existing=frozenset(
+            volume.name for volume in config.volumes if volume.accept_existing
+        ),
+    )
+
+
+class ReceivingGroups:
+    """`groups` has those that are open now, by name; `exports` their points."""
+
+    def __init__(self, site: str, files: Files, clock: Clock) -> None:
+        self.groups: dict[str, ReceivingGroup] = {}
+        self.listener = ReplicationListener(self.groups, clock)
+        self.exports = RecoveryExports(self.groups)
+        self._site = site
+        self._files = files
+        self._clock = clock
+        self._threads: dict[str, WorkerThreads] = {}
+
+    # -- one group ---------------------------------------------------------------------
+
+    async def open(self, config: RemoteGroup, directory: str) -> ReceivingGroup:
+        """Open a group whose record is in `directory`; who connects finds it now."""
+        threads = WorkerThreads(
+            config.name, min(2 * len(config.volumes) + 2, THREADS_MAX)
+        )
+        try:
+            store = await GroupStore.open(
+                self._files, threads, store_settings(config, directory)
+            )
+        except BaseException:
+            threads.close()
+            raise
+        newest = store.points[-1].number if store.points else None
+        log.info("group_opened", group=config.name, newest_point=newest)
+        group = ReceivingGroup(config, self._site, store, threads, self._clock)
+        if config.scrub.schedule is not None:
+            group.scrubbing.follow(config.scrub.schedule, config.scrub.rate_bytes)
+        self._threads[config.name] = threads
+        self.groups[config.name] = group
+        return group
+
+    async def close(self, name: str) -> None:
+        """End a group's session, then let go of its store."""
+        await self.groups.pop(name).close()
+        self._threads.pop(name).close()
+
+    async def close_all(self) -> None:
+        for name in list(self.groups):
+            await self.close(name)
+
+    # -- who connects ------------------------------------------------------------------
+
+    async def read_credentials(self, replication: ReplicationTable) -> None:
+        """Read what `listen` needs; raises `ConfigError`."""
+        credentials = await asyncio.to_thread(read_credentials, replication)
+        self.listener.credentials = credentials
+
+    async def listen(self, replication: ReplicationTable) -> None:
+        """Take sessions from now on."""
+        await self.listener.listen(
+            [Address(address.host, address.port) for address in replication.listen]
+        )
+
+    async def stop(self) -> None:
+        """Take no more sessions and end those there are."""
+        await self.listener.stop_accepting()
+        for group in self.groups.values():
+            await group.end_sessions()
+        await self.listener.close()
+
+    async def prepare_credentials(self, replication: ReplicationTable) -> Commit:
+        """Read the files again, also where only their content is new."""
+        listener = self.listener
+        found = listener.credentials
+        if found is not None:  # else a restart is needed, and said
+            found = await asyncio.to_thread(read_credentials, replication) or found
+
+        def commit() -> None:
+            listener.credentials = found
+
+        return commit
+
+    def certificates(self) -> dict[str, Certificate]:
+        """Return those in use, by what people call them."""
+        found: dict[str, Certificate] = {}
+        own = self.listener.credentials
+        if own is not None:
+            found[own.cert_path] = own.own
+        for name, group in self.groups.items():
+            if group.peer_certificate is not None:
+                found[f"the primary's of group {name}"] = group.peer_certificate
+        return found
+
+    # -- what operators ask ------------------------------------------------------------
+
+    async def ask(self, command: str, name: str, arguments: dict[str, Any]) -> Any:
+        """Carry out a command for a group that this site receives."""
+        operation = OPERATIONS.get(command)
+        if operation is None:
+            raise RefusedError(
+                f"{command}: this site receives group {name!r}; run the command at "
+                "the sending site"
+            )
+        return await operation(self.groups[name], **arguments)
+
+    def status(self, name: str) -> GroupStatus:
+        """Return a group's status, with the certificates of its link."""
+        now_ns = self._clock.now_ns()
+        credentials, group = self.listener.credentials, self.groups[name]
+        return with_certificates(
+            group_status(group, now_ns),
+            None if credentials is None else credentials.own,
+            group.peer_certificate,
+            now_ns,
+        )
+
+
+async def _points(group: ReceivingGroup) -> list[dict[str, Any]]:
+    return [point.to_json() for point in points(group)]
+
+
+async def _scrub(
+    group: ReceivingGroup, *, action: str, rate: str
+) -> dict[str, Any] | None:
+    if action == "start":
+        group.scrubbing.start(parse_bandwidth(rate))
+    elif action == "stop":
+        await group.scrubbing.stop()
+    report = group.scrubbing.report()
+    return None if report is None else report.to_json()
+
+
+OPERATIONS: dict[str, Callable[..., Coroutine[Any, Any, Any]]] = {
+    "points": _points,
+    "scrub": _scrub,
+}
+"""By the command's name, each given the group and the command's arguments."""
