@@ -17,7 +17,8 @@ import structlog
 
 from common.errors import FarshoreError
 from common.ports import Clock, Files, Threads
-from common.service.config_primary import LinkTable, PrimaryGroup
+from common.service.config_link import LinkTable
+from common.service.config_primary import PrimaryGroup
 from common.service.loop_thread import LoopFactory, LoopThread
 from common.service.status import AlarmStatus, GroupState, GroupStatus
 from primary_site.group import ConsistencyGroup

@@ -15,7 +15,7 @@ from common.replication.link import Link
 from common.replication.pacing import TokenBucket, frame_bytes
 from common.replication.profiles import PROFILES
 from common.service.bandwidth_schedule import Entry, entry_now
-from common.service.config_primary import LinkTable
+from common.service.config_link import LinkTable
 
 LOOK_AGAIN_SECONDS = 10.0
 """How late a change of the schedule may be noticed by a frame that waits."""

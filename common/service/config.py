@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -30,7 +31,7 @@ _MODELS: dict[ConfigKind, type[Table]] = {
     "remote": RemoteConfig,
 }
 _REFUSED = {"primary": PRIMARY_REFUSED, "remote": REMOTE_REFUSED}
-_WHERE_GROUPS_KEEP_OLD_CONTENT = {"primary": "flashcopy", "remote": "journal"}
+_WHERE_GROUPS_KEEP_OLD_CONTENT = ("flashcopy", "journal")
 
 T = TypeVar("T", PrimaryConfig, RemoteConfig)
 
@@ -46,11 +47,21 @@ def load_remote(path: str) -> RemoteConfig:
 
 
 def load_any(path: str) -> PrimaryConfig | RemoteConfig:
-    """Load either kind: a file with a [replication] table is a remote's."""
+    """Load either kind: a group that names its `peer`, or has no link, is received."""
     raw = _parse(path)
-    if "replication" in raw:
-        return _build(path, raw, "remote", RemoteConfig)
-    return _build(path, raw, "primary", PrimaryConfig)
+    if _is_primary(raw) or "replication" not in raw:
+        return _build(path, raw, "primary", PrimaryConfig)
+    return _build(path, raw, "remote", RemoteConfig)
+
+
+def _is_primary(raw: Mapping[str, Any]) -> bool:
+    """Tell whether groups have a link of their own, and no peer to receive from."""
+    groups = raw.get("group")
+    listed = groups if isinstance(groups, list) else []
+    tables = [group for group in listed if isinstance(group, dict)]
+    return any("link" in group for group in tables) and not any(
+        "peer" in group for group in tables
+    )
 
 
 def schema(kind: ConfigKind) -> dict[str, Any]:
@@ -105,30 +116,34 @@ def _build(path: str, raw: dict[str, Any], kind: ConfigKind, model: type[T]) -> 
         config = model.model_validate(raw, context={"folder": folder})
     except ValidationError as error:
         raise ConfigError(f"{path}: {sentence(error, raw, model)}") from None
-    return _with_directories(config, kind)
+    return _with_directories(config)
 
 
 def _check_kind(path: str, raw: dict[str, Any], kind: ConfigKind) -> None:
-    groups = raw.get("group")
-    listed = groups if isinstance(groups, list) else []
-    is_primary = any(isinstance(group, dict) and "link" in group for group in listed)
-    if kind == "remote" and is_primary and "replication" not in raw:
+    is_primary = _is_primary(raw)
+    if kind == "remote" and is_primary:
         raise ConfigError(
-            f"{path}: this is a primary's config ([group.link], no [replication]): "
+            f"{path}: this is a primary's config ([group.link], no group.peer): "
             "start farshore-primary with it"
+        )
+    if kind == "primary" and "replication" in raw and not is_primary:
+        raise ConfigError(
+            f"{path}: this is a remote's config ([replication], and groups with a "
+            "peer): start farshore-remote with it"
         )
 
 
-def _with_directories(config: T, kind: ConfigKind) -> T:
+def _with_directories(config: T) -> T:
     """Give groups without a folder of their own the one in `state_dir`."""
-    table = _WHERE_GROUPS_KEEP_OLD_CONTENT[kind]
-    default = str(Path(config.site.state_directory) / table)
     groups = []
     for group in config.groups:
-        place = getattr(group, table)
-        directory = place.directory or default
-        place = place.model_copy(update={"directory": directory})
-        groups.append(group.model_copy(update={table: place}))
+        found = {}
+        for table in _WHERE_GROUPS_KEEP_OLD_CONTENT:
+            place = getattr(group, table)
+            default = str(Path(config.site.state_directory) / table)
+            directory = place.directory or default
+            found[table] = place.model_copy(update={"directory": directory})
+        groups.append(group.model_copy(update=found))
     return config.model_copy(update={"groups": tuple(groups)})
 
 

@@ -35,8 +35,7 @@ PRIMARY_REFUSED = (
     *_COMMON,
     RefusedKey(
         "replication",
-        "this table belongs to a remote's config: start farshore-remote with it, or "
-        "remove it (a primary that receives arrives with a later version)",
+        "a primary that receives arrives with a later version: remove it",
     ),
     RefusedKey("group.hooks", "hooks arrive with a later version: remove it"),
     RefusedKey(

@@ -26,6 +26,7 @@ from common.service.config_common import (
     json_text,
     written,
 )
+from common.service.config_link import FlashCopyTable, LinkTable
 from common.service.config_nbd import NbdTable, check_access_rules
 from common.service.schedule import parse_schedule
 from common.service.units import Bounds, BytesPerSecond, parse_bandwidth
@@ -140,6 +141,17 @@ class RemoteGroup(Table):
         default_factory=ScrubTable,
         description="When journals and devices are read back.",
     )
+    link: LinkTable | None = Field(
+        default=None,
+        description=(
+            "How the group reaches its old primary once this site has taken over, to "
+            "send it back. Its `peer` is the group's."
+        ),
+    )
+    flashcopy: FlashCopyTable = Field(
+        default_factory=FlashCopyTable,
+        description="Where old content is kept while a cycle drains, once it sends.",
+    )
     volumes: Annotated[
         tuple[RemoteVolume, ...], Field(min_length=1, max_length=VOLUMES_MAX)
     ] = Field(alias="volume", description="The group's volumes, as at the primary.")
@@ -147,6 +159,12 @@ class RemoteGroup(Table):
     @model_validator(mode="after")
     def _check(self) -> Self:
         check_distinct_names(self.volumes, "volume")
+        if self.link is not None and self.link.peer != self.peer:
+            raise ValueError(
+                f"group[{self.name}].link.peer is {self.link.peer!r}, but the group is "
+                f"received from {self.peer!r}: a group goes back to where it came "
+                "from, write the same name in both"
+            )
         return self
 
 

@@ -57,8 +57,8 @@ def test_schema_is_that_of_the_kind(farshore: Farshore) -> None:
     remote = json.loads(farshore("config", "schema", "remote").output)
 
     assert primary == json.loads(farshore("config", "schema", "primary").output)
-    assert "replication" in remote["properties"]
-    assert "replication" not in primary["properties"]
+    assert "replication" in remote["required"]
+    assert "replication" not in primary["required"]
     assert farshore("config", "schema", "both").exit_code == 2
 
 

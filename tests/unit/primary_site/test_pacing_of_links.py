@@ -9,7 +9,7 @@ import pytest
 
 from common.replication.link import Link
 from common.replication.messages import Heartbeat
-from common.service.config_primary import LinkTable
+from common.service.config_link import LinkTable
 from primary_site.paced import Pacing
 
 NOON_ON_MONDAY_NS = 1_704_110_400 * 10**9
