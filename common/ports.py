@@ -49,6 +49,13 @@ class File(Protocol):
         """Return the bytes if memory holds them, else None; never blocks."""
         ...
 
+    def read_once(self, offset: int, length: int) -> bytes | bytearray:
+        """Read as `read` does what nobody will want again soon.
+
+        Memory keeps what it held before, and nothing more, where the system can do so.
+        """
+        ...
+
     def write(self, offset: int, data: Buffer) -> None:
         """Write all of `data`, looping over short writes."""
         ...

@@ -45,9 +45,13 @@ class CutUnreadableError(RelationEndedError):
 class CutReader:
     """Reads one volume at the cut of `standing`."""
 
-    def __init__(self, volume: PrimaryVolume, standing: Standing) -> None:
+    def __init__(
+        self, volume: PrimaryVolume, standing: Standing, *, once: bool = False
+    ) -> None:
+        """`once`: what is read is not worth keeping in memory."""
         self.volume = volume
         self._standing = standing
+        self._once = once
 
     async def read(self, runs: Runs) -> list[RunData]:
         """Return the runs' bytes at the cut; zero runs with data None.
@@ -56,8 +60,10 @@ class CutReader:
         """
         device, geometry = self.volume.device, self.volume.geometry
 
-        def read_device() -> list[bytes]:
-            return [device.read(*geometry.byte_range(*run)) for run in runs]
+        read_run = device.read_once if self._once else device.read
+
+        def read_device() -> list[bytes | bytearray]:
+            return [read_run(*geometry.byte_range(*run)) for run in runs]
 
         read = await self.volume.threads.run(read_device)
         await self._settled(runs)
@@ -153,7 +159,9 @@ class CutReader:
         if not relation.readable:
             raise RelationEndedError(relation.why_invalid or "withdrawn")
 
-    def _overlay(self, run: tuple[int, int], read: bytes, preserved: Runs) -> RunData:
+    def _overlay(
+        self, run: tuple[int, int], read: bytes | bytearray, preserved: Runs
+    ) -> RunData:
         """In a thread: put preserved tracks over what the device held."""
         data: bytes | bytearray = read
         geometry = self.volume.geometry

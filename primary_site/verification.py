@@ -39,6 +39,7 @@ from common.replication.messages import (
     Verified,
     Verify,
 )
+from common.storage.background_reading import BackgroundReading
 from primary_site.background import first_of
 from primary_site.cut_reader import CutReader, RelationEndedError
 from primary_site.group import ConsistencyGroup
@@ -78,11 +79,14 @@ class Verification:
         rate_bytes: int,
         clock: Clock,
     ) -> None:
-        """`rate_bytes`: read at this site in a second at most; holes cost nothing."""
+        """`rate_bytes`: read at this site in a second at most; holes cost nothing.
+
+        Beside hosts that ask for anything it is less: `BackgroundReading`.
+        """
         self._group = group
         self._cycles = cycles
         self._session = session
-        self._rate_bytes = rate_bytes
+        self._pace = BackgroundReading(rate_bytes)
         self._clock = clock
         self._geometries = [volume.geometry for volume in group.volumes]
         self._todo = SpansToDo(self._geometries)
@@ -94,7 +98,8 @@ class Verification:
         self._data_until: dict[int, int] = {}
         """By volume: where a hole is worth looking for again, in bytes."""
         self._piece_bytes = PIECE_BYTES_MAX
-        self._read_next = clock.monotonic()
+        self._read_bytes = 0
+        self._batches_seen = self._host_batches()
         self._wake = asyncio.Event()
         self.findings = Findings(self._geometries)
 
@@ -154,11 +159,26 @@ class Verification:
                 await self.woken()
                 continue
             self._reading = self._todo.take()
+            began, self._read_bytes = self._clock.monotonic(), 0
             try:
                 await self._read(self._reading, cut)
             finally:
                 self._reading = None
                 self.look_again()
+            self._pace.note(
+                began,
+                self._clock.monotonic(),
+                self._read_bytes,
+                beside_others=self._hosts_were_here(),
+            )
+
+    def _host_batches(self) -> int:
+        return sum(volume.host_batches for volume in self._group.volumes)
+
+    def _hosts_were_here(self) -> bool:
+        """Tell whether hosts have asked for anything since the last piece."""
+        before, self._batches_seen = self._batches_seen, self._host_batches()
+        return self._batches_seen != before
 
     def _readable_cut(self) -> CycleName | None:
         """Return the cut whose FlashCopy stands, None while there is none."""
@@ -182,7 +202,7 @@ class Verification:
         volume = self._group.volumes[span.volume]
         standing = volume.preserver.standing()
         assert standing is not None
-        reader = CutReader(volume, standing)
+        reader = CutReader(volume, standing, once=True)
         try:
             piece, rest = await self._hashed(reader, span, cut)
         except RelationEndedError:
@@ -240,8 +260,7 @@ class Verification:
         count = self._tracks_max(span)
         read, rest = span.split(count)
         length = self._bytes(read, count)
-        self._read_next = max(self._read_next, self._clock.monotonic())
-        self._read_next += length / self._rate_bytes
+        self._read_bytes = length
         (found,) = await reader.read([(read.first, count)])
         track_bytes = self._geometries[span.volume].track_bytes
         root, leaves = await run(
@@ -250,9 +269,9 @@ class Verification:
         return Piece(read, cut, root, leaves), rest
 
     async def _paced(self) -> None:
-        """Wait until the next piece may be read; what was not used is not saved up."""
-        wait = self._read_next - self._clock.monotonic()
-        if wait > 0:
+        """Wait until the next piece may be read."""
+        wait = self._pace.wait_seconds(self._clock.monotonic())
+        if wait:
             await asyncio.sleep(wait)
 
     def _again(self, span: Span) -> None:

@@ -137,6 +137,8 @@ class PrimaryVolume:
         self.geometry = geometry
         self.size_bytes = geometry.size_bytes
         self.read_only = False
+        self.host_batches = 0
+        """Batches of requests that hosts have brought: whether they are at it."""
         self.description = f"farshore volume {name}"
         self.preferred_block_bytes = geometry.track_bytes
         self.device = device
@@ -199,6 +201,7 @@ class PrimaryVolume:
     # -- requests --------------------------------------------------------------------
 
     def submit(self, requests: list[HostRequest], complete: Complete) -> None:
+        self.host_batches += 1
         finished: list[HostRequest] = []
         writes: list[HostRequest] = []
         missed: list[HostRequest] = []

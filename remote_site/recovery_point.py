@@ -45,9 +45,16 @@ class PointImage:
     """
 
     def __init__(
-        self, volume: SecondaryVolume, number: int, before: int | None = None
+        self,
+        volume: SecondaryVolume,
+        number: int,
+        before: int | None = None,
+        *,
+        once: bool = False,
     ) -> None:
+        """`once`: what is read is not worth keeping in memory."""
         self._volume = volume
+        self._once = once
         self._number = number
         self.before = before
         self.geometry = self._geometry_at(number)
@@ -96,11 +103,11 @@ class PointImage:
         """
         data = bytearray(length)
         pieces, runs = self._resolve([self.geometry.tracks(offset, length)])
+        device = self._volume.device
+        read = device.read_once if self._once else device.read
         for run in runs:
             start, size = self._clip(run, offset, length)
-            data[start - offset : start - offset + size] = self._volume.device.read(
-                start, size
-            )
+            data[start - offset : start - offset + size] = read(start, size)
         if runs:
             # Look again: what was preserved meanwhile comes from the journal.
             pieces += self._resolve(runs)[0]

@@ -135,6 +135,6 @@ def _read_on(volume: SecondaryVolume, offset: int) -> tuple[int, int]:
         if is_hole:
             return at + length, 0
         length = min(length, READ_BYTES_MAX)
-        volume.device.read(at, length)
+        volume.device.read_once(at, length)
         return at + length, length
     return size, 0

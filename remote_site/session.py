@@ -108,7 +108,13 @@ class ReceivingSession:
             group=name, peer=peer, epoch=receiver.epoch
         )
         self._answering = Answering(
-            receiver.epoch, store, receiver.shapes, order, self._send
+            receiver.epoch,
+            store,
+            receiver.shapes,
+            order,
+            self._send,
+            clock,
+            lambda: not self._idle.is_set(),
         )
         self._queues: list[asyncio.Queue[Tracks | Hashes | None]] = [
             asyncio.Queue(FRAMES_QUEUED_MAX) for _ in order

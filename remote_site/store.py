@@ -271,8 +271,8 @@ class GroupStore:
         self._disk.unpin(number)
 
     def image(self, volume: int, number: int) -> PointImage:
-        """Return a volume as at a pinned point, for `run_reader`."""
-        return PointImage(self._disk.volumes[volume], number)
+        """Return a volume as at a pinned point, for `run_reader` to read once."""
+        return PointImage(self._disk.volumes[volume], number, once=True)
 
     @property
     def secondaries(self) -> tuple[SecondaryVolume, ...]:

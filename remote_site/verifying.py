@@ -9,11 +9,13 @@ neither the cycle being applied meanwhile nor time matters.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import sys
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from itertools import chain
 
 from common.errors import FarshoreError, ProtocolError
-from common.ports import Buffer
+from common.ports import Buffer, Clock
 from common.replication.hash_tree import (
     leaves_of,
     leaves_of_zeroes,
@@ -31,6 +33,7 @@ from common.replication.messages import (
     Verified,
     Verify,
 )
+from common.storage.background_reading import BackgroundReading
 from remote_site.receiver import VolumeShape
 from remote_site.recovery_point import PointImage
 from remote_site.store import GroupStore
@@ -49,13 +52,23 @@ class Answering:
         shapes: Sequence[VolumeShape],
         order: Sequence[int],
         send: Callable[[Message], Awaitable[None]],
+        clock: Clock,
+        is_applying: Callable[[], bool],
     ) -> None:
-        """`shapes` are in the peer's order; `order` gives the store's index of each."""
+        """`shapes` are in the peer's order; `order` gives the store's index of each.
+
+        How much is read in a second is the sender's to say: it asks no more. While
+        `is_applying`, most of the time is left to the cycle.
+        """
         self._epoch = epoch
         self._store = store
         self._shapes = shapes
         self._order = order
         self._send = send
+        self._clock = clock
+        self._is_applying = is_applying
+        self._pace = BackgroundReading(sys.maxsize)
+        self._over = asyncio.Event()
         self._queue: asyncio.Queue[tuple[Verify, int | None] | None] = asyncio.Queue()
         self._ended = False
 
@@ -95,6 +108,7 @@ class Answering:
     def end(self) -> None:
         """Have `run` return, once the answer under way is through."""
         self._ended = True
+        self._over.set()
         while not self._queue.empty():  # ends: nothing is taken any more
             if left := self._queue.get_nowait():
                 self._unpin(left[1])
@@ -109,7 +123,9 @@ class Answering:
         outcome, text = Outcome.GONE, ""
         if number is not None:
             try:
-                outcome, leaves, text = await self._compared(question, number)
+                await self._rest()
+                if not self._ended:
+                    outcome, leaves, text = await self._compared(question, number)
             finally:
                 self._unpin(number)
         if not self._ended:
@@ -124,6 +140,14 @@ class Answering:
                 )
             )
 
+    async def _rest(self) -> None:
+        """Wait until the next piece may be read, or nobody wants it any more."""
+        wait = self._pace.wait_seconds(self._clock.monotonic())
+        if wait:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(wait):
+                    await self._over.wait()
+
     async def _compared(
         self, question: Verify, number: int
     ) -> tuple[Outcome, tuple[bytes, ...], str]:
@@ -132,6 +156,7 @@ class Answering:
         if question.first + question.count > geometry.track_count:
             return Outcome.GONE, (), ""
         shape = VolumeShape(geometry.size_bytes, geometry.track_bytes)
+        began, beside_others = self._clock.monotonic(), self._is_applying()
         try:
             is_equal, leaves = await self._store.run_reader(
                 lambda: compare(image, shape, question)
@@ -139,6 +164,10 @@ class Answering:
         except FarshoreError as error:
             text = str(error).encode("utf-8", "replace")[:VERIFIED_TEXT_BYTES_MAX]
             return Outcome.UNREADABLE, (), text.decode("utf-8", "ignore")
+        finally:
+            beside_others = beside_others or self._is_applying()
+            ended = self._clock.monotonic()
+            self._pace.note(began, ended, 0, beside_others=beside_others)
         return Outcome.EQUAL if is_equal else Outcome.DIFFERS, leaves, ""
 
 

@@ -23,6 +23,9 @@ from common.ports import Buffer, FileIdentity
 BLKGETSIZE64 = 0x80081272
 BLKZEROOUT = 0x127F
 
+RWF_DONTCACHE = 0x80
+"""Linux 6.14 on ext4, XFS, btrfs: pages that a read brought in are dropped after it."""
+
 FALLOC_FL_KEEP_SIZE = 0x01
 FALLOC_FL_PUNCH_HOLE = 0x02
 FALLOC_FL_ZERO_RANGE = 0x10
@@ -83,6 +86,7 @@ class SystemFile:
         self.path = path
         self._descriptor = descriptor
         self.is_block_device = stat.S_ISBLK(os.fstat(descriptor).st_mode)
+        self.knows_read_once = True  # until the system says that it can't
         self._zeroes_fast: tuple[bool, bool] | None = None
         """Without and with punching."""
 
@@ -127,6 +131,21 @@ class SystemFile:
             # error will meet the blocking read that follows.
             return None
         return None
+
+    def read_once(self, offset: int, length: int) -> bytes | bytearray:
+        if not self.knows_read_once:
+            return self.read(offset, length)
+        buffer = bytearray(length)
+        try:
+            have = os.preadv(self._descriptor, [buffer], offset, RWF_DONTCACHE)
+            if have == length:
+                return buffer
+            return self._read_rest(bytes(buffer[:have]), offset, length)
+        except OSError as error:
+            if error.errno not in {errno.EOPNOTSUPP, errno.EINVAL}:
+                raise _storage_error(self.path, error) from error
+        self.knows_read_once = False
+        return self.read(offset, length)
 
     def write(self, offset: int, data: Buffer) -> None:
         try:

@@ -483,6 +483,9 @@ class SimulatedFile:
             raise _error(errno.EIO, self.path)
         return data
 
+    def read_once(self, offset: int, length: int) -> bytes:
+        return self.read(offset, length)
+
     def try_read(self, offset: int, length: int) -> bytes | bytearray | None:
         try:
             return self.read(offset, length)

@@ -475,6 +475,9 @@ class CrashFile:
             raise _error(errno.EIO, self.path)
         return data
 
+    def read_once(self, offset: int, length: int) -> bytes:
+        return self.read(offset, length)
+
     def try_read(self, offset: int, length: int) -> bytes | bytearray | None:
         try:
             return self.read(offset, length)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, cast
@@ -17,6 +18,7 @@ from common.replication.messages import (
     Verified,
     Verify,
 )
+from common.service.clock import SystemClock
 from common.storage.geometry import Geometry
 from remote_site.receiver import VolumeShape
 from remote_site.store import GroupStore
@@ -78,7 +80,9 @@ def answering(store: OnePoint, sent: list[Message]) -> Answering:
     async def send(message: Message) -> None:
         sent.append(message)
 
-    return Answering(3, cast("GroupStore", store), SHAPES, [0, 1], send)
+    return Answering(
+        3, cast("GroupStore", store), SHAPES, [0, 1], send, SystemClock(), lambda: False
+    )
 
 
 def question(**fields: Any) -> Verify:
@@ -175,7 +179,7 @@ async def test_the_point_asked_about_is_compared_whatever_is_applied_since(
         sent.append(message)
 
     shapes = [VolumeShape(each.size_bytes, each.track_bytes) for each in OFFERS]
-    answering = Answering(3, store, shapes, [0, 1], send)
+    answering = Answering(3, store, shapes, [0, 1], send, SystemClock(), lambda: False)
     await commit(1)
     for index, offer in enumerate(OFFERS):
         asked = question(
@@ -195,10 +199,44 @@ async def test_the_point_asked_about_is_compared_whatever_is_applied_since(
     assert outcomes[:2] == [Outcome.EQUAL, Outcome.EQUAL]
     assert outcomes[2] == Outcome.DIFFERS, "pinned by the questions before it"
     assert not store.is_pinned(1)
-    answering = Answering(3, store, shapes, [0, 1], send)
+    answering = Answering(3, store, shapes, [0, 1], send, SystemClock(), lambda: False)
     await store.commit(number=3, cycle_id=b"3" * 16, cut_ns=3, label=None)
     answering.take(question(question=8, cycle_id=names[1]))
     answering._queue.put_nowait(None)
     await answering.run()
     assert isinstance(sent[-1], Verified)
     assert sent[-1].outcome == Outcome.GONE
+
+
+async def test_an_end_does_not_wait_for_a_rest(
+    store: OnePoint, sent: list[Message]
+) -> None:
+    """Beside a cycle a slow read is followed by a long rest; a session's end is not."""
+    slow = SlowClock()
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    answering = Answering(
+        3, cast("GroupStore", store), SHAPES, [0, 1], send, slow, lambda: True
+    )
+    answering.take(question(question=0))
+    answering.take(question(question=1))
+    running = asyncio.create_task(answering.run())
+    while not sent:  # ends: the first is answered at once
+        await asyncio.sleep(0)
+    answering.end()
+    await running
+    assert len(sent) == 1
+    assert store.pins == 0
+
+
+class SlowClock(SystemClock):
+    """The first read takes an hour; then time stands still."""
+
+    def __init__(self) -> None:
+        self._looks = 0
+
+    def monotonic(self) -> float:
+        self._looks += 1  # before the rest, before the read, after it
+        return 0.0 if self._looks <= 2 else 3600.0
