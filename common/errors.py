@@ -98,6 +98,13 @@ class ProtocolError(FarshoreError):
     """The peer broke the protocol; its connection is closed, nothing else happens."""
 
 
+class GarbledLinkError(ProtocolError):
+    """What came over one connection is no frame, or was changed on its way.
+
+    The connection is of no use any more. Of others to the same peer it says nothing.
+    """
+
+
 class ConnectionLostError(FarshoreError):
     """The stream ended or timed out; try again."""
 

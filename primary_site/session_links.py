@@ -16,9 +16,14 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
 
-from common.errors import ConnectionLostError, PeerRefusedError, ProtocolError
+from common.errors import (
+    ConnectionLostError,
+    GarbledLinkError,
+    PeerRefusedError,
+    ProtocolError,
+)
 from common.replication.control import ControlChannel
-from common.replication.link import Link, encode_message
+from common.replication.link import GARBLED_LINKS_MAX, Link, encode_message
 from common.replication.messages import (
     LINKS_LOST_MAX,
     Hashes,
@@ -76,6 +81,7 @@ class SessionLinks:
         self._turn = 0
         self._unresolved: list[int] = []
         self._is_moving = False
+        self._garbled_count = 0
         self._tasks: asyncio.TaskGroup
         self._log = log.bind(epoch=welcome.epoch)
         for link in links:
@@ -154,7 +160,7 @@ class SessionLinks:
             if link is not None:
                 try:
                     await self._receive(link, handle)
-                except ConnectionLostError as error:
+                except (ConnectionLostError, GarbledLinkError) as error:
                     self._lost(link, error)
                 link = None
                 self.missing.append(address)
@@ -193,8 +199,11 @@ class SessionLinks:
         self._log.info("link_joined", address=address, links=len(self.living))
         return link
 
-    def _lost(self, link: Link, error: ConnectionLostError) -> None:
+    def _lost(self, link: Link, error: ConnectionLostError | GarbledLinkError) -> None:
         """Go on without a link whose last message has been read, or raise `error`."""
+        self._garbled_count += isinstance(error, GarbledLinkError)
+        if self._garbled_count > GARBLED_LINKS_MAX:
+            raise error
         link.abort()
         self.living.remove(link)
         self.sent_before_bytes += link.sent_bytes

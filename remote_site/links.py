@@ -11,9 +11,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from common.errors import ConnectionLostError, ProtocolError
+from common.errors import ConnectionLostError, GarbledLinkError, ProtocolError
 from common.replication.control import ControlChannel
-from common.replication.link import Link
+from common.replication.link import GARBLED_LINKS_MAX, Link
 from common.replication.messages import (
     RUNS_MAX,
     ControlReceived,
@@ -40,6 +40,7 @@ class SessionLinks:
         self._gone: set[int] = set()
         """Numbers of links that the sender has given up."""
         self._readers: dict[Link, asyncio.Task[None]] = {}
+        self._garbled_count = 0
         first.number = 0
 
     @property
@@ -53,10 +54,20 @@ class SessionLinks:
         self._readers[link] = reader
         reader.add_done_callback(lambda _: self._readers.pop(link, None))
 
-    def lost(self, link: Link, error: ConnectionLostError) -> None:
-        """Go on without a link, from its reader, or raise `error`."""
+    def lost(self, link: Link, error: ConnectionLostError | GarbledLinkError) -> None:
+        """Go on without a link, from its reader, or raise `error`.
+
+        A link over which no frame came is the peer's fault only if it happens often;
+        then, and where it was the last one, it stays open for the GOODBYE.
+        """
+        self._garbled_count += isinstance(error, GarbledLinkError)
+        is_last = not self._outlives or self.living == [link]
+        if self._garbled_count > GARBLED_LINKS_MAX or (
+            is_last and isinstance(error, GarbledLinkError)
+        ):
+            raise error
         link.abort()
-        if not self._outlives or self.living == [link]:
+        if is_last:
             raise error
         self.living.remove(link)
 

@@ -20,6 +20,7 @@ from common.errors import (
     ConnectionLostError,
     DeviceError,
     FarshoreError,
+    GarbledLinkError,
     PeerRefusedError,
     ProtocolError,
     StateMismatchError,
@@ -256,7 +257,7 @@ class ReceivingSession:
                 message = await link.receive()
                 if not await self._links.take(link, message):
                     await self._dispatch(message)
-        except ConnectionLostError as error:
+        except (ConnectionLostError, GarbledLinkError) as error:
             self._links.lost(link, error)
             self._log.warning(
                 "link_died", reason=str(error), links=len(self._links.living)

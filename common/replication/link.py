@@ -10,7 +10,12 @@ import asyncio
 from collections import deque
 from dataclasses import dataclass
 
-from common.errors import ConnectionLostError, PeerRefusedError
+from common.errors import (
+    ConnectionLostError,
+    GarbledLinkError,
+    PeerRefusedError,
+    ProtocolError,
+)
 from common.ports import Buffer, ByteStream, Clock
 from common.replication.codec import decode, encode_meta
 from common.replication.frame import (
@@ -35,6 +40,10 @@ SILENCE_SECONDS = 8.0
 
 HANDSHAKE_SECONDS = 10.0
 """From connecting to the first message, whole: no peer may idle unknown."""
+
+GARBLED_LINKS_MAX = 3
+"""Links of one session that may end because what came over them was no frame: a bit
+may flip on the way. A peer of whom that comes again and again can't be understood."""
 
 READ_BYTES = 1 << 20
 GOODBYE_SECONDS = 2.0
@@ -130,13 +139,14 @@ class Link:
         """Return the next message; heartbeats are dealt with here.
 
         Raises `ConnectionLostError` at the end of the stream or after
-        `SILENCE_SECONDS` without a byte, `ProtocolError` for anything malformed,
-        `PeerRefusedError` for a GOODBYE (`ForkedError` if it tells of a fork). After
-        any of them the link is of no use.
+        `SILENCE_SECONDS` without a byte, `GarbledLinkError` for what is no frame,
+        another `ProtocolError` for a frame that is no message, `PeerRefusedError` for
+        a GOODBYE (`ForkedError` if it tells of a fork). After any of them the link is
+        of no use.
         """
         while True:  # ends with a message or an error: silence is bounded
             while not self._frames:
-                self._frames.extend(self._parser.feed(await self._read()))
+                await self._receive_frames()
             message = decode(self._frames.popleft())
             match message:
                 case Heartbeat():
@@ -188,6 +198,12 @@ class Link:
         """Drop the link now."""
         self._stop_heartbeat()
         self._stream.abort()
+
+    async def _receive_frames(self) -> None:
+        try:
+            self._frames.extend(self._parser.feed(await self._read()))
+        except ProtocolError as error:
+            raise GarbledLinkError(str(error)) from error
 
     async def _read(self) -> bytes:
         try:

@@ -8,6 +8,7 @@ from tests.museum import (
     historical_tracking,
     own_orders_delta,
     own_orders_lineage,
+    own_orders_links,
     own_orders_primary,
     own_orders_remote,
     own_orders_starts,
@@ -40,6 +41,7 @@ OWN: tuple[Exhibit, ...] = tuple(
             *own_orders_starts.EXHIBITS,
             *own_orders_lineage.EXHIBITS,
             *own_orders_delta.EXHIBITS,
+            *own_orders_links.EXHIBITS,
         ),
         key=_catalogue_place,
     )

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from common.errors import ConnectionLostError, ProtocolError
+from common.errors import ConnectionLostError, GarbledLinkError, ProtocolError
+from common.replication.link import GARBLED_LINKS_MAX
 from common.replication.messages import (
     CycleBegin,
     LinkNumber,
@@ -120,3 +121,27 @@ async def test_the_last_link_ends_the_session_and_the_others_do_not() -> None:
     assert list(site.links.living) == [site.other]
     with pytest.raises(ConnectionLostError):
         site.links.lost(site.other, ConnectionLostError("gone"))
+
+
+async def test_links_without_frames_end_the_session_only_if_they_are_many() -> None:
+    site = await Receiving.begun()
+    for number in range(GARBLED_LINKS_MAX):
+        garbled = wire()
+        site.links.living.append(garbled)
+        site.links.lost(garbled, GarbledLinkError("no frame"))
+        assert garbled.is_aborted
+        assert garbled not in site.links.living, number
+    one_more = wire()
+    site.links.living.append(one_more)
+    with pytest.raises(GarbledLinkError):
+        site.links.lost(one_more, GarbledLinkError("no frame"))
+    assert not one_more.is_aborted, "nothing could be said over it any more"
+
+
+async def test_the_last_link_stays_open_for_the_reason_why_its_bytes_are_refused() -> (
+    None
+):
+    site = await Receiving.begun()
+    with pytest.raises(GarbledLinkError):
+        site.links.lost(site.first, GarbledLinkError("no frame"))
+    assert not site.first.is_aborted

@@ -18,8 +18,10 @@ from common.errors import ConnectionLostError, PeerRefusedError, StorageError
 from common.ports import Buffer, File
 from common.replication.codec import encode_meta
 from common.replication.delta import apply_difference
+from common.replication.features import LINKS
 from common.replication.frame import encode_frame
 from common.replication.lineage import CycleName
+from common.replication.link import GARBLED_LINKS_MAX, Link
 from common.replication.messages import (
     Abandon,
     Committed,
@@ -28,6 +30,8 @@ from common.replication.messages import (
     CycleEnd,
     GoodbyeReason,
     Join,
+    Joined,
+    LinkNumber,
     Tracks,
 )
 from common.replication.stream import Address, SocketStream, connect
@@ -485,6 +489,31 @@ async def test_a_peer_that_breaks_the_protocol_loses_its_session_only(
     again = await site.open()
     assert again.welcome.receiver.committed == CycleName(1, C1)
     await again.close()
+
+
+async def garbled_link(site: Site, sender: ScriptedSender, number: int) -> None:
+    """Join with one more link, send over it what is no frame, see it closed."""
+    stream = await connect(Address("127.0.0.1", site.port), PATIENCE_SECONDS)
+    link = Link(stream, SystemClock())
+    await link.send(Join(sender.epoch, sender.welcome.token))
+    assert await link.receive_first() == Joined(sender.epoch)
+    await link.send(LinkNumber(sender.epoch, number))
+    await stream.write([b"this is no frame of replication"])
+    await end_of(stream)
+
+
+async def test_bytes_that_are_no_frame_cost_the_link_they_came_over(site: Site) -> None:
+    sender = await site.open(features=(LINKS,))
+    for number in range(1, GARBLED_LINKS_MAX + 1):
+        await garbled_link(site, sender, number)
+    await first_point(sender)
+    assert site.status().recovery_point.number == 1
+    await garbled_link(site, sender, GARBLED_LINKS_MAX + 1)
+    error = await sender.ended()
+    assert isinstance(error, PeerRefusedError)
+    assert error.reason == GoodbyeReason.PROTOCOL
+    assert "not a farshore replication frame" in str(error)
+    await sender.close()
 
 
 async def test_a_wrong_digest_commits_nothing(site: Site) -> None:

@@ -3,77 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from common.certificates import Certificate
 from common.errors import ConfigError, ConnectionLostError, ProtocolError
-from common.ports import Buffer
 from common.replication.credentials import Credentials
 from common.replication.tls_stream import HANDSHAKE_BYTES_MAX, TlsStream, secure
 from tests.support.certificates import Certificates
-
-PATIENCE_SECONDS = 30.0
-
-
-class Pipe:
-    """One end of a connection in memory; the other reads in pieces of a size."""
-
-    def __init__(self, piece_bytes: int) -> None:
-        self.peer = "pipe:1"
-        self.other = self
-        self.written = bytearray()
-        self.aborted = False
-        self.closed = False
-        self._piece_bytes = piece_bytes
-        self._chunks: deque[bytes] = deque()
-        self._ended = False
-        self._changed = asyncio.Event()
-
-    @classmethod
-    def pair(cls, piece_bytes: int) -> tuple[Pipe, Pipe]:
-        near, far = cls(piece_bytes), cls(piece_bytes)
-        near.other, far.other = far, near
-        return near, far
-
-    async def read(self, limit_bytes: int) -> bytes:
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            while not self._chunks and not self._ended:
-                self._changed.clear()
-                await self._changed.wait()
-        if not self._chunks:
-            return b""
-        chunk = self._chunks.popleft()
-        taken = min(limit_bytes, self._piece_bytes, len(chunk))
-        if taken < len(chunk):
-            self._chunks.appendleft(chunk[taken:])
-        return chunk[:taken]
-
-    async def write(self, buffers: Sequence[Buffer]) -> None:
-        if self.closed or self.aborted:
-            raise ConnectionLostError("closed")
-        data = b"".join(bytes(each) for each in buffers)
-        self.written += data
-        self.other._arrived(data)
-
-    def _arrived(self, data: bytes) -> None:
-        self._chunks.append(data)
-        self._changed.set()
-
-    def _end(self) -> None:
-        self._ended = True
-        self._changed.set()
-
-    async def close(self) -> None:
-        self.closed = True
-        self.other._end()
-
-    def abort(self) -> None:
-        self.aborted = True
-        self.other._end()
+from tests.support.memory_pipe import Pipe
 
 
 @pytest.fixture
@@ -168,9 +107,9 @@ async def test_a_changed_byte_ends_it_after_what_was_whole(
     client, server, _, far = await shaken(both)
     await client.write([b"whole"])
     await client.write([b"forged" * 10])
-    forged = bytearray(far._chunks[-1])
+    forged = bytearray(far.chunks[-1])
     forged[position] ^= 1
-    far._chunks[-1] = bytes(forged)
+    far.chunks[-1] = bytes(forged)
     client.abort()  # a length that grew waits for more
     assert await server.read(100) == b"whole"
     with pytest.raises((ProtocolError, ConnectionLostError)):
@@ -182,7 +121,7 @@ async def test_what_is_recorded_and_played_again_is_refused(
 ) -> None:
     client, server, _, far = await shaken(both)
     await client.write([b"once"])
-    far._arrived(far._chunks[-1])
+    far.arrived(far.chunks[-1])
     assert await server.read(100) == b"once"
     with pytest.raises(ProtocolError):
         await server.read(100)
@@ -200,7 +139,7 @@ async def test_a_handshake_is_not_collected_without_end(
     with pytest.raises((ProtocolError, ConnectionLostError)):
         await secure(far, both[1])
     assert far.aborted
-    left = sum(len(chunk) for chunk in far._chunks)
+    left = sum(len(chunk) for chunk in far.chunks)
     assert len(fragment) - left <= 2 * HANDSHAKE_BYTES_MAX
 
 
