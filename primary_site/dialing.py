@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from typing import Final
 
 from common.certificates import Certificate
@@ -10,11 +11,16 @@ from common.errors import ConnectionLostError, PeerRefusedError
 from common.ports import Clock
 from common.replication.credentials import Credentials
 from common.replication.link import HANDSHAKE_SECONDS, Link
+from common.replication.link_life import LINK_SECONDS_MAX, LinkLife
 from common.replication.messages import GoodbyeReason
 from common.replication.stream import Address, connect
 from common.replication.tls_stream import secure
 
 CONNECT_SECONDS: Final = 10.0
+
+LIFE_SHARE_MIN: Final = 0.8
+"""Of the longest life: links of one session do not end all at once, and before the
+remote ends them."""
 
 
 class Dialer:
@@ -58,4 +64,9 @@ class Dialer:
                 "as group.link.peer says: mend peer or remotes, or give the remote a "
                 f"certificate with DNS:{self.peer} among its subject alternative names",
             )
-        return Link(secured, self._clock)
+        return Link(secured, self._clock, self._life(credentials, secured.certificate))
+
+    def _life(self, credentials: Credentials, peer: Certificate) -> LinkLife:
+        share = random.uniform(LIFE_SHARE_MIN, 1.0)  # noqa: S311 - jitter
+        until = self._clock.monotonic() + share * LINK_SECONDS_MAX
+        return LinkLife(credentials.own, peer, until)

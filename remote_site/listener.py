@@ -12,6 +12,7 @@ from common.errors import ConnectionLostError, PeerRefusedError, ProtocolError
 from common.ports import Clock
 from common.replication.credentials import Credentials
 from common.replication.link import HANDSHAKE_SECONDS, Link
+from common.replication.link_life import LINK_SECONDS_MAX, LinkLife
 from common.replication.messages import (
     Goodbye,
     GoodbyeReason,
@@ -126,14 +127,15 @@ class ReplicationListener:
         """Take TLS and the first message, both within the handshake's time."""
         try:
             async with asyncio.timeout(HANDSHAKE_SECONDS):
-                if self.credentials is None:
+                credentials = self.credentials
+                if credentials is None:
                     link, certificate = Link(stream, self._clock), None
                 else:
-                    secured = await secure(stream, self.credentials)
-                    link, certificate = (
-                        Link(secured, self._clock),
-                        secured.certificate,
-                    )
+                    secured = await secure(stream, credentials)
+                    certificate = secured.certificate
+                    until = self._clock.monotonic() + LINK_SECONDS_MAX
+                    life = LinkLife(credentials.own, certificate, until)
+                    link = Link(secured, self._clock, life)
                     if self._is_expected(certificate):
                         self._unknown.recognise(unknown)
                 first = await link.receive_first()

@@ -25,6 +25,7 @@ from common.replication.frame import (
     encode_summed_frame,
 )
 from common.replication.lineage import ToldFork
+from common.replication.link_life import LinkLife
 from common.replication.messages import (
     Goodbye,
     Hashes,
@@ -44,6 +45,9 @@ HANDSHAKE_SECONDS = 10.0
 GARBLED_LINKS_MAX = 3
 """Links of one session that may end because what came over them was no frame: a bit
 may flip on the way. A peer of whom that comes again and again can't be understood."""
+
+LIFE_LOOK_SECONDS = 2.0
+"""How much longer than its certificates a link may last."""
 
 READ_BYTES = 1 << 20
 GOODBYE_SECONDS = 2.0
@@ -88,7 +92,10 @@ class Link:
     an unknown peer can't make this side allocate for it.
     """
 
-    def __init__(self, stream: ByteStream, clock: Clock) -> None:
+    def __init__(
+        self, stream: ByteStream, clock: Clock, life: LinkLife | None = None
+    ) -> None:
+        """`life`: what the link rests on, for one with certificates."""
         self.peer = stream.peer
         self.epoch = 0
         self.number: int | None = None
@@ -105,7 +112,9 @@ class Link:
         self._bulk = asyncio.Lock()
         self._peer_sent_ns = 0
         self._peer_heard_seconds = 0.0
-        self._heartbeat: asyncio.Task[None] | None = None
+        self._life = life
+        self._over: str | None = None
+        self._tasks: list[asyncio.Task[None]] = []
 
     async def send(self, message: Message) -> int:
         """Send, waiting while the peer is slow; return the frame's body checksum.
@@ -177,15 +186,21 @@ class Link:
         return self._stream.unacknowledged_bytes()
 
     def start_heartbeat(self) -> None:
-        """Prove to be alive from now on, until `close` or `abort`."""
-        assert self._heartbeat is None, "started once"
-        self._heartbeat = asyncio.create_task(self._beat(), name="heartbeat")
+        """Prove to be alive from now on, until `close` or `abort`.
+
+        Also ends the link, in order, once its life is over: `receive` then says why.
+        """
+        assert not self._tasks, "started once"
+        self._tasks.append(asyncio.create_task(self._beat(), name="heartbeat"))
+        if self._life is not None:
+            ageing = asyncio.create_task(self._age(self._life), name="link life")
+            self._tasks.append(ageing)
 
     async def close(self, goodbye: Goodbye | None = None) -> None:
         """End the link in order, saying why if asked to. Never raises."""
-        self._stop_heartbeat()
-        if self._heartbeat is not None:
-            await asyncio.wait([self._heartbeat])
+        self._stop_tasks()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
         try:
             if goodbye is not None:
                 async with asyncio.timeout(GOODBYE_SECONDS):
@@ -196,14 +211,20 @@ class Link:
 
     def abort(self) -> None:
         """Drop the link now."""
-        self._stop_heartbeat()
+        self._stop_tasks()
         self._stream.abort()
 
     async def _receive_frames(self) -> None:
         try:
             self._frames.extend(self._parser.feed(await self._read()))
-        except ProtocolError as error:
-            raise GarbledLinkError(str(error)) from error
+        except (ConnectionLostError, ProtocolError) as error:
+            if self._over is not None:
+                raise ConnectionLostError(
+                    f"{self.peer}: this end has ended the link: {self._over}"
+                ) from error
+            if isinstance(error, ProtocolError):
+                raise GarbledLinkError(str(error)) from error
+            raise
 
     async def _read(self) -> bytes:
         try:
@@ -228,6 +249,13 @@ class Link:
         except ConnectionLostError:
             return  # `receive` meets it too, and has somebody to tell
 
+    async def _age(self, life: LinkLife) -> None:
+        # Apart from heartbeats: those wait for a peer that takes its bytes slowly.
+        while self._over is None:  # ends with the life, or by cancelling
+            await asyncio.sleep(LIFE_LOOK_SECONDS)
+            self._over = life.why_over(self._clock.now_ns(), self._clock.monotonic())
+        await self._stream.close()
+
     def _echo_ns(self) -> int:
         if not self._peer_sent_ns:
             return 0
@@ -242,6 +270,6 @@ class Link:
             elapsed_ns = self._clock.now_ns() - heartbeat.echo_ns
             self.round_trip_seconds = max(0.0, elapsed_ns / 1e9)
 
-    def _stop_heartbeat(self) -> None:
-        if self._heartbeat is not None:
-            self._heartbeat.cancel()
+    def _stop_tasks(self) -> None:
+        for task in self._tasks:
+            task.cancel()

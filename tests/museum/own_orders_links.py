@@ -1,4 +1,4 @@
-"""Own orders and guards of several links of one session, each broken once."""
+"""Own orders and guards of links and of who may open them, each broken once."""
 
 # ruff: noqa: E501 - sources are quoted as they are
 
@@ -10,6 +10,7 @@ SENDER = "unit/primary_site/test_session_links.py::"
 DRAIN = "unit/primary_site/test_drain_answers.py::"
 SETTLED = "unit/remote_site/test_links_settled.py::"
 GROUP = "unit/remote_site/test_receiving_group.py::"
+LIFE = "unit/replication/test_link_life.py::"
 RECEIVER = "unit/remote_site/test_receiver.py::"
 
 EXHIBITS: tuple[Exhibit, ...] = (
@@ -285,5 +286,74 @@ EXHIBITS: tuple[Exhibit, ...] = (
             "unit/replication/test_replication_link.py::test_control_overtakes_bulk_that_waits_for_a_slow_peer"
         ),
         says="Timeout|assert",
+    ),
+    Exhibit(
+        "O530",
+        "a link outlives the certificates it was made with",
+        (
+            swap(
+                "common/replication/link_life.py",
+                "            if found.seconds_left(now_ns) <= 0:\n",
+                "            if not found.names:\n",
+            ),
+        ),
+        tests(LIFE + "test_the_certificate_that_expires_first_ends_it"),
+        says="assert",
+    ),
+    Exhibit(
+        "O531",
+        "a link lasts as long as it likes, and a revocation is never met",
+        (
+            swap(
+                "common/replication/link_life.py",
+                "        if now >= self.until:\n",
+                "        if not self.until:\n",
+            ),
+        ),
+        tests(LIFE + "test_a_day_ends_it_whatever_the_certificates_say"),
+        says="assert",
+    ),
+    Exhibit(
+        "O532",
+        "a session is opened by whoever has a certificate of the CA",
+        (
+            swap(
+                "remote_site/admission.py",
+                "    if certificate is None or peer in certificate.names:\n",
+                "    if certificate is None or certificate.names:\n",
+            ),
+        ),
+        tests("integration/test_replication_strangers.py::test_a_certificate"),
+        says="assert",
+    ),
+    Exhibit(
+        "O533",
+        "a link may be joined by another site than the session's",
+        (
+            swap(
+                "remote_site/listener.py",
+                "            refused = certificate_refusal(certificate, group.name, group.config.peer)\n            if refused is not None:\n                return refused\n            if len",
+                "            if len",
+            ),
+        ),
+        tests(
+            "integration/test_replication_strangers.py::test_a_join_with_another_identity"
+        ),
+        says="DID NOT RAISE",
+    ),
+    Exhibit(
+        "O534",
+        "what zstd says of its size is believed",
+        (
+            swap(
+                "common/replication/tracks.py",
+                "        if stated.content_size != raw_bytes:\n",
+                "        if stated.content_size < raw_bytes:\n",
+            ),
+        ),
+        tests(
+            "unit/replication/test_replication_tracks.py::test_a_decompression_bomb_allocates_nothing"
+        ),
+        says="DID NOT RAISE|Regex pattern did not match",
     ),
 )
