@@ -73,6 +73,7 @@ class RemoteDaemon:
         """Serve; on the way out senders go first, then hosts, then operators."""
         receiving, hosts = self._receiving, self._config.nbd
         nbd = NbdServer(receiving.exports, hosts.limits.nbd_limits(), hosts.security())
+        receiving.nbd = nbd
         self.reloader.register(NBD_TLS_KEYS, nbd_certificates(nbd))
         control = ControlServer(self._config.site.control_socket, self._control)
         others = [

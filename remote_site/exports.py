@@ -1,7 +1,7 @@
-"""NBD exports of the remote: recovery points, read-only.
+"""NBD exports of the remote: recovery points, read-only, and test copies.
 
-`GROUP/VOLUME` is the newest point, `GROUP/VOLUME@N` point N. Names are looked up,
-never used as paths.
+`GROUP/VOLUME` is the newest point, `GROUP/VOLUME@N` point N, `GROUP/VOLUME+NAME` a
+test copy. Names are looked up, never used as paths.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from remote_site.group import ReceivingGroup
 
 _NAME = re.compile(
     r"(?P<group>[A-Za-z0-9._-]{1,64})/(?P<volume>[A-Za-z0-9._-]{1,64})"
-    r"(?:@(?P<number>0|[1-9][0-9]{0,18}))?",
+    r"(?:@(?P<number>0|[1-9][0-9]{0,18})|\+(?P<copy>[A-Za-z0-9._-]{1,64}))?",
     re.ASCII,
 )
 
@@ -26,7 +26,10 @@ class RecoveryExports:
         self._groups = groups
 
     def names(self) -> list[tuple[str, str]]:
-        """List what has a recovery point: for each volume the newest, then each."""
+        """List what has a recovery point: for each volume the newest, then each.
+
+        Then the test copies.
+        """
         found: list[tuple[str, str]] = []
         for group in self._groups.values():
             points = group.store.points
@@ -39,15 +42,22 @@ class RecoveryExports:
                     (f"{name}@{point.number}", f"recovery point {point.number}")
                     for point in points
                 ]
+            if group.test_copies is not None:
+                found += group.test_copies.exports()
         return found
 
     def open(self, name: str) -> HostVolume | None:
-        """Open a point of a volume; the opening keeps it until its release."""
+        """Open a point of a volume, which the opening keeps, or a test copy."""
         match = _NAME.fullmatch(name)
         if match is None:
             return None
         group = self._groups.get(match["group"])
         if group is None:
             return None
+        if match["copy"] is not None:
+            copies = group.test_copies
+            if copies is None:
+                return None
+            return copies.open(match["volume"], match["copy"])
         number = None if match["number"] is None else int(match["number"])
         return group.store.open_point(match["volume"], number)

@@ -36,6 +36,7 @@ from remote_site.scrubbing import Scrubbing
 from remote_site.secondary_device import DeviceHoldsDataError
 from remote_site.session import ReceivingSession
 from remote_site.store import GroupStore, Point
+from remote_site.test_copies import GroupTestCopies
 
 
 class ReceivingGroup:
@@ -48,8 +49,10 @@ class ReceivingGroup:
         store: GroupStore,
         threads: Threads,
         clock: Clock,
+        test_copies: GroupTestCopies | None = None,
     ) -> None:
         self.name = config.name
+        self.test_copies = test_copies
         self.config = config
         self.store = store
         self.session: ReceivingSession | None = None
@@ -117,9 +120,11 @@ class ReceivingGroup:
                 )
 
     async def close(self) -> None:
-        """End the session and any scrub, then let go of the store."""
+        """End the session, test copies and any scrub, then let go of the store."""
         await self.end_sessions()
         await self.scrubbing.close()
+        if self.test_copies is not None:
+            await self.test_copies.close()
         await self.store.close()
 
     def session_ended(self, session: ReceivingSession) -> None:

@@ -13,6 +13,7 @@ import structlog
 
 from common.certificates import Certificate
 from common.errors import RefusedError
+from common.nbd.server import NbdServer
 from common.ports import Clock, Files
 from common.replication.credentials import Credentials
 from common.replication.stream import Address
@@ -27,6 +28,8 @@ from remote_site.group import ReceivingGroup
 from remote_site.listener import ReplicationListener
 from remote_site.report import group_status, points
 from remote_site.store import GroupStore, StoreSettings
+from remote_site.test_copies import GroupTestCopies
+from remote_site.test_copy_requests import test_copy_request
 
 TLS_KEYS = ("replication.tls.ca", "replication.tls.cert", "replication.tls.key")
 """What a reload applies: other files, but not whether there is TLS at all."""
@@ -58,6 +61,13 @@ def store_settings(config: RemoteGroup, directory: str) -> StoreSettings:
     )
 
 
+def test_copies_directory(config: RemoteGroup) -> str:
+    """Return where a group's test copies write."""
+    if config.test_copies.directory is not None:
+        return f"{config.test_copies.directory}/{config.name}"
+    return f"{config.journal.directory}/{config.name}/test-copies"
+
+
 class ReceivingGroups:
     """`groups` has those that are open now, by name; `exports` their points."""
 
@@ -65,6 +75,8 @@ class ReceivingGroups:
         self.groups: dict[str, ReceivingGroup] = {}
         self.listener = ReplicationListener(self.groups, clock)
         self.exports = RecoveryExports(self.groups)
+        self.nbd: NbdServer | None = None
+        """Who serves `exports` to hosts, once there is one."""
         self._site = site
         self._files = files
         self._clock = clock
@@ -86,7 +98,16 @@ class ReceivingGroups:
             raise
         newest = store.points[-1].number if store.points else None
         log.info("group_opened", group=config.name, newest_point=newest)
-        group = ReceivingGroup(config, self._site, store, threads, self._clock)
+        copies = GroupTestCopies(
+            config.name,
+            store,
+            self._files,
+            test_copies_directory(config),
+            config.test_copies.reserve_bytes,
+            self._clock,
+        )
+        await threads.run(copies.remove_leftovers)
+        group = ReceivingGroup(config, self._site, store, threads, self._clock, copies)
         if config.scrub.schedule is not None:
             group.scrubbing.follow(config.scrub.schedule, config.scrub.rate_bytes)
         self._threads[config.name] = threads
@@ -149,6 +170,8 @@ class ReceivingGroups:
 
     async def ask(self, command: str, name: str, arguments: dict[str, Any]) -> Any:
         """Carry out a command for a group that this site receives."""
+        if command == "test-copy":
+            return await self._test_copy(self.groups[name], arguments)
         operation = OPERATIONS.get(command)
         if operation is None:
             raise RefusedError(
@@ -156,6 +179,14 @@ class ReceivingGroups:
                 "the sending site"
             )
         return await operation(self.groups[name], **arguments)
+
+    async def _test_copy(
+        self, group: ReceivingGroup, arguments: dict[str, Any]
+    ) -> list[dict[str, Any]]:
+        if self.nbd is None or group.test_copies is None:
+            raise RefusedError("the daemon serves no hosts yet: try again")
+        found = await test_copy_request(group.test_copies, self.nbd, **arguments)
+        return [copy.to_json() for copy in found]
 
     def status(self, name: str) -> GroupStatus:
         """Return a group's status, with the certificates of its link."""

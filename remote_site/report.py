@@ -52,6 +52,11 @@ def group_status(group: ReceivingGroup, now_ns: int) -> GroupStatus:
         ),
         progress=group.scrubbing.progress(),
         last_scrub=group.scrubbing.last,
+        test_copies=(
+            tuple(copy.name for copy in group.test_copies.all)
+            if group.test_copies is not None
+            else ()
+        ),
         alarms=tuple(
             AlarmStatus(name=name, message=message, since_ns=since_ns)
             for name, (message, since_ns) in group.alarms.items()

@@ -259,6 +259,10 @@ class GroupStore:
                 )
         return None
 
+    def pin(self, number: int | None) -> int | None:
+        """Keep a point (the newest when None) until `unpin`; None if not there."""
+        return self._disk.pin(number)
+
     def pin_cycle(self, cycle_id: bytes) -> int | None:
         """Keep the point of this cycle until `unpin`; its number, None if gone."""
         for point in self._disk.points:

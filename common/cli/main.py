@@ -12,6 +12,7 @@ from common.cli.group_commands import cut, points, resume, suspend
 from common.cli.grow_command import grow
 from common.cli.scrub_command import scrub
 from common.cli.status_command import status
+from common.cli.test_copy_command import test_copy
 from common.cli.verify_command import verify
 from common.errors import FarshoreError
 from common.service.logging import escape
@@ -63,6 +64,7 @@ for _command in (
     verify,
     scrub,
     grow,
+    test_copy,
     config,
     init,
 ):

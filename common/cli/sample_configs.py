@@ -123,6 +123,11 @@ directory = "/var/lib/farshore/journal"
 # schedule = "0 3 * * 0"
 # rate = "50MiB/s"
 
+[group.test_copies]
+# What is written to test copies, and the room that they leave to others there.
+# directory = "/var/lib/farshore/test-copies"
+# reserve = "1GiB"
+
 [[group.volume]]
 name = "data"
 # Created sparse, with the primary's size, when absent; or a block device.

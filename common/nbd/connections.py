@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Final, cast
 
@@ -93,6 +94,8 @@ class HostConnections:
         self._arriving: set[asyncio.Task[None]] = set()
         self._open: dict[Transmission, HandedOver] = {}
         self._closing = False
+        self._leaving: set[HandedOver] = set()
+        """Which are to end, some of them before they have arrived."""
         self._polling: Polling | None = None
 
     def adopt(self, handed: HandedOver) -> None:
@@ -110,6 +113,17 @@ class HostConnections:
         self._closing = True
         for transmission in list(self._open):
             transmission.finish()
+
+    def disconnect(self, leaving: AbstractSet[HandedOver]) -> None:
+        """Take no more requests of these; answer what is in flight."""
+        self._leaving |= leaving
+        for transmission in [t for t, h in self._open.items() if h in leaving]:
+            transmission.finish()
+
+    def drop(self, leaving: AbstractSet[HandedOver]) -> None:
+        """Close the sockets of these now; what is in flight still runs to its end."""
+        for transmission in [t for t, h in self._open.items() if h in leaving]:
+            transmission.abort()
 
     def abort(self) -> None:
         """Close all sockets now; what is in flight still runs to its end."""
@@ -159,7 +173,7 @@ class HostConnections:
             if other.export_name == transmission.export_name:
                 other.give_way_to(transmission)
         self._open[transmission] = handed
-        if self._closing:
+        if self._closing or handed in self._leaving:
             transmission.finish()
             return
         transmission.start(handed.trailing + arrival.received)
@@ -168,6 +182,7 @@ class HostConnections:
 
     def _closed(self, transmission: Transmission) -> None:
         handed = self._open.pop(transmission)
+        self._leaving.discard(handed)
         self._ended(handed)
 
 

@@ -107,6 +107,9 @@ class _Opening:
         assert volume is not None
         return volume
 
+    def holds(self, name: str) -> bool:
+        return self._volume is not None and self._name == name
+
     def release(self) -> None:
         volume, self._volume = self._volume, None
         if volume is not None:
@@ -175,6 +178,10 @@ class Handshake(asyncio.Protocol):
         self._agreed: Agreed | None = None
         self._peer = ""
         self._is_over = False
+
+    def holds(self, export_name: str) -> bool:
+        """Tell whether it keeps this export open for its client."""
+        return self._opening.holds(export_name)
 
     def close(self) -> None:
         """Drop the connection: its client has nothing to lose yet."""

@@ -90,6 +90,8 @@ class NbdServer:
         self._relays: dict[Relay, HandedOver] = {}
         self._hosts: dict[asyncio.AbstractEventLoop, HostConnections] = {}
         self._closing = False
+        self._departure = asyncio.Event()
+        """A connection that was handed over has ended."""
         self._all_closed = asyncio.Event()
         self._all_closed.set()
 
@@ -170,6 +172,25 @@ class NbdServer:
         self._servers.clear()
         self.addresses.clear()
 
+    async def disconnect(self, export_name: str, *, grace_seconds: float = 5.0) -> None:
+        """End the connections to an export that its table opens no more.
+
+        What is in flight is answered first, but for what takes longer than the grace;
+        these clients lose the connection.
+        """
+        for handshake in list(self._handshakes):
+            if handshake.holds(export_name):
+                handshake.close()
+        leaving = {h for h in self._handed if h.agreed.export_name == export_name}
+        self._tell_hosts(lambda hosts: hosts.disconnect(leaving))
+        try:
+            async with asyncio.timeout(grace_seconds):
+                while leaving & self._handed:
+                    self._departure.clear()
+                    await self._departure.wait()
+        except TimeoutError:
+            self._tell_hosts(lambda hosts: hosts.drop(leaving))
+
     def _close_handshakes(self) -> None:
         for handshake in list(self._handshakes):
             handshake.close()
@@ -249,6 +270,7 @@ class NbdServer:
 
     def _ended(self, handed: HandedOver) -> None:
         self._handed.discard(handed)
+        self._departure.set()
         self._note_closed()
 
     def _tell_hosts(self, what: Callable[[HostConnections], None]) -> None:

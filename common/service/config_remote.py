@@ -28,6 +28,7 @@ from common.service.config_common import (
 )
 from common.service.config_link import FlashCopyTable, LinkTable
 from common.service.config_nbd import NbdTable, check_access_rules
+from common.service.config_test_copies import CopiesTable
 from common.service.schedule import parse_schedule
 from common.service.units import Bounds, BytesPerSecond, parse_bandwidth
 
@@ -151,6 +152,10 @@ class RemoteGroup(Table):
     flashcopy: FlashCopyTable = Field(
         default_factory=FlashCopyTable,
         description="Where old content is kept while a cycle drains, once it sends.",
+    )
+    test_copies: CopiesTable = Field(
+        default_factory=CopiesTable,
+        description="Where test copies keep what is written to them.",
     )
     volumes: Annotated[
         tuple[RemoteVolume, ...], Field(min_length=1, max_length=VOLUMES_MAX)

@@ -86,6 +86,18 @@ class ScrubArguments(GroupArguments):
     rate: Annotated[StrictStr, AfterValidator(check_rate)] = RATE_DEFAULT
 
 
+class CopyArguments(GroupArguments):
+    """`test-copy`: answers with those started, stopped, or there.
+
+    `point`: of which one is started, the newest when None. `name`: what it is to be
+    called, or is; None: any that is free, or the only one there is.
+    """
+
+    action: Literal["start", "stop", "list"]
+    name: Name | None = None
+    point: Annotated[StrictInt, Field(ge=0, lt=1 << 63)] | None = None
+
+
 class GrowArguments(GroupArguments):
     """`grow` names a volume of the group, and the size that it is to have."""
 
@@ -102,6 +114,7 @@ REQUESTS: dict[str, type[Arguments]] = {
     "verify": VerifyArguments,
     "scrub": ScrubArguments,
     "grow": GrowArguments,
+    "test-copy": CopyArguments,
 }
 
 

@@ -187,6 +187,7 @@ class GroupStatus(Snapshot):
     last_verify: VerifySummary | None = None
     forecast: ForecastStatus | None = None
     last_scrub: ScrubSummary | None = None
+    test_copies: tuple[str, ...] = ()
     alarms: tuple[AlarmStatus, ...] = ()
 
 

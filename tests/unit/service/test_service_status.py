@@ -85,6 +85,7 @@ def test_the_status_has_every_promised_key() -> None:
         "last_verify",
         "forecast",
         "last_scrub",
+        "test_copies",
         "alarms",
     ]
     assert group["recovery_point"] == {
