@@ -11,7 +11,13 @@ from typing import Any
 
 from common.errors import StateMismatchError
 from common.ports import FileIdentity
-from common.replication.lineage import NO_ID, CycleName, SenderState
+from common.replication.lineage import (
+    NO_ID,
+    CycleName,
+    Fork,
+    SenderState,
+    ToldFork,
+)
 from common.storage.bitmap import Bitmap
 from common.storage.geometry import Geometry
 
@@ -19,6 +25,9 @@ FORMAT_VERSION = 2
 FORMAT_VERSION_GROWN = 3
 """Of a record of a group with a volume that has grown: earlier releases refuse it by
 its version, for they would take the larger device to be another one."""
+
+FORMAT_VERSION_SUPERSEDED = 4
+"""Of a record of a group that must not serve writes: earlier releases refuse it."""
 
 SENT_AHEAD_BYTES = 256 << 20
 """In a first copy, what may have been sent beyond the last track durably acked: many
@@ -66,6 +75,8 @@ class VolumeState:
         return self.first_bytes is not None or self.growing_bytes is not None
 
 
+VERSIONS = (FORMAT_VERSION, FORMAT_VERSION_GROWN, FORMAT_VERSION_SUPERSEDED)
+
 GROWTH_KEYS = ("first_bytes", "growing_bytes", "carried_from_bytes")
 
 
@@ -76,6 +87,9 @@ class GroupState:
     `epoch` and `receipt` are of the newest session recorded here, `relation_id` the
     remote's newest relation known; see `common.replication.lineage`. Durable acked
     bits count if they were saved under `acked_tag`.
+
+    `superseded`: the remote has taken over, in another lineage. From then on hosts may
+    not write, and nothing is sent.
     """
 
     group: str
@@ -95,6 +109,7 @@ class GroupState:
     suspended: bool = False
     clean: bool = False
     volumes: dict[str, VolumeState] = field(default_factory=dict)
+    superseded: ToldFork | None = None
 
     def with_volume(self, name: str, volume: VolumeState) -> GroupState:
         return replace(self, volumes={**self.volumes, name: volume})
@@ -121,14 +136,44 @@ class GroupState:
 def to_record(state: GroupState) -> dict[str, Any]:
     """Return the msgpack-able form; docs/internals/disk-formats.md lists the keys."""
     record: dict[str, Any] = {
-        name: getattr(state, name) for name in GroupState.__slots__ if name != "volumes"
+        name: getattr(state, name)
+        for name in GroupState.__slots__
+        if name not in {"volumes", "superseded"}
     }
     has_grown = any(volume.has_grown for volume in state.volumes.values())
     record["version"] = FORMAT_VERSION_GROWN if has_grown else FORMAT_VERSION
+    if state.superseded is not None:
+        record["version"] = FORMAT_VERSION_SUPERSEDED
+        record["superseded"] = _told_record(state.superseded)
     record["volumes"] = {
         name: _volume_record(volume) for name, volume in state.volumes.items()
     }
     return record
+
+
+def _told_record(told: ToldFork) -> dict[str, Any]:
+    fork = told.fork
+    return {
+        "lineage": fork.lineage,
+        "parent": fork.parent,
+        "point": [fork.cycle.number, fork.cycle.cycle_id],
+        "cut_ns": fork.cut_ns,
+        "at_ns": fork.at_ns,
+        "is_known": told.is_known,
+    }
+
+
+def _told(record: dict[str, Any]) -> ToldFork:
+    return ToldFork(
+        Fork(
+            record["lineage"],
+            record["parent"],
+            CycleName(*record["point"]),
+            record["cut_ns"],
+            record["at_ns"],
+        ),
+        record["is_known"],
+    )
 
 
 def _volume_record(volume: VolumeState) -> dict[str, Any]:
@@ -144,19 +189,22 @@ def from_record(record: dict[str, Any], path: str) -> GroupState:
     """Read `to_record`'s form; an unknown version is refused by name."""
     record = dict(record)
     version = record.pop("version", None)
-    if version not in {FORMAT_VERSION, FORMAT_VERSION_GROWN}:
+    if version not in VERSIONS:
         raise StateMismatchError(
-            f"{path}: format version {version} is not {FORMAT_VERSION} or "
-            f"{FORMAT_VERSION_GROWN}, those that this farshore reads; run the release "
-            "that wrote it, or upgrade"
+            f"{path}: format version {version} is not one of "
+            f"{', '.join(map(str, VERSIONS))}, those that this farshore reads; run the "
+            "release that wrote it, or upgrade"
         )
+    superseded = record.pop("superseded", None)
     volumes = {
         name: VolumeState(
             **{**v, "identity": v["identity"] and FileIdentity(*v["identity"])}
         )
         for name, v in record.pop("volumes").items()
     }
-    return GroupState(**record, volumes=volumes)
+    return GroupState(
+        **record, volumes=volumes, superseded=superseded and _told(superseded)
+    )
 
 
 def identity_numbers(identity: FileIdentity) -> list[int]:

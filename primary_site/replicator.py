@@ -21,6 +21,8 @@ from common.errors import (
 )
 from common.ports import Clock
 from common.replication.features import DELTA, GROW, LINKS, TAKEOVER, VERIFY
+from common.replication.lineage import ToldFork
+from common.replication.link import ForkedError
 from common.replication.messages import (
     PROTOCOL_VERSION,
     Goodbye,
@@ -37,6 +39,14 @@ from primary_site.paced import Pacing
 from primary_site.rpo_watch import RpoWatch
 from primary_site.session import SendingSession, open_session
 from primary_site.session_links import Connect
+from primary_site.superseded import (
+    ALARM,
+    SPLIT_BRAIN_ALARM,
+    refuse_writes,
+    split_brain_text,
+    supersede,
+    superseded_text,
+)
 from primary_site.tickets import CutTicket, CutTickets
 from primary_site.verifying import Verifying
 
@@ -88,6 +98,7 @@ class Replicator:
 
     async def request_cut(self, label: str | None) -> CutTicket:
         """Ask for a cut; it is taken once the cycle before it is complete."""
+        self._check_role()
         if self.group.failed is not None:
             raise RefusedError(
                 f"group {self.group.name} has failed: {self.group.failed}; mend the "
@@ -106,6 +117,11 @@ class Replicator:
         self.cycles.wake.set()
         return self.cycles.tickets.ask(label)
 
+    def _check_role(self) -> None:
+        told = self.group.state.superseded
+        if told is not None:
+            raise RefusedError(f"group {self.group.name}: {superseded_text(told)}")
+
     async def suspend(self) -> None:
         """No new cuts from now on, over restarts too; a drain under way finishes."""
         await self.group.update(suspended=True)
@@ -120,6 +136,7 @@ class Replicator:
 
     async def grow(self, volume: str, size_bytes: int) -> Growth:
         """Make a volume larger while hosts use it; it is served so on return."""
+        self._check_role()
         session = self.session
         if session is not None and GROW not in session.features:
             raise RefusedError(
@@ -169,6 +186,8 @@ class Replicator:
     async def _connect_for_ever(self) -> None:
         pause = RECONNECT_SECONDS_MIN
         while not self.cycles.is_stopping:
+            if self.group.state.superseded is not None:
+                await self._stand_superseded(self.group.state.superseded)
             try:
                 session = await self._open()
                 if self._give_up is not None:
@@ -177,6 +196,8 @@ class Replicator:
                 await self._serve(session)
             except PeerRefusedError as error:
                 pause = self._refused(error)
+                if isinstance(error, ForkedError):
+                    await self._learn(error)
             except (ConnectionLostError, ProtocolError) as error:
                 self.link_state = "down"
                 self._log.warning("link_lost", reason=str(error))
@@ -207,6 +228,35 @@ class Replicator:
         if reason is GoodbyeReason.OUT_OF_SPACE:
             self.alarms.set("remote_out_of_space", str(error))
         return RECONNECT_SECONDS_MAX
+
+    async def _learn(self, error: ForkedError) -> None:
+        """The remote serves the group: be superseded, if it went on from here."""
+        told, lineage = error.told, self.group.state.lineage
+        if error.reason == GoodbyeReason.SUPERSEDED and told.fork.parent == lineage:
+            try:
+                await supersede(self.group, told)
+            except StorageError as failed:  # said again at the next start
+                self.cycles.storage_failed(failed)
+        else:
+            text = split_brain_text(self.group.name, lineage, told)
+            self.alarms.set(SPLIT_BRAIN_ALARM, text)
+
+    async def _stand_superseded(self, told: ToldFork) -> None:
+        """Send nothing, until an operator has chosen a side."""
+        refuse_writes(self.group)
+        text = superseded_text(told)
+        self.link_state = "refused"
+        self.alarms.clear("refused", "link_down", SPLIT_BRAIN_ALARM)
+        self.alarms.set(ALARM, text)
+        self._log.warning("group_superseded", lineage=told.fork.lineage.hex())
+        if self._give_up is not None:
+            self._give_up.cancel()
+        if self.group.cut is not None:
+            await self.cycles.abandon_here("the remote has taken over")
+        else:
+            await self.cycles.withdraw()
+        self.cycles.fail_all(text)
+        await asyncio.Event().wait()
 
     async def _open(self) -> SendingSession:
         group, link = self.group, self.group.config.link
@@ -258,7 +308,7 @@ class Replicator:
         self.session = session
         self.verifying.look_again()
         self.link_state = "connected"
-        self.alarms.clear("refused", "link_down")
+        self.alarms.clear("refused", "link_down", SPLIT_BRAIN_ALARM)
         self._log.info("link_connected", epoch=session.epoch, links=len(session.links))
         await self.cycles.run(session)
 

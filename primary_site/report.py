@@ -112,6 +112,8 @@ def group_state(replicator: Replicator) -> GroupState:
     group, state = replicator.group, replicator.group.state
     if group.failed is not None:
         return GroupState.FAILED
+    if state.superseded is not None:
+        return GroupState.SUPERSEDED
     if replicator.session is None:
         return GroupState.DISCONNECTED
     if any(volume.suspect for volume in state.volumes.values()):

@@ -150,6 +150,7 @@ class PrimaryVolume:
         self.preserver = preserver
         self.heat = heat
         self.failed: StorageError | None = None
+        self._writes_ended = asyncio.Event()
         self._gate = gate
         self._flush = flush
         self._region_shift = geometry.region_bytes.bit_length() - 1
@@ -200,7 +201,27 @@ class PrimaryVolume:
 
     # -- requests --------------------------------------------------------------------
 
+    def refuse_writes(self) -> None:
+        """Take no write from now on; those under way go on to their end."""
+        self.read_only = True
+        self._note_quiet()
+
+    def allow_writes(self) -> None:
+        """Take writes again, also from those whose writes were refused meanwhile."""
+        self.read_only = False
+        self._writes_ended.clear()
+
+    async def writes_ended(self) -> None:
+        """Wait until no write is under way any more; they are refused."""
+        assert self.read_only
+        await self._writes_ended.wait()
+
+    def _note_quiet(self) -> None:
+        if self.read_only and not self._under_way:
+            self._writes_ended.set()
+
     def submit(self, requests: list[HostRequest], complete: Complete) -> None:
+        requests = _without_writes(requests, complete) if self.read_only else requests
         self.host_batches += 1
         finished: list[HostRequest] = []
         writes: list[HostRequest] = []
@@ -316,6 +337,7 @@ class PrimaryVolume:
             behind, self._behind = self._behind, []
             for request, answer in behind:
                 self.submit([request], answer)
+        self._note_quiet()
         if self.looks:
             note_written(self.looks, requests)
         synced = [r for r in requests if r.fua and not r.error]
@@ -479,6 +501,18 @@ class PrimaryVolume:
             self.failed = error
             self._flush.fail(error)
             self.heat.fail(error)
+
+
+def _without_writes(
+    requests: list[HostRequest], complete: Complete
+) -> list[HostRequest]:
+    """Answer writes with EPERM; return the rest."""
+    refused = [request for request in requests if request.command in WRITES]
+    for request in refused:
+        request.error = errno.EPERM
+    if refused:
+        complete(refused)
+    return [request for request in requests if request.command not in WRITES]
 
 
 def error_number(error: BaseException) -> int:

@@ -1,0 +1,69 @@
+"""A group whose remote has taken over: it refuses hosts' writes, and says so.
+
+It learns of it from the remote's answer to a HELLO. Nothing is overwritten by that,
+here or there: which side goes on is for an operator to say.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from common.replication.lineage import ToldFork
+from common.service.moments import rfc3339
+from primary_site.group_state import GroupState
+
+if TYPE_CHECKING:
+    from primary_site.group import ConsistencyGroup
+
+ALARM = "superseded"
+SPLIT_BRAIN_ALARM = "split_brain"
+
+
+async def supersede(group: ConsistencyGroup, told: ToldFork) -> None:
+    """Refuse hosts' writes from now on, over restarts too.
+
+    Order: no further write is begun, in the same step; then the record, durably. The
+    crash it defends against: none, a start that knows nothing is told again before it
+    sends anything. What was written until then stays, as what this site alone has.
+    """
+    refuse_writes(group)
+
+    def superseded(state: GroupState) -> GroupState:
+        return replace(state, superseded=told)
+
+    if group.state.superseded != told:
+        await group.change(superseded)
+
+
+def refuse_writes(group: ConsistencyGroup) -> None:
+    for volume in group.volumes:
+        volume.refuse_writes()
+
+
+def superseded_text(told: ToldFork) -> str:
+    """Return the alarm of the old primary: what is, and what may be done."""
+    fork = told.fork
+    older = ""
+    if not told.is_known:
+        older = (
+            " This site's state is an older copy of itself: it does not know all that "
+            "it has changed."
+        )
+    return (
+        f"the remote took over at {rfc3339(fork.at_ns)} from point "
+        f"{fork.cycle.number}, cut at {rfc3339(fork.cut_ns)}, in lineage "
+        f"{fork.lineage.hex()}; this site's is {fork.parent.hex()}. Hosts' writes are "
+        f"refused here, reads are served, and nothing was overwritten.{older}"
+    )
+
+
+def split_brain_text(group: str, lineage: bytes, told: ToldFork) -> str:
+    """Return the alarm of a site that serves beside another one that does."""
+    fork = told.fork
+    return (
+        f"group {group} is served by both sites: here in lineage {lineage.hex()}, at "
+        f"the remote in {fork.lineage.hex()}, taken over at {rfc3339(fork.at_ns)} from "
+        f"lineage {fork.parent.hex()} at point {fork.cycle.number}, cut at "
+        f"{rfc3339(fork.cut_ns)}. Keep hosts away from one of the two."
+    )
