@@ -19,8 +19,10 @@ from common.errors import FarshoreError
 from common.ports import Clock, Files, Threads
 from common.service.config_link import LinkTable
 from common.service.config_primary import PrimaryGroup
+from common.service.kept_report import KeptReport
 from common.service.loop_thread import LoopFactory, LoopThread
 from common.service.status import AlarmStatus, GroupState, GroupStatus
+from common.service.verify_status import VerifyReport
 from primary_site.group import ConsistencyGroup
 from primary_site.opening import open_group
 from primary_site.replicator import Replicator
@@ -33,6 +35,8 @@ ANSWER_SECONDS_MAX = 1.0
 
 CLOSE_SECONDS_MAX = 60.0
 """A clean stop makes bitmaps durable; a device that hangs is not waited for."""
+
+VERIFY_RECORD_NAME = "verify.record"
 
 T = TypeVar("T")
 
@@ -92,6 +96,9 @@ class HostedGroup:
                 raise
             group = ConsistencyGroup(config, found, files, make_threads, threads, clock)
             replicator = Replicator(group, site, connect, clock)
+            path = f"{state_directory}/groups/{config.name}/{VERIFY_RECORD_NAME}"
+            kept = KeptReport(path, files, VerifyReport)
+            await replicator.verifying.recall(kept, threads)
             return cls(thread, replicator, threads, clock)
 
         try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+from functools import partial
 
 import structlog
 
@@ -77,7 +78,9 @@ class Replicator:
         )
         self.cycles.when_moved_on = self.verifying.look_again
         self.pacing = Pacing(group.config.link, clock)
-        self.cycles.before_growth = self.verifying.stop
+        self.cycles.before_growth = partial(
+            self.verifying.stop, "a volume has grown: begin anew"
+        )
         self._site = site
         self._connect = connect
         self._log = log.bind(group=group.name)
@@ -161,7 +164,7 @@ class Replicator:
                     tasks.create_task(self._watch.run())
                 tasks.create_task(self._connect_for_ever())
         finally:
-            await self.verifying.stop()
+            await self.verifying.stop("the daemon was stopped")
             if self._give_up is not None:
                 self._give_up.cancel()
             ending = self.cycles.under_way()

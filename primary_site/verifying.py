@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import structlog
 
 from common.errors import RefusedError, StorageError
-from common.ports import Clock
+from common.ports import Clock, Threads
 from common.replication.features import VERIFY
 from common.replication.messages import Verified
+from common.service.kept_report import KeptReport
 from common.service.status import ProgressStatus, VerifySummary
 from common.service.verify_status import (
     RANGES_MAX,
@@ -55,7 +56,21 @@ class Verifying:
         self._began_ns = 0
         self._report: VerifyReport | None = None
         self.last: VerifySummary | None = None
-        """Of the last verify that ended since the start of the daemon."""
+        """Of the last verify that ended."""
+        self._stopped_by = ""
+        self._keep: Callable[[VerifyReport], Awaitable[None]] | None = None
+
+    async def recall(self, kept: KeptReport[VerifyReport], threads: Threads) -> None:
+        """Keep reports there from now on, and begin with the one that is there."""
+
+        async def keep(report: VerifyReport) -> None:
+            await threads.run(kept.store, report)
+
+        self._keep = keep
+        report = await threads.run(kept.load)
+        if report is not None:
+            self._report, self.last = report, report.summary()
+            self._raise_or_clear_alarm(report)
 
     # -- what operators ask ------------------------------------------------------------
 
@@ -96,9 +111,10 @@ class Verifying:
             self._run(self._verification), name=f"verify {name}"
         )
 
-    async def stop(self) -> None:
+    async def stop(self, why: str = "it was stopped") -> None:
         """End the verify under way, if there is one; nothing is repaired then."""
         if self._task is not None and not self._task.done():
+            self._stopped_by = why
             self._task.cancel()
             await asyncio.wait([self._task])
 
@@ -154,14 +170,18 @@ class Verifying:
         except (VerifyEndedError, StorageError) as error:
             why = str(error)
         except asyncio.CancelledError:
-            result, why = VerifyResult.STOPPED, "it was stopped"
+            result, why = VerifyResult.STOPPED, self._stopped_by
         except Exception as error:  # noqa: BLE001 - a bug here must not end cycles
             self._log.exception("verify_broken")
             why = f"internal error: {error!r}"
-        report = self._report = self._made_report(result, why)
-        self._verification = None
-        self.last = report.summary()
-        self._tell(verification.findings, report)
+        report = self._made_report(result, why)
+        try:
+            if self._keep is not None:  # durable before anybody hears of it
+                await self._keep(report)
+        finally:
+            self._report, self.last = report, report.summary()
+            self._verification = None
+            self._tell(verification.findings, report)
 
     async def _concluded(self, verification: Verification) -> VerifyResult:
         findings = verification.findings
@@ -204,6 +224,9 @@ class Verifying:
             pieces_again=findings.pieces_again,
             seconds=round(self._elapsed_seconds, 3),
         )
+        self._raise_or_clear_alarm(report)
+
+    def _raise_or_clear_alarm(self, report: VerifyReport) -> None:
         if report.result is VerifyResult.CLEAN:
             self._alarms.clear(ALARM)
         elif report.differing or report.unreadable:

@@ -19,7 +19,9 @@ from common.replication.credentials import Credentials
 from common.replication.stream import Address
 from common.service.certificate_status import with_certificates
 from common.service.config_remote import RemoteGroup, ReplicationTable
+from common.service.kept_report import KeptReport
 from common.service.reload import Commit
+from common.service.scrub_status import ScrubReport
 from common.service.status import GroupStatus
 from common.service.units import parse_bandwidth
 from common.storage.threads import WorkerThreads
@@ -33,6 +35,8 @@ from remote_site.test_copy_requests import test_copy_request
 
 TLS_KEYS = ("replication.tls.ca", "replication.tls.cert", "replication.tls.key")
 """What a reload applies: other files, but not whether there is TLS at all."""
+
+SCRUB_RECORD_NAME = "scrub.record"
 
 THREADS_MAX = 16
 """Blocking calls of one group at once: an apply a volume, a flush, some readers."""
@@ -108,6 +112,10 @@ class ReceivingGroups:
         )
         await threads.run(copies.remove_leftovers)
         group = ReceivingGroup(config, self._site, store, threads, self._clock, copies)
+        path = f"{directory}/{SCRUB_RECORD_NAME}"
+        await group.scrubbing.recall(
+            KeptReport(path, self._files, ScrubReport), threads
+        )
         if config.scrub.schedule is not None:
             group.scrubbing.follow(config.scrub.schedule, config.scrub.rate_bytes)
         self._threads[config.name] = threads

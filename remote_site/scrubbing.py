@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import structlog
 
 from common.errors import FarshoreError, RefusedError
-from common.ports import Clock
+from common.ports import Clock, Threads
+from common.service.kept_report import KeptReport
 from common.service.schedule import next_moment_ns
 from common.service.scrub_status import ScrubFinding, ScrubReport, ScrubResult
 from common.service.status import ProgressStatus, ScrubSummary
@@ -44,7 +45,21 @@ class Scrubbing:
         self._began_ns = 0
         self._report: ScrubReport | None = None
         self.last: ScrubSummary | None = None
-        """Of the last scrub that ended since the start of the daemon."""
+        """Of the last scrub that ended."""
+        self._stopped_by = ""
+        self._keep: Callable[[ScrubReport], Awaitable[None]] | None = None
+
+    async def recall(self, kept: KeptReport[ScrubReport], threads: Threads) -> None:
+        """Keep reports there from now on, and begin with the one that is there."""
+
+        async def keep(report: ScrubReport) -> None:
+            await threads.run(kept.store, report)
+
+        self._keep = keep
+        report = await threads.run(kept.load)
+        if report is not None:
+            self._report, self.last = report, report.summary()
+            self._raise_or_clear(report)
 
     def start(self, rate_bytes: int) -> None:
         """Begin to read back; raises `RefusedError` if that is under way."""
@@ -58,9 +73,10 @@ class Scrubbing:
         self._log.info("scrub_started", rate_bytes=rate_bytes)
         self._task = asyncio.create_task(self._run(self._scrub))
 
-    async def stop(self) -> None:
+    async def stop(self, why: str = "it was stopped") -> None:
         """End the scrub under way, if there is one."""
         if self._task is not None and not self._task.done():
+            self._stopped_by = why
             self._task.cancel()
             await asyncio.wait([self._task])
 
@@ -72,7 +88,7 @@ class Scrubbing:
         if self._schedule is not None:
             self._schedule.cancel()
             await asyncio.wait([self._schedule])
-        await self.stop()
+        await self.stop("the daemon was stopped")
 
     async def _follow(self, schedule: str, rate_bytes: int) -> None:
         due_ns = next_moment_ns(schedule, self._clock.now_ns())
@@ -112,14 +128,18 @@ class Scrubbing:
         except FarshoreError as error:
             why = str(error)
         except asyncio.CancelledError:
-            result, why = ScrubResult.STOPPED, "it was stopped"
+            result, why = ScrubResult.STOPPED, self._stopped_by
         except Exception as error:  # noqa: BLE001 - a bug here must not end replication
             self._log.exception("scrub_broken")
             why = f"internal error: {error!r}"
-        self._scrub = None
-        report = self._report = self._made_report(scrub, result, why)
-        self.last = report.summary()
-        self._tell(report)
+        report = self._made_report(scrub, result, why)
+        try:
+            if self._keep is not None:  # durable before anybody hears of it
+                await self._keep(report)
+        finally:
+            self._scrub = None
+            self._report, self.last = report, report.summary()
+            self._tell(report)
 
     def _tell(self, report: ScrubReport) -> None:
         self._log.info(
@@ -129,6 +149,9 @@ class Scrubbing:
             read_bytes=report.read_bytes,
             findings=[each.to_json() for each in report.findings[:10]],
         )
+        self._raise_or_clear(report)
+
+    def _raise_or_clear(self, report: ScrubReport) -> None:
         if report.findings:
             first = report.findings[0]
             text = f"{first.file} at byte {first.offset_bytes}: {first.reason}"

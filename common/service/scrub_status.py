@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from typing import Self
 
 from pydantic import Field
 
@@ -33,6 +34,16 @@ class ScrubReport(Snapshot):
     total_bytes: int
     findings: tuple[ScrubFinding, ...]
     findings_omitted: int
+
+    def first(self, count: int) -> Self:
+        """Return it with so many findings at most."""
+        omitted = max(len(self.findings) - count, 0)
+        return self.model_copy(
+            update={
+                "findings": self.findings[:count],
+                "findings_omitted": self.findings_omitted + omitted,
+            }
+        )
 
     def summary(self) -> ScrubSummary | None:
         if self.result is None or self.ended_ns is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from typing import Self
 
 from pydantic import Field
 
@@ -58,6 +59,18 @@ class VerifyReport(Snapshot):
             ended_ns=self.ended_ns,
             compared_bytes=self.compared_bytes,
             differing_bytes=self.differing_bytes,
+        )
+
+    def first(self, count: int) -> Self:
+        """Return it with so many ranges of each kind at most."""
+        omitted = max(len(self.differing) - count, 0)
+        omitted += max(len(self.unreadable) - count, 0)
+        return self.model_copy(
+            update={
+                "differing": self.differing[:count],
+                "unreadable": self.unreadable[:count],
+                "ranges_omitted": self.ranges_omitted + omitted,
+            }
         )
 
     def alarm(self, group: str) -> str:

@@ -91,5 +91,9 @@ async def test_one_at_a_time_and_it_can_be_stopped(tmp_path: Path) -> None:
         pair.remote.call("scrub", group="g", action="start", rate="64KiB/s")
         with pytest.raises(CommandFailedError, match="not a command of a sending site"):
             pair.primary.call("scrub", group="g", action="start")
-        # A daemon that stops does not wait for it: leaving the pair stops nothing.
+        # A daemon that stops does not wait for it, and remembers that it ended.
         await pair.remote.stop()
+        await pair.remote.start()
+        report = pair.remote.call("scrub", group="g", action="report")
+        assert report["reason"] == "the daemon was stopped"
+        assert pair.remote.group()["last_scrub"]["result"] == "stopped"
