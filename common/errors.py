@@ -94,6 +94,12 @@ class IncompleteError(FarshoreError):
     exit_code = 13
 
 
+class DrillFailedError(FarshoreError):
+    """A drill did not pass: what is at the remote did not do, or was not reached."""
+
+    exit_code = 14
+
+
 class ProtocolError(FarshoreError):
     """The peer broke the protocol; its connection is closed, nothing else happens."""
 

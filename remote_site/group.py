@@ -31,6 +31,7 @@ from common.replication.messages import (
 )
 from common.service.config_remote import RemoteGroup
 from remote_site.admission import Expected, refusal
+from remote_site.drills import Drills
 from remote_site.receiver import WINDOW_BYTES, Receiver, VolumeShape
 from remote_site.scrubbing import Scrubbing
 from remote_site.secondary_device import DeviceHoldsDataError
@@ -50,9 +51,11 @@ class ReceivingGroup:
         threads: Threads,
         clock: Clock,
         test_copies: GroupTestCopies | None = None,
+        drills: Drills | None = None,
     ) -> None:
         self.name = config.name
         self.test_copies = test_copies
+        self.drills = drills
         self.config = config
         self.store = store
         self.session: ReceivingSession | None = None

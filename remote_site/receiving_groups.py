@@ -19,12 +19,14 @@ from common.replication.credentials import Credentials
 from common.replication.stream import Address
 from common.service.certificate_status import with_certificates
 from common.service.config_remote import RemoteGroup, ReplicationTable
+from common.service.drill_status import DrillReport
 from common.service.kept_report import KeptReport
 from common.service.reload import Commit
 from common.service.scrub_status import ScrubReport
 from common.service.status import GroupStatus
 from common.service.units import parse_bandwidth
 from common.storage.threads import WorkerThreads
+from remote_site.drills import Drills
 from remote_site.exports import RecoveryExports
 from remote_site.group import ReceivingGroup
 from remote_site.listener import ReplicationListener
@@ -111,7 +113,11 @@ class ReceivingGroups:
             self._clock,
         )
         await threads.run(copies.remove_leftovers)
-        group = ReceivingGroup(config, self._site, store, threads, self._clock, copies)
+        drills = Drills(directory, self._files)
+        await threads.run(drills.load)
+        group = ReceivingGroup(
+            config, self._site, store, threads, self._clock, copies, drills
+        )
         path = f"{directory}/{SCRUB_RECORD_NAME}"
         await group.scrubbing.recall(
             KeptReport(path, self._files, ScrubReport), threads
@@ -223,8 +229,20 @@ async def _scrub(
     return None if report is None else report.to_json()
 
 
+async def _drill(
+    group: ReceivingGroup, *, action: str, drill: dict[str, Any] | None
+) -> list[dict[str, Any]]:
+    drills = group.drills
+    if drills is None or (action == "record") != (drill is not None):
+        raise RefusedError("a drill is what is to be recorded, and nothing else")
+    if drill is not None:
+        await asyncio.to_thread(drills.add, DrillReport(**drill))
+    return [each.to_json() for each in reversed(drills.all)]
+
+
 OPERATIONS: dict[str, Callable[..., Coroutine[Any, Any, Any]]] = {
     "points": _points,
     "scrub": _scrub,
+    "drill": _drill,
 }
 """By the command's name, each given the group and the command's arguments."""

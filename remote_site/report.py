@@ -57,6 +57,11 @@ def group_status(group: ReceivingGroup, now_ns: int) -> GroupStatus:
             if group.test_copies is not None
             else ()
         ),
+        last_drill=(
+            group.drills.all[-1].summary()
+            if group.drills is not None and group.drills.all
+            else None
+        ),
         alarms=tuple(
             AlarmStatus(name=name, message=message, since_ns=since_ns)
             for name, (message, since_ns) in group.alarms.items()

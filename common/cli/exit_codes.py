@@ -17,6 +17,7 @@ EXIT_CODES: tuple[tuple[int, str, str], ...] = (
     (11, "corrupt", "State on disk is damaged beyond what a crash explains."),
     (12, "differs", "A verify or a scrub found what is not as it should be."),
     (13, "incomplete", "A verify or a scrub ended before it had looked at all."),
+    (14, "drill", "A drill did not pass: the probe failed, or had nothing to try."),
     (70, "internal", "A bug: the daemon's log, or stderr, has the details."),
     (130, "interrupted", "Ctrl-C."),
 )
@@ -27,6 +28,7 @@ NEXT_COMMANDS = {
     8: "farshore status",
     9: "farshore status",
     13: "farshore status",
+    14: "farshore drill GROUP --list",
 }
 """What to type next after an error of that code."""
 

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from common.cli.config_commands import config, init
+from common.cli.drill_command import drill
 from common.cli.exit_codes import NEXT_COMMANDS, exit_codes_text
 from common.cli.group_commands import cut, points, resume, suspend
 from common.cli.grow_command import grow
@@ -65,6 +66,7 @@ for _command in (
     scrub,
     grow,
     test_copy,
+    drill,
     config,
     init,
 ):

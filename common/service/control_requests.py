@@ -19,6 +19,7 @@ from pydantic import (
 from common.errors import RefusedError
 from common.replication.messages import LABEL_BYTES_MAX
 from common.service.config_common import Name
+from common.service.drill_status import DrillReport
 from common.service.units import format_bandwidth, parse_bandwidth
 from common.storage.geometry import VOLUME_BYTES_MAX
 
@@ -98,6 +99,13 @@ class CopyArguments(GroupArguments):
     point: Annotated[StrictInt, Field(ge=0, lt=1 << 63)] | None = None
 
 
+class DrillArguments(GroupArguments):
+    """`drill`: keeps one that was held, or lists those kept, newest first."""
+
+    action: Literal["record", "list"]
+    drill: DrillReport | None = None
+
+
 class GrowArguments(GroupArguments):
     """`grow` names a volume of the group, and the size that it is to have."""
 
@@ -115,6 +123,7 @@ REQUESTS: dict[str, type[Arguments]] = {
     "scrub": ScrubArguments,
     "grow": GrowArguments,
     "test-copy": CopyArguments,
+    "drill": DrillArguments,
 }
 
 

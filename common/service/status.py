@@ -170,6 +170,15 @@ class ScrubSummary(Snapshot):
     findings: int
 
 
+class DrillSummary(Snapshot):
+    """The last drill; see `drill_status.DrillVerdict`."""
+
+    started_ns: Moment = Field(serialization_alias="started")
+    verdict: str
+    point: int | None
+    probe_seconds: float | None
+
+
 class GroupStatus(Snapshot):
     name: str
     role: GroupRole
@@ -188,6 +197,7 @@ class GroupStatus(Snapshot):
     forecast: ForecastStatus | None = None
     last_scrub: ScrubSummary | None = None
     test_copies: tuple[str, ...] = ()
+    last_drill: DrillSummary | None = None
     alarms: tuple[AlarmStatus, ...] = ()
 
 

@@ -86,6 +86,7 @@ def test_the_status_has_every_promised_key() -> None:
         "forecast",
         "last_scrub",
         "test_copies",
+        "last_drill",
         "alarms",
     ]
     assert group["recovery_point"] == {
