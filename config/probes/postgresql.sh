@@ -16,25 +16,25 @@ fi
 PATH=$PATH:$(ls -d /usr/lib/postgresql/*/bin 2>/dev/null | tail -n 1)
 
 place=$(mktemp -d)
-cluster=$place/root/$FOLDER
+cluster=$place/mount/$FOLDER
 chmod 711 "$place"
 as_owner() { runuser -u "$(stat -c %U "$cluster")" -- env PATH="$PATH" "$@"; }
 leave() {
     as_owner pg_ctl -D "$cluster" -m immediate stop >/dev/null 2>&1 || true
-    umount "$place/root" 2>/dev/null || true
+    umount "$place/mount" 2>/dev/null || true
     fusermount3 -u -z "$place/disk" 2>/dev/null || true
     rm -rf --one-file-system "$place"
 }
 trap leave EXIT
 trap 'exit 1' TERM INT HUP
-mkdir "$place/disk" "$place/root" "$place/socket"
+mkdir "$place/disk" "$place/mount" "$place/socket"
 
 nbdfuse "$place/disk" "$uri" &
 until [ -e "$place/disk/nbd" ]; do
     kill -0 $! # it said why
     sleep 0.1
 done
-mount -o loop "$place/disk/nbd" "$place/root"
+mount -o loop "$place/disk/nbd" "$place/mount"
 chown "$(stat -c %U "$cluster")" "$place/socket"
 
 rm -f "$cluster/postmaster.pid" # of the primary's server
