@@ -45,6 +45,18 @@ REMOTE_STEPS = (
     Step("fdatasync", "store", 2),  # the size, and those of the points
     Step("unlink", ".journal"),  # the first point of the new size is committed
 )
+START_STEPS = (
+    Step("ftruncate", "v.img"),
+    Step("fdatasync", "v.acked"),
+    Step("fdatasync", "group.record", 4),  # read three times before it is written
+)
+"""Of a start that finishes a growth: the intent was durable, and nothing else."""
+
+BOTH_STEPS = (
+    ("primary", Step("ftruncate", "v.img")),
+    ("remote", Step("fdatasync", "store")),  # the intent there
+    ("remote", Step("fdatasync", "store", 2)),
+)
 
 
 class Host:
@@ -117,15 +129,26 @@ async def grow(pair: Pair, size_bytes: int) -> int:
 
 
 async def killed_as_it_grows(
-    pair: Pair, host: Host, daemon: Daemon, step: Step, after: int
+    pair: Pair,
+    host: Host,
+    daemon: Daemon,
+    step: Step,
+    after: int,
+    *,
+    along: Daemon | None = None,
 ) -> None:
-    """Grow and cut until the daemon dies at the step; hosts write meanwhile."""
+    """Grow and cut until the daemon dies at the step; hosts write meanwhile.
+
+    `along` is killed with it.
+    """
     async with asyncio.TaskGroup() as tasks, host.busy():
         begun = host.writes
         await until(lambda: host.writes > begun + 5, "the host writes")
         async with killed_after(daemon, step):
             tasks.create_task(ask(pair, after))
-        if daemon is pair.remote:
+        if along is not None:
+            along.kill()
+        elif daemon is pair.remote:
             begun = host.writes
             await until(lambda: host.writes > begun + 5, "the host goes on")
             await daemon.start()
@@ -188,3 +211,46 @@ async def test_a_remote_killed_as_it_follows(tmp_path: Path) -> None:
         assert len(sizes) >= len(REMOTE_STEPS) - 1
         # What was asked for again was there, and nothing was ended for it.
         assert len(pair.primary.events("volume_grown")) == len(REMOTE_STEPS)
+
+
+async def test_a_primary_killed_again_as_it_finishes_a_growth(tmp_path: Path) -> None:
+    with Pair(tmp_path, [VolumeSpec("v", FIRST)]) as pair:
+        await pair.start()
+        host = Host(pair, 3)
+        for number, step in enumerate(START_STEPS):
+            before = len(host.acknowledged)
+            after = before + GROWTHS[number % len(GROWTHS)]
+            cut = await pair.cut()
+            image = bytes(host.acknowledged)
+            await killed_as_it_grows(pair, host, pair.primary, PRIMARY_STEPS[0], after)
+            pair.primary.spawn()
+            pair.primary.pause()  # nothing is done before it is watched
+            async with killed_after(pair.primary, step):
+                pair.primary.resume()
+            await pair.primary.start()
+            # The intent was durable: the growth is finished, however often begun.
+            await host.judge(after, after)
+            assert await pair.remote.read_whole(f"g/v@{cut['number']}") == image
+            await pair.connected()
+            await goes_on(pair, host, after)
+
+
+async def test_both_sites_killed_at_once_as_a_volume_grows(tmp_path: Path) -> None:
+    with Pair(tmp_path, [VolumeSpec("v", FIRST)]) as pair:
+        await pair.start()
+        host = Host(pair, 4)
+        for number, (role, step) in enumerate(BOTH_STEPS):
+            before = len(host.acknowledged)
+            after = before + GROWTHS[number % len(GROWTHS)]
+            cut = await pair.cut()
+            image = bytes(host.acknowledged)
+            first, second = pair.primary, pair.remote
+            if role == "remote":
+                first, second = second, first
+            await killed_as_it_grows(pair, host, first, step, after, along=second)
+            await pair.remote.start()
+            assert await pair.remote.read_whole(f"g/v@{cut['number']}") == image
+            await pair.primary.start()
+            await host.judge(before, after)
+            await pair.connected()
+            await goes_on(pair, host, after)
