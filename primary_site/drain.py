@@ -26,6 +26,7 @@ from common.replication.messages import (
     Progress,
     Tracks,
 )
+from common.replication.sequences import covered
 from common.replication.tracks import DeltaRun, RunData, track_hash
 from common.storage.flashcopy import Runs
 from primary_site.background import first_of
@@ -190,13 +191,11 @@ class CycleDrain:
         if message.cycle_id != self._cut.cycle_id:
             return
         self._group.note_progress(message.count)
-        for first, last in message.sequences:
+        for _, last in message.sequences:
             if last >= self._sequence:
                 raise ProtocolError(f"PROGRESS of frame {last}, which was never sent")
-            for sequence in range(first, last + 1):
-                unit = self._pending.pop(sequence, None)
-                if unit is not None:
-                    self._ack(unit)
+        for sequence in covered(self._pending, message.sequences):
+            self._ack(self._pending.pop(sequence))
         self._tell()
 
     def on_need_full(self, message: NeedFull) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import random
 from collections.abc import Awaitable, Callable, Sequence
 
@@ -36,12 +37,17 @@ from common.replication.messages import (
     Tracks,
     Welcome,
 )
+from common.replication.sequences import covered
 from primary_site.paced import Pacing
 
 Connect = Callable[[str], Awaitable[Link]]
 
 REJOIN_SECONDS_MIN = 0.2
 REJOIN_SECONDS_MAX = 5.0
+
+MESSAGES_A_TURN = 64
+"""Taken in before others of this loop, the hosts above all, get their turn: one read
+of the socket may hold ten thousand."""
 
 log = structlog.get_logger()
 
@@ -133,9 +139,8 @@ class SessionLinks:
     def durable(self, cycle_id: bytes, pairs: Sequence[tuple[int, int]]) -> None:
         """Forget where frames went that need not be sent again."""
         if cycle_id == self._cycle_id:
-            for first, last in pairs:
-                for sequence in range(first, last + 1):
-                    self._placed.pop(sequence, None)
+            for sequence in covered(self._placed, pairs):
+                del self._placed[sequence]
 
     # -- living and dying --------------------------------------------------------------
 
@@ -179,10 +184,12 @@ class SessionLinks:
             pause = REJOIN_SECONDS_MIN
 
     async def _receive(self, link: Link, handle: Callable[[Message], None]) -> None:
-        while True:  # ends with the link
+        for count in itertools.count(1):  # ends with the link
             message = await link.receive()
             if getattr(message, "epoch", self._welcome.epoch) == self._welcome.epoch:
                 handle(message)
+            if not count % MESSAGES_A_TURN:
+                await asyncio.sleep(0)
 
     async def _join(self, address: str) -> Link:
         link = await self._connect(address)
@@ -238,24 +245,16 @@ class SessionLinks:
             return self._cycle_id, []
         numbers = set(self._unresolved)
         self._unresolved.clear()
-        lost = [
-            sequence
-            for sequence, number in self._placed.items()
-            if number in numbers
-            and not (answer.cycle_id == self._cycle_id and _arrived(answer, sequence))
-        ]
+        lost = {s for s, number in self._placed.items() if number in numbers}
+        if answer.cycle_id == self._cycle_id:
+            arrived = ((0, answer.next_sequence - 1), *answer.ahead)
+            lost.difference_update(covered(lost, arrived))
         for sequence in lost:
             del self._placed[sequence]
         if self._is_moving:
             self._is_moving = False
             self.control.go_on(self.control_link, answer.control_count)
         return self._cycle_id, sorted(lost)
-
-
-def _arrived(answer: LinksClosed, sequence: int) -> bool:
-    return sequence < answer.next_sequence or any(
-        first <= sequence <= last for first, last in answer.ahead
-    )
 
 
 async def join(link: Link, welcome: Welcome) -> None:

@@ -100,6 +100,7 @@ class Applied:
     """Frames that a flush, begun after this was taken, makes durable."""
 
     cycle_id: bytes
+    cycle_number: int
     sequences: tuple[tuple[int, int], ...]
     frame_count: int
     cost_bytes: int
@@ -154,6 +155,8 @@ class Receiver:
         self.shapes = list(volumes)
         """In the peer's order; between two cycles one may grow."""
         self._closed = False
+        self._begun: CycleBegin | None = None
+        """The newest cycle begun in this session."""
         self._reset()
 
     def _reset(self) -> None:
@@ -188,10 +191,15 @@ class Receiver:
             raise ProtocolError(
                 f"cycle {message.cycle_number} is not newer than the committed {newest}"
             )
-        if self.cycle is not None and self.cycle.cycle_id == message.cycle_id:
+        if self._begun is not None and (
+            message.cycle_number <= self._begun.cycle_number
+            or message.cycle_id == self._begun.cycle_id
+        ):
+            # Else what is still done for the first would count for the second.
             raise ProtocolError("CYCLE_BEGIN twice for one cycle of a session")
         self._move(Event.BEGIN)
         self._reset()
+        self._begun = message
         self.cycle = message
         return Begun.OPENED
 
@@ -274,11 +282,17 @@ class Receiver:
             return None
         taken, self._applied = self._applied, []
         cost_bytes, self._applied_bytes = self._applied_bytes, 0
-        return Applied(self.cycle.cycle_id, ranges(taken), len(taken), cost_bytes)
+        cycle = self.cycle
+        return Applied(
+            cycle.cycle_id, cycle.cycle_number, ranges(taken), len(taken), cost_bytes
+        )
 
     def flushed(self, applied: Applied) -> bool:
         """Tell whether what was flushed is to be acknowledged."""
         if not self.is_current(self.epoch, applied.cycle_id):
+            return False
+        assert self.cycle is not None
+        if self.cycle.cycle_number != applied.cycle_number:
             return False
         self.durable_count += applied.frame_count
         self._returned_bytes += applied.cost_bytes
@@ -342,7 +356,9 @@ class Receiver:
     def _check_end(self, end: CycleEnd) -> None:
         if self.received.count > end.frame_count:
             raise ProtocolError("more frames came than CYCLE_END counts")
-        if self.received.count == end.frame_count and self.digest != end.digest:
+        if self.received.count == end.frame_count and (
+            self.digest != end.digest or self.received.next != end.frame_count
+        ):
             raise ProtocolError("the frames received are not those that were sent")
 
 

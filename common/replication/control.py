@@ -43,9 +43,7 @@ class ControlChannel:
         self._first = 0
         """Number of the oldest message kept."""
         self._next = 0
-        """Number of the next message to be sent."""
-        self._sent = 0
-        """One more than the highest number ever sent."""
+        """Number of the next message to be sent; never below `_first`."""
         self._wake = asyncio.Event()
         self._rested = asyncio.Event()
 
@@ -66,8 +64,10 @@ class ControlChannel:
 
     def acknowledged(self, count: int) -> None:
         """The peer has received `count` messages in all: forget those."""
-        if not self._outlives or count > self._sent:
-            raise ProtocolError(f"{count} control messages received, of {self._sent}")
+        if not self._outlives or count > self._next:
+            # `_next`, not the highest ever: a peer that told of fewer than it has can't
+            # have got the others meanwhile.
+            raise ProtocolError(f"{count} control messages received, of {self._next}")
         while self._first < count:  # ends: at most what is kept
             self._kept.popleft()
             self._first += 1
@@ -114,7 +114,6 @@ class ControlChannel:
             return None
         message = self._kept[index]
         self._next += 1
-        self._sent = max(self._sent, self._next)
         if not self._outlives:
             self._kept.popleft()
             self._first += 1

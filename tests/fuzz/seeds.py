@@ -10,6 +10,7 @@ import zstandard
 from common.replication.codec import encode_meta
 from common.replication.frame import encode_frame
 from common.replication.tracks import DeltaRun, RunData, encode_records, run_hash
+from tests.fuzz import sessions
 from tests.fuzz.targets import FORMS, LIMITS
 from tests.support import nbd_streams as streams
 from tests.support import nbd_wire as wire
@@ -90,6 +91,8 @@ SEEDS = {
     "frames": frames,
     "messages": messages,
     "records": records,
+    "receiver": sessions.receiver_seeds,
+    "links": sessions.links_seeds,
 }
 
 

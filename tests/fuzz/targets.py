@@ -26,6 +26,7 @@ from common.replication.tracks import (
     decode_records,
     encode_records,
 )
+from tests.fuzz import sessions
 from tests.support import nbd_wire as wire
 from tests.support.nbd_parsers import (
     CONTEXTS,
@@ -255,4 +256,6 @@ TARGETS: dict[str, Target] = {
     "frames": frames,
     "messages": messages,
     "records": records,
+    "receiver": sessions.receiver,
+    "links": sessions.links,
 }

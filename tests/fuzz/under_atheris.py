@@ -10,7 +10,7 @@ import sys
 
 import atheris
 
-with atheris.instrument_imports(include=["common"]):
+with atheris.instrument_imports(include=["common", "primary_site", "remote_site"]):
     from tests.fuzz.targets import TARGETS
 
 

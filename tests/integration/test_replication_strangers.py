@@ -29,7 +29,13 @@ from tests.support.rogue_links import (
     rogue_context,
 )
 from tests.support.scripted_sender import ScriptedSender, dial, hello_for
-from tests.support.sites import Pair, VolumeSpec, command_path, until
+from tests.support.sites import (
+    PATIENCE_SECONDS,
+    Pair,
+    VolumeSpec,
+    command_path,
+    until,
+)
 
 TRACK = 4096
 VOLUMES = [VolumeSpec("v", 64 * TRACK)]
@@ -37,6 +43,8 @@ HELLO = hello_for("g", [("v", 64 * TRACK)])
 """What strangers say, who know the names but not the state of the sender."""
 
 CROWD = 400
+LOOKS_AT_REST = 20
+"""So often in a row the daemon is seen waiting where it has nothing to do."""
 
 
 class Port:
@@ -82,6 +90,17 @@ class Port:
         assert self.remote.process is not None
         text = Path(f"/proc/{self.remote.process.pid}/statm").read_text()
         return int(text.split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    async def rests(self) -> None:
+        """Wait until the daemon waits for something: a loop that is busy never does."""
+        assert self.remote.process is not None
+        stat = Path(f"/proc/{self.remote.process.pid}/stat")
+        asleep = 0
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while asleep < LOOKS_AT_REST:
+                state = stat.read_text().rpartition(")")[2].split()[0]
+                asleep = asleep + 1 if state == "S" else 0
+                await asyncio.sleep(0.01)
 
     def traces(self) -> tuple[dict[str, bytes], object]:
         """Return what a stranger must not change: files, and what the status says."""
@@ -274,6 +293,8 @@ async def test_early_data_and_renegotiation(port: Port) -> None:
         (b"\x17\x03\x03\x00\x10" + bytes(16), "sends something else than TLS"),
         (b"\x15\x03\x03\x00\x02\x02\x28", "TLS"),
         (b"\x14\x03\x03\x00\x01\x01" * 5000, "sends something else than TLS"),
+        (client_hello() + frame_of(HELLO), "TLS failed"),
+        (frame_of(HELLO) + client_hello(), "sends something else than TLS"),
     ],
 )
 async def test_what_is_no_handshake(port: Port, first: bytes, words: str) -> None:
@@ -340,6 +361,7 @@ async def test_a_client_that_goes_at_any_moment(port: Port, ending: str) -> None
             await asyncio.to_thread(rogue.read_to_end)
             rogue.socket.close()
     await until(lambda: port.descriptors() <= before, "nothing is left open")
+    await port.rests()
     await works(port)
 
 

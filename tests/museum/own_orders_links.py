@@ -36,8 +36,8 @@ EXHIBITS: tuple[Exhibit, ...] = (
         (
             swap(
                 "primary_site/session_links.py",
-                "            and not (answer.cycle_id == self._cycle_id and _arrived(answer, sequence))\n",
-                "",
+                "            lost.difference_update(covered(lost, arrived))\n",
+                "            assert arrived\n",
             ),
         ),
         tests(
@@ -286,6 +286,34 @@ EXHIBITS: tuple[Exhibit, ...] = (
             "unit/replication/test_replication_link.py::test_control_overtakes_bulk_that_waits_for_a_slow_peer"
         ),
         says="Timeout|assert",
+    ),
+    Exhibit(
+        "O519",
+        "a remote that floods keeps hosts from their turns",
+        (
+            swap(
+                "primary_site/session_links.py",
+                "            if not count % MESSAGES_A_TURN:\n",
+                "            if not count:\n",
+            ),
+        ),
+        tests(SENDER + "test_a_remote_that_floods_lets_others_have_their_turns"),
+        says="assert",
+    ),
+    Exhibit(
+        "O520",
+        "a peer has messages forgotten that it has yet to be sent again",
+        (
+            swap(
+                "common/replication/control.py",
+                "        if not self._outlives or count > self._next:\n",
+                "        if not self._outlives or count > self._first + len(self._kept):\n",
+            ),
+        ),
+        tests(
+            "unit/replication/test_control_channel.py::test_a_peer_has_not_received_more_than_it_said_when_its_link_died"
+        ),
+        says="DID NOT RAISE",
     ),
     Exhibit(
         "O530",

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from common.errors import ConnectionLostError, ProtocolError
+from common.replication.codec import encode_meta
+from common.replication.frame import encode_frame
 from common.replication.lineage import ReceiverState
 from common.replication.link import GARBLED_LINKS_MAX, Link
 from common.replication.messages import (
@@ -30,7 +32,7 @@ from common.service.config_primary import LinkTable
 from primary_site.background import first_of
 from primary_site.paced import Pacing
 from primary_site.session import SendingSession
-from primary_site.session_links import SessionLinks
+from primary_site.session_links import MESSAGES_A_TURN, SessionLinks
 from tests.support.memory_pipe import Pipe
 from tests.support.replication_messages import EXAMPLES
 
@@ -312,3 +314,31 @@ async def test_the_last_link_without_frames_ends_the_session() -> None:
     async with sending(1) as site:
         site.fars[0].pipe.other.arrived(b"this is no frame of replication")
         assert "not a farshore replication frame" in str(await site.ended())
+
+
+async def test_a_remote_that_floods_lets_others_have_their_turns() -> None:
+    """One read may hold ten thousand messages; hosts are served in between."""
+    async with sending() as site:
+        site.session.drain = None
+        kind, meta = encode_meta(Credit(EPOCH, CYCLE, 1))
+        flood = b"".join(bytes(each) for each in encode_frame(kind, meta, b"")) * 2000
+        turns = 0
+
+        async def host() -> None:
+            nonlocal turns
+            while site.links.control.received_count < 2000:
+                turns += 1
+                await asyncio.sleep(0)
+
+        site.fars[0].pipe.other.arrived(flood)
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            await host()
+        assert turns > 2000 // MESSAGES_A_TURN
+
+
+async def test_progress_that_names_everything_costs_what_was_sent() -> None:
+    """Of a cycle that is over, too, for whose frames nobody asks any more."""
+    async with sending() as site:
+        await site.frames(0, 1)
+        site.links.durable(CYCLE, [(0, (1 << 63) - 1)] * 4096)
+        assert site.links._placed == {}

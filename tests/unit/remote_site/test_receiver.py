@@ -360,3 +360,38 @@ def test_sequences_that_run_ahead_are_bounded() -> None:
 def test_ranges_hold_exactly_the_numbers() -> None:
     assert ranges([]) == ()
     assert ranges([5, 1, 2, 9, 3]) == ((1, 3), (5, 5), (9, 9))
+
+
+def test_a_cycle_that_was_abandoned_is_not_begun_again_in_its_session() -> None:
+    machine = opened()
+    machine.abandon(Abandon(EPOCH, A))
+    for again in (
+        BEGIN,
+        replace(BEGIN, cycle_number=BEGIN.cycle_number + 1),
+        replace(BEGIN, cycle_id=B),
+    ):
+        with pytest.raises(ProtocolError, match="twice"):
+            machine.begin(again)
+
+
+def test_what_is_flushed_for_one_cycle_does_not_count_for_another_of_its_id() -> None:
+    """A sender that uses an id again harms nothing but its own data."""
+    machine = opened()
+    taken = frame(0)
+    machine.take(taken)
+    machine.applied(taken)
+    flushing = machine.take_applied()
+    assert flushing is not None
+    number = BEGIN.cycle_number
+    machine.begin(replace(BEGIN, cycle_number=number + 1, cycle_id=B))
+    machine.begin(replace(BEGIN, cycle_number=number + 2))
+    assert not machine.flushed(flushing)
+    assert machine.durable_count == 0
+
+
+def test_frames_with_a_gap_in_their_numbers_are_not_all_of_them() -> None:
+    machine = opened()
+    for number in (0, 2):
+        machine.take(frame(number))
+    with pytest.raises(ProtocolError, match="not those that were sent"):
+        machine.end(CycleEnd(EPOCH, A, 2, machine.digest))

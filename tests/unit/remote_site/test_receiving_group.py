@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import errno
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -536,6 +536,63 @@ async def test_a_link_joins_by_token_only(site: Site) -> None:
         await refused_join(site, epoch, token)
     await first_point(sender)
     await sender.close()
+
+
+class Recorder:
+    """A stream that keeps what is written to it."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self.written = b""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    async def write(self, buffers: Sequence[Buffer]) -> None:
+        self.written += b"".join(bytes(each) for each in buffers)
+        await self._stream.write(buffers)
+
+
+async def recorded_session(site: Site) -> bytes:
+    """Make two points in one session; return all that was said in it."""
+    hello = knowing(HELLO, site.store.judged)
+    sender = await ScriptedSender.open(site.port, hello)
+    recorder = Recorder(sender.links[0]._stream)
+    stream: Any = recorder
+    sender.links[0]._stream = stream
+    await first_point(sender)
+    await sender.begin(2, C2)
+    await sender.tracks(0, [run(0, b"b", 5)])
+    await sender.all_durable()
+    await sender.commit()
+    await sender.close()
+    return b"".join(encode_frame(*encode_meta(hello), b"")) + recorder.written
+
+
+@pytest.mark.parametrize("meanwhile", ["nothing", "another session"])
+async def test_a_session_that_was_recorded_and_is_played_again_changes_nothing(
+    site: Site, meanwhile: str
+) -> None:
+    """Its HELLO may be let in; nothing behind it is of the session that then begins."""
+    recorded = await recorded_session(site)
+    if meanwhile != "nothing":
+        sender = await site.open()
+        await sender.begin(3, C3)
+        await sender.tracks(0, [run(0, b"c", 2)])
+        await sender.all_durable()
+        await sender.commit()
+        await sender.close()
+    before = site.device.read_bytes(), points(site.group)
+    stream = await connect(Address("127.0.0.1", site.port), PATIENCE_SECONDS)
+    await stream.write([recorded])
+    await stream.close()
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while site.listener._tasks:
+            await asyncio.sleep(0.01)
+    assert (site.device.read_bytes(), points(site.group)) == before
+    again = await site.open()
+    assert again.welcome.receiver.committed == site.store.judged.committed
+    await again.close()
 
 
 @pytest.mark.parametrize(

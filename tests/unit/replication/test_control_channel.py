@@ -110,6 +110,25 @@ async def test_counts_that_can_t_be_are_refused() -> None:
             sender.go_on(link, 2)
 
 
+async def test_a_peer_has_not_received_more_than_it_said_when_its_link_died() -> None:
+    """It would have messages forgotten that are yet to be sent again."""
+    wire, other = Wire(10), Wire(10)
+    sender = channel(wire)
+    async with pumping(sender):
+        for message in messages(5):
+            sender.post(message)
+        await sender.rested()
+    sender.hold()
+    link: Any = other
+    sender.go_on(link, 1)
+    with pytest.raises(ProtocolError, match="5 control messages received, of 1"):
+        sender.acknowledged(5)
+    async with pumping(sender):
+        await sender.rested()
+        sender.acknowledged(5)
+    assert other.carried == messages(5, first=1)
+
+
 async def test_a_peer_that_knows_no_other_link_keeps_nothing_for_it() -> None:
     wire = Wire(5)
     sender = channel(wire, outlives=False)
