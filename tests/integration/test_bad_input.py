@@ -253,7 +253,7 @@ async def test_a_smaller_volume_than_the_remote_holds_is_refused_over_the_link(
     edit(pair.primary, f"{SIZE_BYTES}B", f"{smaller}B")
     os.truncate(pair.device("v"), smaller)
     before = pair.secondary("v").read_bytes()
-    await refused_link(pair, "g/v", "size", str(SIZE_BYTES), str(smaller))
+    await refused_link(pair, "g/v", "older copy", str(SIZE_BYTES), str(smaller))
     assert pair.secondary("v").read_bytes() == before
 
 
