@@ -3,7 +3,8 @@
 #   make demo    both sites on this machine, a disaster, the recovered copy checked
 #   make run     both sites on this machine from config/, until Ctrl-C
 #   make hunt    a million crash images of both sites' storage, and ten thousand
-#                disasters of two simulated sites, seed by seed
+#                disasters of two simulated sites, seed by seed; kills, cuts, lost
+#                connections and links of real daemons, many times over
 #   make museum  put bugs that others met, and our own orders broken, into a copy
 #                one by one: the tests must turn red for each
 #   make torture kills, power cuts, bad links and clocks for twenty minutes
@@ -74,12 +75,13 @@ lint: $(STAMP)
 	$(BIN)/lint-imports
 
 # The first ones use every core by themselves; of the rest many wait for processes.
+# Files in their own order: the long ones come first, so that neither half waits.
 BUSY := tests/crash tests/faults tests/lineage tests/simulation
 
 test: lint
 ifeq ($(ARGS),)
 	$(BIN)/pytest $(BUSY)
-	$(BIN)/pytest --numprocesses=2 --dist=loadfile $(addprefix --ignore=,$(BUSY))
+	$(BIN)/pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder $(addprefix --ignore=,$(BUSY))
 else
 	$(BIN)/pytest $(ARGS)
 endif
@@ -94,6 +96,10 @@ interop-kernel: $(STAMP)
 hunt: $(STAMP)
 	$(BIN)/python -m tests.crash.hunt --images 1000000
 	$(BIN)/python -m tests.simulation.hunt --seeds 10000 $(ARGS)
+	FARSHORE_KILL_ROUNDS=25 FARSHORE_ORACLE_CUTS=200 FARSHORE_GHOST_ROUNDS=200 \
+	  FARSHORE_LOSSES=100 FARSHORE_STOP_SECONDS=30 \
+	  $(BIN)/pytest --timeout=1800 $(addprefix tests/integration/test_,kill.py \
+	  cut_oracle.py ghost_writes.py resume.py)
 
 # Every exhibit in a copy of the tree, two at a time: about ten minutes.
 .PHONY: museum

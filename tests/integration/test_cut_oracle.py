@@ -32,7 +32,7 @@ from tests.support.nbd_client import NbdClient
 from tests.support.sites import Pair, VolumeSpec, read_all
 from tests.support.stamping_writers import Mix, StampingWriter, connect_writers
 
-CUTS = int(os.environ.get("FARSHORE_ORACLE_CUTS", "30"))
+CUTS = int(os.environ.get("FARSHORE_ORACLE_CUTS", "20"))
 SEED = int(os.environ.get("FARSHORE_SEED", "20"))
 WRITERS = 4
 PAUSED_EVERY = 5

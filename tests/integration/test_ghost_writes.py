@@ -27,7 +27,7 @@ from tests.support.sites import Pair, VolumeSpec
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_package("fusermount3")]
 
-ROUNDS = int(os.environ.get("FARSHORE_GHOST_ROUNDS", "30"))
+ROUNDS = int(os.environ.get("FARSHORE_GHOST_ROUNDS", "15"))
 SEED = int(os.environ.get("FARSHORE_SEED", "1"))
 
 MIB = 1 << 20

@@ -26,7 +26,7 @@ from tests.support.endurance import Endurance
 from tests.support.sites import Daemon, Pair, VolumeSpec, until
 from tests.support.stamping_writers import Mix
 
-ROUNDS = int(os.environ.get("FARSHORE_KILL_ROUNDS", "5"))
+ROUNDS = int(os.environ.get("FARSHORE_KILL_ROUNDS", "3"))
 STOP_SECONDS = float(os.environ.get("FARSHORE_STOP_SECONDS", "0"))
 KILLS_PER_START = 3
 """So often a start is killed before one is left in peace."""
