@@ -53,6 +53,8 @@ class VolumeChanges:
         self.suspect: Bitmap | None = None
         """Carried tracks that are only suspected to differ: they travel as hashes."""
         self.acked = Bitmap(geometry.track_count)
+        self.told_of = b""
+        """The remote's relation whose own changes are carried, or were, already."""
         self.pprc: Bitmap | None = None
         self.transferred: Transfer | None = None
         self.at_cut: list[Bitmap] = []

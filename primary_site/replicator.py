@@ -21,7 +21,14 @@ from common.errors import (
     StorageError,
 )
 from common.ports import Clock
-from common.replication.features import DELTA, GROW, LINKS, TAKEOVER, VERIFY
+from common.replication.features import (
+    DELTA,
+    EXCHANGE,
+    GROW,
+    LINKS,
+    TAKEOVER,
+    VERIFY,
+)
 from common.replication.lineage import ToldFork
 from common.replication.link import ForkedError
 from common.replication.messages import (
@@ -33,6 +40,7 @@ from common.replication.messages import (
 )
 from primary_site.alarms import Alarms
 from primary_site.background import first_of, retrieve
+from primary_site.exchange import carry_told_changes
 from primary_site.group import ConsistencyGroup
 from primary_site.group_cycles import GroupCycles
 from primary_site.growing import Growth
@@ -287,6 +295,7 @@ class Replicator:
                 LINKS,
                 GROW,
                 TAKEOVER,
+                EXCHANGE,
             ),
         )
         addresses = [str(a) for _ in range(link.connections) for a in link.remotes]
@@ -307,6 +316,8 @@ class Replicator:
 
     async def _run_cycles(self, session: SendingSession) -> None:
         await self.cycles.agree(session)
+        async with self.cycles.boundary:
+            await carry_told_changes(self.cycles, session)
         session.verifier = self.verifying
         self.session = session
         self.verifying.look_again()

@@ -20,6 +20,8 @@ from common.replication.lineage import judge, why_refused
 from common.replication.link import GOODBYE_SECONDS, Link
 from common.replication.messages import (
     PROTOCOL_VERSION,
+    AskChanged,
+    Changed,
     Committed,
     ControlReceived,
     Credit,
@@ -84,6 +86,7 @@ class SendingSession:
         self._committed: asyncio.Future[Committed] | None = None
         self._current: asyncio.Future[CurrentAsOf] | None = None
         self._resized: asyncio.Future[Resize] | None = None
+        self._changed: asyncio.Future[Changed] | None = None
 
     @property
     def links(self) -> list[Link]:
@@ -153,6 +156,12 @@ class SendingSession:
             raise ProtocolError("RESIZE answered for another volume or size")
         self.sizes[volume] = size_bytes
 
+    async def ask_changed(self, volume: int, first: int) -> Changed:
+        """Ask what the remote holds otherwise than its point, from a track on."""
+        self._changed = asyncio.get_running_loop().create_future()
+        await self.send(AskChanged(self.epoch, volume, first))
+        return await self._changed
+
     async def receive(self) -> None:
         """Receive until the session ends: then raise why."""
         try:
@@ -181,6 +190,8 @@ class SendingSession:
                 _settle(self._current, message)
             case Resize():
                 _settle(self._resized, message)
+            case Changed():
+                _settle(self._changed, message)
             case _:
                 raise ProtocolError(f"{type(message).__name__} is not the remote's")
 

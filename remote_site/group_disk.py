@@ -85,7 +85,7 @@ class GroupDisk:
         self.state: StoreState | None = None
         self.points: tuple[Point, ...] = ()
         self.volumes: tuple[SecondaryVolume, ...] = ()
-        self._files = files
+        self.files = self._files = files
         self._retain = retain
         self._new_identity = new_identity
         self._record_path = f"{settings.state_directory}/{RECORD_NAME}"
@@ -122,7 +122,7 @@ class GroupDisk:
             files.make_directory(settings.journal_directory)
             if state is not None:
                 volumes = self._open_volumes(state, undo)
-                state = state.since(self._oldest_retained(state.points))
+                state = state.since(self._oldest_retained(state))
                 self._journals.attach(state, volumes, undo, self._record_path)
                 self._store(state)
                 self.volumes, self.points = volumes, state.points
@@ -184,9 +184,24 @@ class GroupDisk:
             self.guard.failed = self.guard.failed or self._record.failed
         self.state = state
 
+    def _known(self) -> StoreState:
+        """Return the state, whatever the group does now."""
+        assert self.state is not None, "the group is not bound yet"
+        return self.state
+
     def _bound(self) -> StoreState:
         assert self.state is not None, "the group is not bound yet"
         return self.state
+
+    def change(self, change: Callable[[StoreState], StoreState]) -> StoreState:
+        """Make `change(state)` durable, then visible, and return it.
+
+        For what is done to a group, not by its sender. What `change` raises leaves
+        the state as it is.
+        """
+        with self._changing:
+            self._store(change(self._known()))
+            return self._known()
 
     def bind(
         self,
@@ -292,8 +307,8 @@ class GroupDisk:
         """Record that the sender has recorded this session, and the newest point."""
         with self._changing:
             state = self._bound()
-            newest = state.points[-1].cycle_id if state.points else None
-            if newest == cycle_id:
+            newest = state.committed
+            if cycle_id == (None if newest is None else newest.cycle_id):
                 state = state.heard()
             if state != self.state:
                 self._store(state)
@@ -346,9 +361,17 @@ class GroupDisk:
     # -- commit ------------------------------------------------------------------------
 
     def commit_point(
-        self, number: int, cycle_id: bytes, cut_ns: int, label: str | None
+        self,
+        number: int,
+        cycle_id: bytes,
+        cut_ns: int,
+        label: str | None,
+        begin: Callable[[StoreState], StoreState] | None = None,
     ) -> bytes:
         """Make what the devices hold now the newest point, of all volumes at once.
+
+        `begin` gives the state that the point is added to, where the same record makes
+        the group receive from another line of data (`giving_up.py`).
 
         Order: fdatasync of every device; the open journals whole; the next journals
         with their headers, each fdatasynced, and their directory; one record for the
@@ -362,7 +385,7 @@ class GroupDisk:
         with self._changing, ExitStack() as held:
             for volume in self.volumes:
                 held.enter_context(volume.lock)
-            state = self._bound()
+            state = self._bound() if begin is None else begin(self._known())
             self.guard.check()
             if state.points and state.points[-1].cycle_id == cycle_id:
                 return state.relation_id
@@ -379,7 +402,7 @@ class GroupDisk:
             try:
                 point = Point(number, cycle_id, cut_ns, cut_ns, label)
                 durable = state.with_point(point, relation_id)
-                durable = durable.since(self._oldest_retained(durable.points))
+                durable = durable.since(self._oldest_retained(durable))
                 self._store(durable)
             except BaseException:
                 for journal in journals:
@@ -392,12 +415,14 @@ class GroupDisk:
             self._free()
             return relation_id
 
-    def _oldest_retained(self, points: Sequence[Point]) -> int:
+    def _oldest_retained(self, state: StoreState) -> int:
         """Return the number of the oldest point to keep.
 
         A point needs its own journal and all later ones, so those stay too.
         """
-        return min(self._retain(points) | {points[-1].number}) if points else 0
+        points = state.points
+        kept = {fork.number for fork in state.forks}
+        return min(self._retain(points) | kept | {points[-1].number}) if points else 0
 
     def _free(self) -> None:
         """Drop points that neither retention nor a pin keeps, and their journals.

@@ -33,6 +33,7 @@ from common.replication.link import GOODBYE_SECONDS, Link
 from common.replication.messages import (
     RUNS_MAX,
     Abandon,
+    AskChanged,
     Committed,
     Credit,
     CurrentAsOf,
@@ -40,6 +41,7 @@ from common.replication.messages import (
     CycleEnd,
     Goodbye,
     GoodbyeReason,
+    HandOver,
     Hashes,
     Message,
     NeedFull,
@@ -51,6 +53,7 @@ from common.replication.messages import (
     goodbye,
 )
 from remote_site.batches import decode_batch
+from remote_site.exchanging import Exchanging, OnHandOver, no_hand_over
 from remote_site.links import SessionLinks
 from remote_site.receiver import Begun, Receiver, credit_cost
 from remote_site.store import GroupStore
@@ -71,7 +74,16 @@ with it: a quarter of the window, so that the sender is not out of it meanwhile.
 
 LINKS_MAX = 64
 
-_CONTROL = CycleBegin | CycleEnd | Abandon | CurrentAsOf | Noted | Resize
+_CONTROL = (
+    CycleBegin
+    | CycleEnd
+    | Abandon
+    | CurrentAsOf
+    | Noted
+    | Resize
+    | AskChanged
+    | HandOver
+)
 
 
 class ReceivingSession:
@@ -90,6 +102,7 @@ class ReceivingSession:
         threads: Threads,
         clock: Clock,
         on_committed: Callable[[], None],
+        on_hand_over: OnHandOver = no_hand_over,
     ) -> None:
         """`order` gives the store's index of each volume, in the peer's order."""
         self.token = token
@@ -105,6 +118,7 @@ class ReceivingSession:
         self._threads = threads
         self._clock = clock
         self._on_committed = on_committed
+        self._exchanging = Exchanging(receiver, store, order, on_hand_over)
         self._log = structlog.get_logger().bind(
             group=name, peer=peer, epoch=receiver.epoch
         )
@@ -277,6 +291,8 @@ class ReceivingSession:
                 | CurrentAsOf()
                 | Noted()
                 | Resize()
+                | AskChanged()
+                | HandOver()
             ):
                 await self._control.put(message)
             case Verify():
@@ -305,6 +321,8 @@ class ReceivingSession:
                     await self._note(message)
                 case Resize():
                     await self._resize(message)
+                case AskChanged() | HandOver():
+                    await self._exchange(message)
 
     async def _begin(self, message: CycleBegin) -> None:
         self._check_sizes()
@@ -369,6 +387,16 @@ class ReceivingSession:
                 size_bytes=message.size_bytes,
             )
         await self._send(message)
+
+    async def _exchange(self, message: AskChanged | HandOver) -> None:
+        if message.epoch != self.epoch or self._stopping:
+            return
+        if isinstance(message, AskChanged):
+            await self._send(await self._exchanging.tell_changes(message))
+            return
+        refused = self._exchanging.hand_over(message)
+        if refused is not None:
+            self.end(refused, goodbye(GoodbyeReason.NOT_PERMITTED, refused))
 
     def _check_sizes(self) -> None:
         """A HELLO may offer more than is here; a cycle begins only once it is."""

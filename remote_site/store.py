@@ -24,10 +24,16 @@ from common.replication.messages import VolumeOffer
 from common.replication.tracks import TrackRecord
 from common.storage.journal import Journal
 from remote_site.applier import apply_tracks
+from remote_site.giving_up import (
+    Beginning,
+    begin_receiving,
+    delete_fork,
+    told_changes,
+)
 from remote_site.group_disk import GroupDisk, Retain, StoreSettings, keep_newest
 from remote_site.recovery_point import PointImage, PointVolume
 from remote_site.secondary import SecondaryVolume
-from remote_site.store_state import Point
+from remote_site.store_state import NO_LINEAGE, KeptFork, Point
 
 __all__ = ["GroupStore", "Point", "StoreSettings"]
 
@@ -233,6 +239,38 @@ class GroupStore:
             future = asyncio.get_running_loop().create_future()
             self._settled.append(future)
             await future
+
+    # -- roles that change -------------------------------------------------------------
+
+    @property
+    def is_divided(self) -> bool:
+        """The devices hold what this site wrote itself, and no cycle since."""
+        return self._disk.state is not None and self._disk.state.is_divided
+
+    @property
+    def is_ready(self) -> bool:
+        """It may receive: bound to nobody yet, or whole; see `begin_receiving`."""
+        state = self._disk.state
+        return state is None or state.lineage != NO_LINEAGE
+
+    @property
+    def forks(self) -> tuple[KeptFork, ...]:
+        """What was given up and is kept, oldest first."""
+        return self._disk.state.forks if self._disk.state else ()
+
+    async def begin_receiving(self, beginning: Beginning) -> None:
+        """Receive from another line of data; see `giving_up.begin_receiving`."""
+        await self._run(partial(begin_receiving, self._disk, beginning))
+
+    async def delete_fork(self, number: int) -> None:
+        """Have a fork kept no longer, durably. Raises `RefusedError`."""
+        await self._run(partial(delete_fork, self._disk, number))
+
+    async def told_changes(
+        self, volume: int, first: int
+    ) -> tuple[tuple[tuple[int, int], ...], int]:
+        """Return (runs, end): what this site has changed itself, from `first` on."""
+        return await self._run(partial(told_changes, self._disk, volume, first))
 
     # -- points ------------------------------------------------------------------------
 

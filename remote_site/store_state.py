@@ -20,8 +20,11 @@ from common.replication.messages import VolumeOffer
 
 FORMAT_VERSION = 3
 FORMAT_VERSION_TAKEN = 4
-"""Of the record of a group that was taken over: earlier releases refuse it by its
-version, for they would go on to receive."""
+"""Of the record of a group that was taken over, or that sent before it received:
+earlier releases refuse it by its version, for they would go on to receive."""
+
+NO_LINEAGE = NO_ID
+"""Of a group that is bound, and not yet ready to receive: no sender has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,28 @@ class Takeover:
 
     fork: Fork
     is_done: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Divided:
+    """Point `number` is what this site had when it gave up sending.
+
+    Until a point comes after it, senders are told that `common` is the newest one:
+    the devices are as at that cycle, but for what this site has changed since, which
+    bitmaps beside the record say. None: nobody knows, all of it is compared.
+    """
+
+    number: int
+    common: CycleName | None
+
+
+@dataclass(frozen=True, slots=True)
+class KeptFork:
+    """Point `number` keeps what was written in `lineage`, given up at `at_ns`."""
+
+    number: int
+    lineage: bytes
+    at_ns: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +112,8 @@ class StoreState:
     given: bytes = NO_ID
     growing: tuple[int, ...] = ()
     takeover: Takeover | None = None
+    divided: Divided | None = None
+    forks: tuple[KeptFork, ...] = ()
 
     def __post_init__(self) -> None:
         assert len(self.growing) in {0, len(self.volumes)}
@@ -114,6 +141,43 @@ class StoreState:
         dropped = sum(point.number < number for point in self.points)
         return replace(
             self, points=self.points[dropped:], relations=self.relations[dropped:]
+        )
+
+    # -- what was given up -------------------------------------------------------------
+
+    @property
+    def is_divided(self) -> bool:
+        """Tell whether the devices still hold what this site wrote itself."""
+        newest = self.points[-1].number if self.points else None
+        return self.divided is not None and self.divided.number == newest
+
+    @property
+    def committed(self) -> CycleName | None:
+        """The point that a sender may rely on: the newest, or what is common."""
+        if self.is_divided:
+            assert self.divided is not None
+            return self.divided.common
+        newest = self.points[-1] if self.points else None
+        return CycleName(newest.number, newest.cycle_id) if newest else None
+
+    def received_from(
+        self, lineage: bytes, peer: str, divided: Divided | None, fork: KeptFork | None
+    ) -> StoreState:
+        """Return this state as one that receives another line of data, from now on.
+
+        What was remembered of the sender before counts for no other one.
+        """
+        return replace(
+            self,
+            lineage=lineage,
+            peer=peer,
+            begun=None,
+            shown_epoch=0,
+            shown=NO_ID,
+            given=NO_ID,
+            takeover=None,
+            divided=divided,
+            forks=self.forks if fork is None else (*self.forks, fork),
         )
 
     # -- volumes that grow -------------------------------------------------------------
@@ -149,7 +213,6 @@ class StoreState:
 
     def judged(self) -> ReceiverState:
         """Return what a session is judged by, before it begins."""
-        newest = self.points[-1] if self.points else None
         return ReceiverState(
             self.group_id,
             self.lineage,
@@ -157,7 +220,7 @@ class StoreState:
             self.shown,
             self.given,
             self.begun,
-            CycleName(newest.number, newest.cycle_id) if newest else None,
+            self.committed,
             self.is_noted,
             self.relation_id,
             self.progress_count,
@@ -207,18 +270,32 @@ def sized(point: Point, sizes: tuple[int, ...]) -> Point:
 def to_record(state: StoreState) -> dict[str, Any]:
     """Return the msgpack-able form."""
     record: dict[str, Any] = {name: getattr(state, name) for name in state.__slots__}
-    del record["takeover"]
+    for key in ("takeover", "divided", "forks"):
+        del record[key]
     record["version"] = FORMAT_VERSION
     if state.takeover is not None:
         record["version"] = FORMAT_VERSION_TAKEN
         record["takeover"] = _takeover_record(state.takeover)
+    if state.divided is not None or state.forks:
+        record["version"] = FORMAT_VERSION_TAKEN
+        record["divided"] = state.divided and _divided_record(state.divided)
+        record["forks"] = [_values(fork) for fork in state.forks]
     record["volumes"] = [_values(offer) for offer in state.volumes]
     record["points"] = [_values(point) for point in state.points]
     record["begun"] = state.begun and _values(state.begun)
     return record
 
 
-def _values(record: VolumeOffer | Point | CycleName) -> list[Any]:
+def _divided_record(divided: Divided) -> list[Any]:
+    return [divided.number, divided.common and _values(divided.common)]
+
+
+def _divided(values: list[Any]) -> Divided:
+    number, common = values
+    return Divided(number, common and CycleName(*common))
+
+
+def _values(record: VolumeOffer | Point | CycleName | KeptFork) -> list[Any]:
     return [getattr(record, name) for name in record.__slots__]
 
 
@@ -262,6 +339,9 @@ def from_record(record: dict[str, Any], path: str) -> StoreState:
         )
     if "takeover" in record:
         record["takeover"] = _takeover(record["takeover"])
+    if record.get("divided") is not None:
+        record["divided"] = _divided(record["divided"])
+    record["forks"] = tuple(KeptFork(*values) for values in record.get("forks", ()))
     record["volumes"] = tuple(VolumeOffer(*fields) for fields in record["volumes"])
     record["points"] = tuple(_point(values) for values in record["points"])
     record["growing"] = tuple(record.get("growing", ()))

@@ -40,6 +40,8 @@ from common.replication.messages import (
     VERIFIED_TEXT_BYTES_MAX,
     VOLUMES_MAX,
     Abandon,
+    AskChanged,
+    Changed,
     Committed,
     ControlReceived,
     Credit,
@@ -47,6 +49,7 @@ from common.replication.messages import (
     CycleBegin,
     CycleEnd,
     Goodbye,
+    HandOver,
     Hashes,
     Heartbeat,
     Hello,
@@ -149,6 +152,13 @@ def _fork(value: Any) -> ToldFork:
 
 
 _fork_fields = fields.record(_identity, _identity, _cycle, _u63, _u63, fields.truth)
+
+
+def _agreed_fork(value: Any) -> Fork:
+    return Fork(*_agreed_fork_fields(value))
+
+
+_agreed_fork_fields = fields.record(_identity, _identity, _cycle, _u63, _u63)
 _reason_and_text = (fields.count(0xFFFF), fields.text(GOODBYE_BYTES_MAX))
 _plain_goodbye = fields.record(*_reason_and_text)
 _forked_goodbye = fields.record(*_reason_and_text, _fork)
@@ -282,8 +292,14 @@ _TABLE: dict[MessageType, tuple[type[Any], fields.Check]] = {
     ),
     MessageType.CONTROL_RECEIVED: (ControlReceived, fields.record(_u63, _u63)),
     MessageType.RESIZE: (Resize, fields.record(_u63, _volume, _size, _size)),
+    MessageType.ASK_CHANGED: (AskChanged, fields.record(_u63, _volume, _track)),
+    MessageType.CHANGED: (
+        Changed,
+        fields.record(_u63, _volume, fields.many(_pair, RUNS_MAX), _track, _u63),
+    ),
+    MessageType.HAND_OVER: (HandOver, fields.record(_u63, _agreed_fork)),
 }
-_RECORDS = (VolumeOffer, SenderState, ReceiverState)
+_RECORDS = (VolumeOffer, SenderState, ReceiverState, Fork)
 _TYPES = {message: kind for kind, (message, _) in _TABLE.items()}
 _FIELD_NAMES = {
     kind: [each.name for each in declared(message) if each.compare]

@@ -24,7 +24,10 @@ GROW: Final = "grow"
 TAKEOVER: Final = "takeover"
 """GOODBYE may carry a fork, and say that this sender is superseded."""
 
-TAKEN: Final = (DELTA, VERIFY, LINKS, GROW, TAKEOVER)
+EXCHANGE: Final = "exchange"
+"""ASK_CHANGED and HAND_OVER are understood: a site that once sent may receive."""
+
+TAKEN: Final = (DELTA, VERIFY, LINKS, GROW, TAKEOVER, EXCHANGE)
 """What a receiver of this version takes."""
 
 

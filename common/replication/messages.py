@@ -11,7 +11,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, field
 
-from common.replication.lineage import ReceiverState, SenderState, ToldFork
+from common.replication.lineage import Fork, ReceiverState, SenderState, ToldFork
 from common.storage.geometry import TRACK_BYTES_MIN
 
 PROTOCOL_VERSION = 2
@@ -86,6 +86,9 @@ class MessageType(enum.IntEnum):
     LINKS_LOST = 31
     LINKS_CLOSED = 32
     CONTROL_RECEIVED = 33
+    ASK_CHANGED = 40
+    CHANGED = 41
+    HAND_OVER = 42
 
 
 class GoodbyeReason(enum.IntEnum):
@@ -440,6 +443,47 @@ class Resize:
 
 
 @dataclass(frozen=True, slots=True)
+class AskChanged:
+    """Which tracks of a volume, from `first` on, does the receiver hold otherwise?
+
+    Otherwise than the cycle says that its WELCOME calls committed. Asked before the
+    first cycle of a session, of each volume, until all of it has been told.
+    """
+
+    epoch: int
+    volume: int
+    first: int
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """The answer: these runs, and all between, up to `end`, is as it should be.
+
+    `end` is the volume's track count once all has been told. `numbers_up_to`: numbers
+    of cycles that the receiver has used for others; the sender goes on above them.
+    """
+
+    epoch: int
+    volume: int
+    runs: tuple[tuple[int, int], ...]
+    end: int
+    numbers_up_to: int
+
+
+@dataclass(frozen=True, slots=True)
+class HandOver:
+    """The receiver shall take over from its newest point, `fork.cycle`, at once.
+
+    The sender's hosts write no more, and all they have written is in that point. The
+    answer is the end of the session: GOODBYE *superseded* with this fork, once the
+    receiver has recorded it; *not permitted* where it can't send.
+    """
+
+    epoch: int
+    fork: Fork
+
+
+@dataclass(frozen=True, slots=True)
 class Heartbeat:
     """A sign of life; `sent_ns` is the sender's wall clock.
 
@@ -490,6 +534,9 @@ Message = (
     | LinksClosed
     | ControlReceived
     | Resize
+    | AskChanged
+    | Changed
+    | HandOver
 )
 
 

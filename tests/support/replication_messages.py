@@ -11,6 +11,8 @@ from common.replication.lineage import (
 )
 from common.replication.messages import (
     Abandon,
+    AskChanged,
+    Changed,
     Committed,
     ControlReceived,
     Credit,
@@ -19,6 +21,7 @@ from common.replication.messages import (
     CycleEnd,
     Goodbye,
     GoodbyeReason,
+    HandOver,
     Hashes,
     Heartbeat,
     Hello,
@@ -120,6 +123,12 @@ EXAMPLES: dict[str, Message] = {
     "links_closed_without_a_cycle": LinksClosed(7, 2, 9, None, 0, ()),
     "control_received": ControlReceived(7, 64),
     "resize": Resize(7, 1, 5 << 20, (5 << 20) + 512),
+    "ask_changed": AskChanged(7, 1, 1 << 20),
+    "changed": Changed(7, 1, ((1 << 20, 1), ((1 << 20) + 5, 9)), 1 << 21, 43),
+    "hand_over": HandOver(
+        7,
+        Fork(b"m" * 16, b"l" * 16, CycleName(42, CYCLE), 1_700_000_000, 1_700_000_9),
+    ),
     "heartbeat": Heartbeat(7, 1_700_000_004_000_000_000, 1_700_000_003_500_000_000),
     "goodbye": Goodbye(GoodbyeReason.SIZE_MISMATCH, "orders/data has 5 bytes, not 6"),
     "goodbye_of_one_that_took_over": Goodbye(

@@ -244,6 +244,7 @@ class RemoteMachine(Restorable):
         self.group: ReceivingGroup
         self.port = 0
         self.is_running = False
+        self.accept_existing = False
         self.observe: Callable[[], None] = lambda: None
         self._listener: ReplicationListener
         self._threads: WorkerThreads
@@ -262,6 +263,7 @@ class RemoteMachine(Restorable):
             state_directory=str(self.directory / "state"),
             journal_directory=str(self.directory / "journal"),
             devices={each.name: each.device for each in config.volumes},
+            accept_existing=frozenset(["v"] if self.accept_existing else []),
         )
         self._threads = WorkerThreads("remote", 6)
         self.store = await GroupStore.open(SystemFiles(), self._threads, settings)
