@@ -3,12 +3,13 @@
 What travels is counted by a proxy between the sites. A lost link, or a restart of the
 remote, has at most one credit window sent again; a restart of the primary that, and
 hashes of what it may have sent. FARSHORE_LOSSES=100 takes the link away so often, in
-a volume large enough for it.
+a volume large enough for it: FARSHORE_LOSS_EVERY_MIB times as many MiB.
 """
 
 from __future__ import annotations
 
 import contextlib
+import filecmp
 import os
 import random
 from collections.abc import AsyncIterator
@@ -25,7 +26,8 @@ from tests.support.tcp_proxy import TcpProxy
 
 LOSSES = int(os.environ.get("FARSHORE_LOSSES", "20"))
 SEED = int(os.environ.get("FARSHORE_SEED", "1"))
-RESTARTS = 4
+LOSS_EVERY_MIB = int(os.environ.get("FARSHORE_LOSS_EVERY_MIB", "10"))
+RESTARTS = int(os.environ.get("FARSHORE_RESTARTS", "4"))
 
 MIB = 1 << 20
 TRACK_BYTES = 4096
@@ -63,7 +65,8 @@ class FirstCopy:
             lambda: self.pair.primary.group()["recovery_point"] is not None,
             "the first copy is committed",
         )
-        assert self.pair.secondary("v").read_bytes() == self.pair.content("v")
+        pair = self.pair
+        assert filecmp.cmp(pair.secondary("v"), pair.device("v"), shallow=False)
 
     def again_bytes(self, interruptions: int) -> int:
         """Return what has travelled beyond the volume itself, once."""
@@ -95,9 +98,9 @@ async def first_copy(directory: Path, size_bytes: int) -> AsyncIterator[FirstCop
 
 
 async def test_a_link_lost_often_costs_a_window_each_time(tmp_path: Path) -> None:
-    async with first_copy(tmp_path, LOSSES * 10 * MIB) as copy:
+    async with first_copy(tmp_path, LOSSES * LOSS_EVERY_MIB * MIB) as copy:
         for _ in range(LOSSES):
-            await copy.goes_on(4 * MIB)
+            await copy.goes_on(LOSS_EVERY_MIB * MIB // 4)
             copy.proxy.reset()
         await copy.ends()
         again = copy.again_bytes(LOSSES)
@@ -109,6 +112,7 @@ async def test_a_link_lost_often_costs_a_window_each_time(tmp_path: Path) -> Non
                 "losses": LOSSES,
                 "volume_bytes": copy.size_bytes,
                 "again_bytes": max(again, 0),
+                "again_bytes_per_loss": max(again, 0) // LOSSES,
                 "window_bytes": WINDOW_BYTES,
             },
         )
@@ -121,7 +125,7 @@ async def test_a_killed_daemon_costs_a_window_and_hashes(
     hashes_bytes = 0
     if role == "primary":
         hashes_bytes = SENT_AHEAD_BYTES // TRACK_BYTES * HASH_BYTES
-    async with first_copy(tmp_path, 192 * MIB) as copy:
+    async with first_copy(tmp_path, RESTARTS * 48 * MIB) as copy:
         daemon: Daemon = getattr(copy.pair, role)
         for _ in range(RESTARTS):
             await copy.goes_on(24 * MIB)
@@ -129,4 +133,16 @@ async def test_a_killed_daemon_costs_a_window_and_hashes(
             await daemon.start()
             await copy.pair.connected()
         await copy.ends()
-        assert copy.again_bytes(RESTARTS) <= RESTARTS * (WINDOW_BYTES + hashes_bytes)
+        again, bound = copy.again_bytes(RESTARTS), WINDOW_BYTES + hashes_bytes
+        assert again <= RESTARTS * bound
+        evidence.record(
+            f"resume_{role}",
+            "pytest tests/integration/test_resume.py",
+            {
+                "restarts": RESTARTS,
+                "volume_bytes": copy.size_bytes,
+                "again_bytes": max(again, 0),
+                "again_bytes_per_restart": max(again, 0) // RESTARTS,
+                "bound_bytes_per_restart": bound,
+            },
+        )

@@ -64,6 +64,7 @@ def test_no_disaster_breaks_a_promise() -> None:
     assert totals.growths > totals.seeds // 10
     assert totals.copies_put_back > totals.seeds // 10
     assert totals.verifies_clean > totals.seeds // 20
+    assert totals.tracks_mended > totals.seeds // 4
     assert totals.acked_tracks_compared > 10 * totals.seeds
     assert min(totals.kills, totals.power_losses) > totals.seeds // 2
     operations = {(kind.split()[0], kind.split()[2]) for kind in totals.injected}

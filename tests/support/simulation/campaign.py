@@ -57,6 +57,7 @@ class Totals:
     growths: int = 0
     lacks_of_room_said: int = 0
     verifies_clean: int = 0
+    tracks_mended: int = 0
     kills: int = 0
     power_losses: int = 0
     faults: Counter[str] = field(default_factory=Counter)
@@ -78,6 +79,7 @@ class Totals:
         self.growths += outcome.growths
         self.lacks_of_room_said += outcome.lacks_of_room_said
         self.verifies_clean += outcome.verifies_clean
+        self.tracks_mended += outcome.tracks_mended
         self.kills += outcome.kills
         self.power_losses += outcome.power_losses
         self.faults.update(outcome.faults)

@@ -205,6 +205,12 @@ class Oracle:
 
     # -- the remote --------------------------------------------------------------------
 
+    is_tampered = False
+    """The remote's devices were altered behind its back, and nobody has been told."""
+
+    judged_points = 2
+    """Compared at a commit. Older points may rest on what was altered."""
+
     def remote_opened(self, store: GroupStore) -> None:
         self.starts_checked += 1
         newest = store.points[-1] if store.points else None
@@ -246,8 +252,7 @@ class Oracle:
             self.world.note(f"commit {number}")
             self.commits += 1
             self._promise_point(number)
-            self.durability.committed(number, store)
-            self.compare_points(store, store.points[-2:])
+            self._compare_committed(number, store)
             return relation
 
         async def advanced(number: int, time_ns: int) -> None:
@@ -271,6 +276,11 @@ class Oracle:
             begun,
             advanced,
         )
+
+    def _compare_committed(self, number: int, store: Any) -> None:
+        if not self.is_tampered:
+            self.durability.committed(number, store)
+            self.compare_points(store, store.points[-self.judged_points :])
 
     def compare_points(
         self,

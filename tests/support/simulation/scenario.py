@@ -38,6 +38,7 @@ from tests.support.simulation.readers import PointReaders
 from tests.support.simulation.restoring import Restoring
 from tests.support.simulation.shadows import Shadows
 from tests.support.simulation.sites import PrimarySite, RemoteSite, Site
+from tests.support.simulation.tampering import Tampering
 from tests.support.simulation.verifies import Verifies
 
 SAFETY_SECONDS = 12.0
@@ -74,6 +75,7 @@ class Outcome:
     growths: int
     lacks_of_room_said: int
     verifies_clean: int
+    tracks_mended: int
     kills: int
     power_losses: int
     faults: dict[str, int]
@@ -126,6 +128,7 @@ class Simulation:
         self._ticket_life = 0
         self.restoring = Restoring(self)
         self.verifies = Verifies(self)
+        self.tampering = Tampering(self)
 
     def close(self) -> None:
         """Unwind what is in the middle of an operation on disk."""
@@ -201,9 +204,12 @@ class Simulation:
         for site in (self.primary, self.remote):
             self._look_after(site)
         self.alarms.look()
-        self.verifies.look()
-        if self.is_healing:
-            self._heal_on()
+        if self.tampering.is_on:
+            self.is_over = self.tampering.go_on()
+        else:
+            self.verifies.look()
+            if self.is_healing:
+                self._heal_on()
         if not self.is_over:
             self.world.after(0.25, self._tick)
 
@@ -237,6 +243,8 @@ class Simulation:
         return store is not None and store.failed is not None
 
     def _look(self) -> None:
+        if self.tampering.is_on:
+            return
         self.oracle.look_at_remote()
         self.oracle.look_at_cut()
         if not self.is_over:
@@ -360,7 +368,10 @@ class Simulation:
         self.oracle.compare_points(store)
         self.alarms.all_is_well()
         world.note("well")
-        self.is_over = True
+        if self.tampering.is_due:
+            self.tampering.begin()
+        else:
+            self.is_over = True
 
 
 @contextmanager
@@ -412,6 +423,7 @@ def simulate(seed: int, *, keep_trace: bool = False) -> Outcome:
         growths=simulation.hosts.growths,
         lacks_of_room_said=simulation.alarms.said,
         verifies_clean=simulation.verifies.clean,
+        tracks_mended=simulation.tampering.tracks_mended,
         kills=sum(site.deaths["kill"] for site in sites),
         power_losses=sum(site.deaths["power"] for site in sites),
         faults=faults.counts if faults else {},

@@ -42,6 +42,8 @@ class Verifies:
             self._world.after(2.0 * self._rng.random(), self._operate)
 
     def _operate(self) -> None:
+        if self._simulation.tampering.is_on:
+            return
         self._simulation.operate(self._verify)
         if not self._simulation.is_over:
             self._world.after(0.5 + 4.0 * self._rng.random(), self._operate)
