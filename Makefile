@@ -11,8 +11,8 @@
 #   make evidence  docs/reliability.md from the figures of the last runs
 #   make interop-kernel  Linux's own NBD client, in a virtual machine
 #   make bench   side by side with peers (ARGS="--quick" takes six minutes)
-#   make bench-wan  bytes on the wire beside other replicators, as root
-#   make bench-wan-throughput  first copy beside nbdcopy, age of the recovery point
+#   make bench-wan  bytes on the wire beside other replicators, how much of a link is
+#                used, what it costs hosts; as root (ARGS="--only bytes" for a part)
 #   make fuzz    each parser under libFuzzer for a minute; SECONDS=600 for longer
 #   make lint    the checks alone
 #   make clean   remove what the other targets made (asks nothing; keeps sources)
@@ -125,15 +125,10 @@ run: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python benchmarks/run.py $(ARGS)
 
-# Bytes on the wire beside other replicators. Needs root: it mounts.
+# Needs root: it mounts. ARGS="--only bytes -- --steps 2": a part, with its options.
 .PHONY: bench-wan
 bench-wan: $(STAMP)
-	$(BIN)/python benchmarks/wan.py $(ARGS)
-	$(BIN)/python benchmarks/wan_link.py
-
-.PHONY: bench-wan-throughput
-bench-wan-throughput: $(STAMP)
-	$(BIN)/python benchmarks/wan_throughput.py $(ARGS)
+	$(BIN)/python benchmarks/wan_run.py $(ARGS)
 
 fuzz: $(STAMP)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \

@@ -1,4 +1,4 @@
-"""`make bench-wan`: bytes on the wire for a cut, farshore beside others, as ratios.
+"""`make bench-wan ARGS="--only bytes"`: a cut on the wire, as ratios to others.
 
 Every replicator gets the same versions of the same image, one after the other, from a
 workload on ext4; `btrfs send` gets the same workload on btrfs. Everything is counted
@@ -121,7 +121,7 @@ def _say(what: str) -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="make bench-wan", description=__doc__.partition("\n\n")[2]
+        prog="wan.py", description=__doc__.partition("\n\n")[2]
     )
     add = parser.add_argument
     add("--steps", type=int, default=STEPS, help="cuts after the first")

@@ -1,4 +1,4 @@
-"""`make bench-wan-throughput`: how fast a drain is, and how old a recovery point gets.
+"""`make bench-wan ARGS="--only throughput"`: the rate of a drain, the age of a point.
 
 A first copy on loopback, of data that does not compress and of data that does, against
 `nbdcopy` between two nbdkits of the same image; then the age of the newest point at
@@ -69,7 +69,7 @@ def main() -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="make bench-wan-throughput", description=__doc__.partition("\n\n")[2]
+        prog="wan_throughput.py", description=__doc__.partition("\n\n")[2]
     )
     add = parser.add_argument
     add("--seconds", type=float, default=15.0, help="how long the age is watched")

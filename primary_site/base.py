@@ -11,7 +11,6 @@ anything, and asks for whole tracks where it holds something else.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -49,21 +48,7 @@ class CycleBase:
 
     async def run(self, threads: Threads, job: Callable[[], T]) -> T:
         """Run a job that reads the base; the target is not reused meanwhile."""
-        relation = self._standing.relation
-        relation.enter_reader()
-        ended: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-
-        def done(result: T | None, error: BaseException | None) -> None:
-            relation.leave_reader()
-            if ended.cancelled():
-                return
-            if error is not None:
-                ended.set_exception(error)
-            else:
-                ended.set_result(result)  # type: ignore[arg-type]
-
-        threads.submit(job, done)
-        return await ended
+        return await self._standing.run(threads, job)
 
     def against(self, runs: Sequence[RunData]) -> list[RunData | DeltaRun]:
         """Return records of the same runs, smaller where the base helps.

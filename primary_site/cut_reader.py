@@ -9,7 +9,6 @@ after the read (I6).
 from __future__ import annotations
 
 import asyncio
-import errno
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -118,22 +117,15 @@ class CutReader:
         return tell_changed(changes.at_cut, self.volume.geometry, offset, length)
 
     async def _looking(self, job: Callable[[], T]) -> T:
-        """Run a job that looks into the target, which is not reused meanwhile."""
-        relation = self._standing.relation
-        relation.enter_reader()
-        ended: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        """Run a job that looks into the target, which is not reused meanwhile.
 
-        def done(result: T | None, error: BaseException | None) -> None:
-            relation.leave_reader()
-            if ended.cancelled():
-                return
-            if result is not None:
-                ended.set_result(result)
-            else:
-                ended.set_exception(self._explain(error))
-
-        self.volume.threads.submit(job, done)
-        return await ended
+        What fails once the relation has ended fails for that.
+        """
+        try:
+            return await self._standing.run(self.volume.threads, job)
+        except StorageError:
+            self.check()
+            raise
 
     async def _settled(self, runs: Runs) -> None:
         flashcopy = self.volume.changes.flashcopy
@@ -175,11 +167,3 @@ class CutReader:
                 old = read_target(self._standing, offset, length)
                 data[offset - start : offset - start + length] = old
         return RunData(*run, None if is_zero(data) else data)
-
-    def _explain(self, error: BaseException | None) -> BaseException:
-        relation = self._standing.relation
-        if isinstance(error, StorageError) and not relation.readable:
-            return RelationEndedError(relation.why_invalid or "withdrawn")
-        return error or StorageError(
-            "no result", errno=errno.EIO, file=self.volume.device.path
-        )

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from common.ports import File
+import asyncio
+from collections.abc import Callable
+from typing import TypeVar
+
+from common.ports import File, Threads
 from common.storage.flashcopy import Relation
+
+T = TypeVar("T")
 
 
 class Standing:
@@ -19,3 +25,23 @@ class Standing:
         self.relation = relation
         self.target = target
         self.blank = blank
+
+    async def run(self, threads: Threads, job: Callable[[], T]) -> T:
+        """Run a job that reads the target, which is not reused before it has ended.
+
+        That is so too where the caller is cancelled: the thread reads on.
+        """
+        self.relation.enter_reader()
+        ended: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+
+        def done(result: T | None, error: BaseException | None) -> None:
+            self.relation.leave_reader()
+            if ended.cancelled():
+                return
+            if error is not None:
+                ended.set_exception(error)
+            else:
+                ended.set_result(result)  # type: ignore[arg-type]
+
+        threads.submit(job, done)
+        return await ended

@@ -59,13 +59,13 @@ EXHIBITS: tuple[Exhibit, ...] = (
         "a base is given to the next cut while a thread reads it",
         (
             swap(
-                "primary_site/base.py",
-                "        relation.enter_reader()\n",
+                "primary_site/standing.py",
+                "        self.relation.enter_reader()\n",
                 "",
             ),
             swap(
-                "primary_site/base.py",
-                "            relation.leave_reader()\n",
+                "primary_site/standing.py",
+                "            self.relation.leave_reader()\n",
                 "",
             ),
         ),
