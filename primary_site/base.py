@@ -11,7 +11,7 @@ anything, and asks for whole tracks where it holds something else.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 from common.errors import StorageError
@@ -28,6 +28,9 @@ T = TypeVar("T")
 TRIED_TRACKS = 16
 TRIED_FROM_TRACKS = 64
 """Of so many tracks at least, about 16 tell whether it is worth looking at all."""
+
+WINDOW_TRACKS = 1 << 18
+"""Searched for runs by one call."""
 
 
 class CycleBase:
@@ -49,6 +52,31 @@ class CycleBase:
     async def run(self, threads: Threads, job: Callable[[], T]) -> T:
         """Run a job that reads the base; the target is not reused meanwhile."""
         return await self._standing.run(threads, job)
+
+    def runs(self) -> Iterator[tuple[int, int]]:
+        """Yield the runs of tracks that it has. For a thread."""
+        first = self._preserved.next_set(0)
+        while first < self._preserved.bit_count:
+            stop = min(first + WINDOW_TRACKS, self._preserved.bit_count)
+            yield from self._preserved.runs_now(first, stop)
+            first = self._preserved.next_set(stop)
+
+    def has(self, track: int) -> bool:
+        """Tell whether the track was overwritten since the cut before."""
+        return self._preserved.test(track)
+
+    def parts(self, places: Sequence[tuple[int, int]]) -> list[bytes] | None:
+        """Read (offset, length) of tracks that it has; None if it stands no more.
+
+        In a thread, by `run`.
+        """
+        found = []
+        for place in places:
+            held = self._read_bytes(*place)
+            if held is None:
+                return None
+            found.append(held)
+        return found
 
     def against(self, runs: Sequence[RunData]) -> list[RunData | DeltaRun]:
         """Return records of the same runs, smaller where the base helps.
@@ -126,12 +154,13 @@ class CycleBase:
 
     def _read(self, run: RunData) -> bytes | None:
         """Read what the remote holds; None if it can't be told any more."""
+        return self._read_bytes(*self._geometry.byte_range(run.first, run.count))
+
+    def _read_bytes(self, offset: int, length: int) -> bytes | None:
         if not self.stands:
             return None
         try:
-            held = self._standing.target.read(
-                *self._geometry.byte_range(run.first, run.count)
-            )
+            held = self._standing.target.read(offset, length)
         except StorageError:
             self.stands = False  # the tracks go as they are: a host loses nothing
             return None

@@ -7,8 +7,9 @@ Pure; time comes in as durations. Owned by the event loop of the group, but for
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from common.replication.referenced import Reference, encode_referenced
 from common.replication.tracks import DeltaRun, RunData, encode_records
 
 LEVELS = (1, 3, 6, 9)
@@ -66,6 +67,14 @@ class Compression:
             return self._fixed
         return None if is_whole and self._plain_left else LEVELS[self._index]
 
+    @property
+    def has_time(self) -> bool:
+        """Tell whether the link is slow enough for work that spares it bytes.
+
+        A fixed level is taken for a link that is.
+        """
+        return not self._is_auto or self._index > 0
+
     def pack(
         self, records: Sequence[RunData | DeltaRun], *, gathered: bool = False
     ) -> Packed:
@@ -75,6 +84,26 @@ class Compression:
         began = self.monotonic()
         payload, raw_bytes = encode_records(records, level, gathered=gathered)
         return Packed(payload, raw_bytes, level, is_whole, self.monotonic() - began)
+
+    def pack_against(
+        self, records: Sequence[RunData | DeltaRun], reference: Reference, plain: Packed
+    ) -> Packed | None:
+        """Encode a frame's records against what the remote has elsewhere, in a thread.
+
+        None where that is not smaller than they are without: `plain`.
+        """
+        assert plain.level is not None
+        began = self.monotonic()
+        payload, raw_bytes = encode_referenced(records, reference, plain.level)
+        seconds = self.monotonic() - began
+        if len(payload) >= len(plain.payload):
+            return None
+        return replace(
+            plain,
+            payload=payload,
+            raw_bytes=raw_bytes,
+            seconds=plain.seconds + seconds,
+        )
 
     def sent(self, packed: Packed, send_seconds: float) -> None:
         """Take note of a frame that the link has taken, and how long that took."""

@@ -30,13 +30,14 @@ from common.replication.sequences import covered
 from common.replication.tracks import DeltaRun, RunData, track_hash
 from common.storage.flashcopy import Runs
 from primary_site.background import first_of
-from primary_site.base import runs_of
+from primary_site.base import CycleBase, runs_of
 from primary_site.changes import pages_of_tracks
 from primary_site.compression import Compression, Packed
 from primary_site.cut_reader import CutReader, CutUnreadableError
 from primary_site.drain_plan import FrameBytes, Gatherer, Unit, full_frames, plan
 from primary_site.drain_waits import DrainWaits, Stage
 from primary_site.group import ConsistencyGroup, Cut
+from primary_site.likeness import Habit, Likeness, unlike
 from primary_site.session import SendingSession
 
 Records = list[RunData | DeltaRun]
@@ -63,16 +64,20 @@ class CycleDrain:
         compression: Compression,
         *,
         delta: bool = False,
+        habit: Habit | None = None,
         frame_bytes: FrameBytes = full_frames,
         workers: int = WORKERS,
     ) -> None:
-        """`delta`: the remote takes differences to what it holds. `frame_bytes`: how
-        much a frame made now should hold."""
+        """`delta`: the remote takes differences to what it holds. `habit`: it takes
+        references, too, and this is what was learnt of them. `frame_bytes`: how much a
+        frame made now should hold."""
         self._group = group
         self._cut = cut
         self._session = session
         self._compression = compression
         self._delta = delta
+        self._habit = habit if delta and habit is not None and habit.begin() else None
+        self._likenesses: dict[int, Likeness] = {}
         self._frame_bytes = frame_bytes
         self._workers = workers
         self._credit = 0
@@ -204,6 +209,8 @@ class CycleDrain:
         unit = self._pending.get(message.sequence)
         if unit is None or not unit.based:
             raise ProtocolError(f"NEED_FULL of frame {message.sequence}, sent whole")
+        if unit.referred:
+            self._likenesses[unit.volume].stop()
         end = 0
         if unit.excluded:  # they may come in several messages, ascending
             end = sum(unit.excluded[-1])
@@ -239,7 +246,13 @@ class CycleDrain:
             self._credit += unit.cost_bytes
             self._again.append(
                 replace(
-                    unit, based=[], excluded=[], checksum=0, cost_bytes=0, is_lost=False
+                    unit,
+                    based=[],
+                    excluded=[],
+                    referred=False,
+                    checksum=0,
+                    cost_bytes=0,
+                    is_lost=False,
                 )
             )
         self._tell()
@@ -329,7 +342,32 @@ class CycleDrain:
         records, packed = await base.run(volume.threads, pack)
         unit.based = runs_of(records)
         self.tracks_differenced += sum(count for _, count in unit.based)
-        return packed
+        referred = await self._referred(unit, base, records, packed)
+        if referred is None:
+            return packed
+        unit.based, unit.referred = unit.runs, True
+        return referred
+
+    async def _referred(
+        self, unit: Unit, base: CycleBase, records: Records, plain: Packed
+    ) -> Packed | None:
+        """Return a payload that a reference makes smaller, None if none does."""
+        if self._habit is None or not self._compression.has_time:
+            return None
+        reader = self._readers[unit.volume]
+        likeness = self._likenesses.get(unit.volume)
+        if likeness is None:
+            likeness = Likeness(reader, base, self._habit)
+            self._likenesses[unit.volume] = likeness
+        alone = unlike(records)
+        if not likeness.is_worth(plain, alone):
+            return None
+        reference = await likeness.reference(alone)
+        if reference is None:
+            return None
+        return await reader.volume.threads.run(
+            self._compression.pack_against, records, reference, plain
+        )
 
     async def _send_hashes(self, unit: Unit, run: RunData) -> None:
         reader = self._readers[unit.volume]

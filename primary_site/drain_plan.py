@@ -41,7 +41,8 @@ class Unit:
 
     `zero`: known holes, nothing to read. `hashed`: only suspected, goes as hashes.
     `whole`: goes as it is, the remote asked for it. `based`: runs that were sent as
-    hashes or differences. `excluded`: those of them that the remote wants whole; they
+    hashes or differences, or all where `referred`: it goes against a reference.
+    `excluded`: those of them that the remote wants whole; they
     are another unit then.
 
     Once sent it has its frame's number, credit and checksum; `is_lost` where the frame
@@ -55,6 +56,7 @@ class Unit:
     whole: bool = False
     based: Runs = field(default_factory=list)
     excluded: Runs = field(default_factory=list)
+    referred: bool = False
     sequence: int | None = None
     cost_bytes: int = 0
     checksum: int = 0

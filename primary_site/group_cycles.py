@@ -15,7 +15,7 @@ import structlog
 
 from common.errors import ProtocolError, RefusedError, StorageError
 from common.ports import Clock
-from common.replication.features import DELTA
+from common.replication.features import DELTA, REFERENCE
 from common.replication.messages import Abandon, Noted, Welcome
 from primary_site.alarms import Alarms
 from primary_site.autopilot import look_seconds
@@ -37,6 +37,7 @@ from primary_site.group import (
     CutStarvedError,
 )
 from primary_site.growing import Growth, check_size, find_volume, grow, tell_sizes
+from primary_site.likeness import Habit
 from primary_site.reconciling import reconcile
 from primary_site.rpo_keeper import RpoKeeper
 from primary_site.session import SendingSession
@@ -91,6 +92,7 @@ class GroupCycles:
         self._growths: set[asyncio.Task[Growth]] = set()
         self._clock = clock
         self._compression = Compression(group.config.link.compression, clock.monotonic)
+        self._habit = Habit()
         self._log = log.bind(group=group.name)
         self._last_cut: float | None = None
         self._last_commit: float | None = None
@@ -298,6 +300,7 @@ class GroupCycles:
             session,
             self._compression,
             delta=group.config.link.delta and DELTA in session.features,
+            habit=self._habit if REFERENCE in session.features else None,
             frame_bytes=session.frame_bytes,
             workers=max(WORKERS, session.link_count + 1),
         )

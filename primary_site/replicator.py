@@ -26,6 +26,7 @@ from common.replication.features import (
     EXCHANGE,
     GROW,
     LINKS,
+    REFERENCE,
     TAKEOVER,
     VERIFY,
 )
@@ -290,7 +291,7 @@ class Replicator:
                 for volume in group.volumes
             ),
             features=(
-                *((DELTA,) if link.delta else ()),
+                *((DELTA, REFERENCE) if link.delta else ()),
                 VERIFY,
                 LINKS,
                 GROW,

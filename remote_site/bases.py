@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from common.errors import ProtocolError
+from common.errors import CorruptStateError, ProtocolError
 from common.replication.delta import apply_difference
 from common.replication.messages import Encoding
+from common.replication.referenced import PIECE_BYTES, Pieces
 from common.replication.tracks import TrackRecord, run_hash
+from remote_site.recovery_point import PointImage
 from remote_site.secondary import SecondaryVolume
 
 Runs = list[tuple[int, int]]
@@ -43,6 +45,28 @@ def resolve(volume: SecondaryVolume, records: Sequence[TrackRecord]) -> Resolved
         else:
             resolved.records.append(record)
     return resolved
+
+
+def held_pieces(volume: SecondaryVolume, pieces: Pieces) -> bytes | None:
+    """Return what the newest point has in some pieces; None if it has not all of them.
+
+    From a thread; needs no lock, for no point ever changes, whatever is overwritten.
+    Raises `StorageError`.
+    """
+    if not volume.journals:
+        return None
+    image = PointImage(volume, volume.journals[-1].header.point_number)
+    end = image.geometry.size_bytes // PIECE_BYTES
+    if pieces[-1][0] + pieces[-1][1] > end:
+        return None
+    try:
+        parts = [
+            image.read(first * PIECE_BYTES, count * PIECE_BYTES)
+            for first, count in pieces
+        ]
+    except CorruptStateError:
+        return None  # the whole tracks do as well; a scrub tells of the journal
+    return b"".join(parts)
 
 
 def _resolve(volume: SecondaryVolume, record: TrackRecord, resolved: Resolved) -> None:

@@ -9,15 +9,21 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from common.replication.messages import COVERED_BYTES_MAX, Tracks
-from common.replication.tracks import TrackRecord, decode_records
+from common.replication.referenced import Held, decode_payload
+from common.replication.tracks import TrackRecord
 from remote_site.receiver import VolumeShape
 
 
 @dataclass(slots=True)
 class Group:
-    """Records that are applied at once, and the frames that brought them."""
+    """Records that are applied at once, and the frames that brought them.
+
+    `refused`: frames that refer to what is not held here, each with its runs; they
+    brought nothing.
+    """
 
     records: list[TrackRecord] = field(default_factory=list)
+    refused: list[tuple[Tracks, list[tuple[int, int]]]] = field(default_factory=list)
     frames: list[tuple[Tracks, list[TrackRecord]]] = field(default_factory=list)
 
     def add(self, frame: Tracks, records: list[TrackRecord]) -> None:
@@ -39,26 +45,37 @@ class Group:
 
 
 def decode_batch(
-    frames: Sequence[Tracks], shape: VolumeShape, *, delta: bool = False
+    frames: Sequence[Tracks],
+    shape: VolumeShape,
+    *,
+    delta: bool = False,
+    held: Held | None = None,
 ) -> list[Group]:
     """Decode all frames, then gather their records into groups to apply in order.
 
     No track is twice in a group, and no group of several frames covers more than
-    `COVERED_BYTES_MAX`. Raises `ProtocolError` before anything can be applied if
-    one frame is malformed.
+    `COVERED_BYTES_MAX`. `held` reads the newest point, where references to it were
+    agreed upon; it never changes, so that all may be decoded before any is applied.
+    Raises `ProtocolError` before anything can be applied if one frame is malformed,
+    and what `held` raises.
     """
     groups: list[Group] = []
     for frame in frames:
-        records = decode_records(
+        decoded = decode_payload(
             frame.payload,
             frame.raw_bytes,
             shape.size_bytes,
             shape.track_bytes,
             delta=delta,
+            held=held,
         )
+        records = decoded.records
         if not (groups and _fits(groups[-1].records, records, shape.track_bytes)):
             groups.append(Group())
-        groups[-1].add(frame, records)
+        if decoded.refused:
+            groups[-1].refused.append((frame, decoded.refused))
+        else:
+            groups[-1].add(frame, records)
     return groups
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from typing import Any
 
 import structlog
@@ -27,7 +28,7 @@ from common.errors import (
     StorageError,
 )
 from common.ports import Clock, Threads
-from common.replication.features import DELTA, LINKS
+from common.replication.features import DELTA, LINKS, REFERENCE
 from common.replication.lineage import CycleName
 from common.replication.link import GOODBYE_SECONDS, Link
 from common.replication.messages import (
@@ -52,6 +53,8 @@ from common.replication.messages import (
     Verify,
     goodbye,
 )
+from common.replication.referenced import Held
+from remote_site.bases import held_pieces
 from remote_site.batches import decode_batch
 from remote_site.exchanging import Exchanging, OnHandOver, no_hand_over
 from remote_site.links import SessionLinks
@@ -438,16 +441,28 @@ class ReceivingSession:
         current = [each for each in batch if self._is_current(each)]
         if current:
             shape = self.receiver.shapes[volume]
-            groups = await self._threads.run(
-                decode_batch, current, shape, delta=DELTA in self._features
+            groups = await self._store.run_reader(
+                partial(
+                    decode_batch,
+                    current,
+                    shape,
+                    delta=DELTA in self._features,
+                    held=self._held(volume),
+                )
             )
             for group in groups:
                 if not self._is_current(current[0]):
                     break
                 refused = await self._store.apply(self._order[volume], group.records)
-                for frame, runs in group.frames_of(refused):
+                for frame, runs in (*group.refused, *group.frames_of(refused)):
                     await self._ask_whole(frame, runs)
         self._note_applied(batch)
+
+    def _held(self, volume: int) -> Held | None:
+        """Return what reads the newest point, where references to it were agreed."""
+        if REFERENCE not in self._features:
+            return None
+        return partial(held_pieces, self._store.secondaries[self._order[volume]])
 
     async def _compare(self, volume: int, message: Hashes) -> None:
         if self._is_current(message):

@@ -12,6 +12,10 @@ from typing import Final
 DELTA: Final = "delta"
 """Records of TRACKS may be written as the difference to what the receiver holds."""
 
+REFERENCE: Final = "reference"
+"""With `delta`: payloads may be compressed against what the newest point has elsewhere,
+see `referenced.py`."""
+
 VERIFY: Final = "verify"
 """VERIFY is understood, and answered by VERIFIED."""
 
@@ -27,7 +31,7 @@ TAKEOVER: Final = "takeover"
 EXCHANGE: Final = "exchange"
 """ASK_CHANGED and HAND_OVER are understood: a site that once sent may receive."""
 
-TAKEN: Final = (DELTA, VERIFY, LINKS, GROW, TAKEOVER, EXCHANGE)
+TAKEN: Final = (DELTA, REFERENCE, VERIFY, LINKS, GROW, TAKEOVER, EXCHANGE)
 """What a receiver of this version takes."""
 
 

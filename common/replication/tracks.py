@@ -2,8 +2,8 @@
 
 Pure apart from zstd and the hashes. The payload is one byte that says how the
 rest is stored (0 plain, 1 one zstd frame, 2 one zstd frame with all headers first,
-see `gathered.py`), then the records, each a header of 50 bytes, little-endian, and
-its data:
+see `gathered.py`; 3 is for `referenced.py`), then the records, each a header of 50
+bytes, little-endian, and its data:
 
     offset  size  field
          0     8  first track
@@ -23,8 +23,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import struct
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import xxhash
@@ -40,6 +39,7 @@ from common.replication.messages import (
     ZERO_BYTES_MAX,
     Encoding,
 )
+from common.replication.unpacking import decompressed
 
 _HEADER = struct.Struct("<QIBB16s16sI")
 RECORD_HEADER_BYTES = _HEADER.size
@@ -49,9 +49,6 @@ _PLAIN = b"\x00"
 _ZSTD = b"\x01"
 _GATHERED = b"\x02"
 _NO_HASH = bytes(HASH_BYTES)
-
-WINDOW_BYTES_MAX = 8 << 20
-"""What decompressing may need beside its output, whatever a frame asks for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,13 +116,7 @@ def encode_records(
     within `ZERO_BYTES_MAX`. Incompressible records are stored plain. `gathered`
     (with the feature "delta" only) puts what is packed in the shorter order.
     """
-    headers: list[bytes] = []
-    parts: list[Buffer] = []
-    for record in records:
-        data = record.data if isinstance(record, RunData) else record.difference
-        data = b"" if data is None else data
-        headers.append(_header(record, memoryview(data).nbytes))
-        parts.append(data)
+    headers, parts = headers_and_data(records)
     plain = b"".join(itertools.chain.from_iterable(zip(headers, parts, strict=True)))
     assert 0 < len(plain) <= RAW_BYTES_MAX - COUNT_BYTES, len(plain)
     if level is None:
@@ -139,6 +130,20 @@ def encode_records(
     if len(packed) >= len(plain):
         return _PLAIN + plain, len(plain)
     return storage + packed, len(raw)
+
+
+def headers_and_data(
+    records: Sequence[RunData | DeltaRun],
+) -> tuple[list[bytes], list[Buffer]]:
+    """Return each record's header, and its data."""
+    headers: list[bytes] = []
+    parts: list[Buffer] = []
+    for record in records:
+        data = record.data if isinstance(record, RunData) else record.difference
+        data = b"" if data is None else data
+        headers.append(_header(record, memoryview(data).nbytes))
+        parts.append(data)
+    return headers, parts
 
 
 def _header(record: RunData | DeltaRun, length: int) -> bytes:
@@ -173,36 +178,60 @@ def decode_records(
     if storage == _GATHERED and not delta:
         raise ProtocolError("TRACKS: records are stored as was not agreed")
     parts = _gathered_parts(raw) if storage == _GATHERED else _parts(raw)
-    track_count = -(-geometry_size_bytes // track_bytes)
+    return checked_records(parts, geometry_size_bytes, track_bytes, delta=delta)
+
+
+def checked_records(
+    parts: Iterable[tuple[Header, memoryview]],
+    geometry_size_bytes: int,
+    track_bytes: int,
+    *,
+    delta: bool,
+) -> list[TrackRecord]:
+    """Return the records that headers and data make, as `decode_records` does."""
+    shape = geometry_size_bytes, track_bytes
     records: list[TrackRecord] = []
     covered = compared = 0
     for header, data in parts:
-        first, count = header[0], header[1]
-        if not count or first + count > track_count:
-            raise ProtocolError(f"TRACKS: run {first}+{count} is not of this volume")
-        covered += count
+        run_bytes = _run_bytes(header, *shape)
+        covered += header[1]
         if covered * track_bytes > ZERO_BYTES_MAX:
             raise ProtocolError("TRACKS: one frame covers too much")
-        run_bytes = min(count * track_bytes, geometry_size_bytes - first * track_bytes)
         record = _record(header, data, run_bytes, delta=delta)
         if record.encoding == Encoding.XOR:
             compared += run_bytes
             if run_bytes > RAW_BYTES_MAX or compared > COVERED_BYTES_MAX:
                 raise ProtocolError("TRACKS: one frame has too much compared")
         records.append(record)
-    _refuse_overlaps(records)
+    _refuse_overlaps((record.first, record.count) for record in records)
     return records
 
 
-_Header = tuple[int, int, int, int, bytes, bytes, int]
+def check_runs(
+    headers: Sequence[Header], geometry_size_bytes: int, track_bytes: int
+) -> list[tuple[int, int]]:
+    """Return the runs that headers name, ascending, all of them of the volume."""
+    for header in headers:
+        _run_bytes(header, geometry_size_bytes, track_bytes)
+    return _refuse_overlaps((header[0], header[1]) for header in headers)
 
 
-def _parts(raw: memoryview) -> Iterator[tuple[_Header, memoryview]]:
+def _run_bytes(header: Header, size_bytes: int, track_bytes: int) -> int:
+    first, count = header[0], header[1]
+    if not count or first + count > -(-size_bytes // track_bytes):
+        raise ProtocolError(f"TRACKS: run {first}+{count} is not of this volume")
+    return min(count * track_bytes, size_bytes - first * track_bytes)
+
+
+Header = tuple[int, int, int, int, bytes, bytes, int]
+
+
+def _parts(raw: memoryview) -> Iterator[tuple[Header, memoryview]]:
     position = 0
     while position < len(raw):  # ends: each turn consumes a header at least
         if len(raw) - position < RECORD_HEADER_BYTES:
             raise ProtocolError("TRACKS: a record is cut short")
-        header: _Header = _HEADER.unpack_from(raw, position)
+        header: Header = _HEADER.unpack_from(raw, position)
         position += RECORD_HEADER_BYTES
         data = raw[position : position + header[6]]
         if len(data) < header[6]:
@@ -211,9 +240,21 @@ def _parts(raw: memoryview) -> Iterator[tuple[_Header, memoryview]]:
         yield header, data
 
 
-def _gathered_parts(raw: memoryview) -> Iterator[tuple[_Header, memoryview]]:
+def _gathered_parts(raw: memoryview) -> Iterator[tuple[Header, memoryview]]:
     headers, rest = part(raw, RECORD_HEADER_BYTES)
-    for header in _HEADER.iter_unpack(headers):
+    yield from split_data(parsed_headers(headers), rest)
+
+
+def parsed_headers(table: bytes) -> list[Header]:
+    """Return the headers that stand in it one after the other."""
+    return list(_HEADER.iter_unpack(table))
+
+
+def split_data(
+    headers: Iterable[Header], rest: memoryview
+) -> Iterator[tuple[Header, memoryview]]:
+    """Yield each header with its data, of which nothing may be left over."""
+    for header in headers:
         data, rest = rest[: header[6]], rest[header[6] :]
         if len(data) < header[6]:
             raise ProtocolError("TRACKS: a record's data is cut short")
@@ -229,7 +270,7 @@ def _unpacked(payload: memoryview, raw_bytes: int) -> tuple[bytes, memoryview]:
     if storage == _PLAIN:
         raw = body
     elif storage in {_ZSTD, _GATHERED}:
-        raw = memoryview(_decompressed(body, raw_bytes))
+        raw = memoryview(decompressed(body, raw_bytes))
     else:
         raise ProtocolError("TRACKS: unknown storage of records")
     if len(raw) != raw_bytes:
@@ -237,31 +278,8 @@ def _unpacked(payload: memoryview, raw_bytes: int) -> tuple[bytes, memoryview]:
     return storage, raw
 
 
-_thread = threading.local()
-
-
-def _decompressed(body: memoryview, raw_bytes: int) -> bytes:
-    try:
-        # zstandard lets the size written in the frame win over max_output_size
-        # (its issue 332: 13 bytes allocate a terabyte), so look before unpacking.
-        stated = zstandard.get_frame_parameters(body)
-        if stated.content_size != raw_bytes:
-            raise ProtocolError("TRACKS: zstd frame states another size")
-        if stated.window_size > WINDOW_BYTES_MAX or stated.dict_id:
-            raise ProtocolError("TRACKS: zstd frame asks for too much")
-        decompressor = getattr(_thread, "decompressor", None)
-        if decompressor is None:  # one a thread: they are not safe across threads
-            decompressor = _thread.decompressor = zstandard.ZstdDecompressor()
-        unpacked: bytes = decompressor.decompress(
-            body, max_output_size=raw_bytes, allow_extra_data=False
-        )
-    except zstandard.ZstdError as error:
-        raise ProtocolError(f"TRACKS: zstd: {error}") from error
-    return unpacked
-
-
 def _record(
-    header: _Header,
+    header: Header,
     data: memoryview,
     run_bytes: int,
     *,
@@ -295,9 +313,12 @@ def _record(
     return TrackRecord(first, count, Encoding.RAW, data, result_hash)
 
 
-def _refuse_overlaps(records: list[TrackRecord]) -> None:
+def _refuse_overlaps(runs: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return the runs, ascending."""
     end = 0
-    for first, count in sorted((record.first, record.count) for record in records):
+    ascending = sorted(runs)
+    for first, count in ascending:
         if first < end:
             raise ProtocolError(f"TRACKS: track {first} comes twice in one frame")
         end = first + count
+    return ascending

@@ -46,6 +46,10 @@ class Table:
             start = page * TRACK
             await self._write(start, bytes(self.content[start : start + TRACK]))
 
+    async def put(self, offset: int, data: bytes) -> None:
+        """Write what is in `content` there already."""
+        await self._write(offset, data)
+
     async def flush(self) -> None:
         await self._client.flush()
 
@@ -214,3 +218,33 @@ async def test_a_target_without_room_costs_the_base_and_no_more(tmp_path: Path) 
                 await table.update(100)
                 cycle = await exact(pair, table)
             assert (cycle["tracks_differenced"], cycle["tracks_refused"]) == (100, 0)
+
+
+async def test_pages_copied_into_a_log_cost_next_to_nothing(tmp_path: Path) -> None:
+    """The log is new where it stands, but what it holds the remote has elsewhere."""
+    copied = 200
+    log_at = SIZE // 2
+
+    async def cycle(pair: Pair, table: Table) -> dict[str, Any]:
+        pages = range(table.random.randrange(100), PAGES // 2, 4)
+        copies = b"".join(table.content[page * TRACK :][:TRACK] for page in pages)
+        log = b"head" + copies[: copied * TRACK] + b" " * copied * TRACK
+        log = log[: 2 * copied * TRACK]
+        table.content[log_at : log_at + len(log)] = log
+        await table.update(PAGES // 4, of=PAGES // 2)
+        await table.put(log_at, log)
+        return await exact(pair, table)
+
+    with Pair(tmp_path, [VolumeSpec("v", SIZE)], link={"compression": 3}) as pair:
+        table = await loaded(pair)
+        for _ in range(2):
+            found = await cycle(pair, table)
+            assert found["bytes_on_wire"] < copied * TRACK // 2
+            assert found["tracks_refused"] == 0
+        with pair.secondary("v").open("r+b") as device:
+            for page in range(PAGES // 2):  # each of them
+                device.seek(page * TRACK + 100)
+                device.write(b"tampered")
+        await table.rewrite(PAGES // 2)
+        assert (await cycle(pair, table))["tracks_refused"] > copied
+        assert (await cycle(pair, table))["tracks_refused"] == 0

@@ -10,6 +10,7 @@ from typing import Any
 from common.replication.messages import Credit, Hashes, Progress, Tracks
 from primary_site.compression import Compression
 from primary_site.drain import CycleDrain
+from primary_site.likeness import Habit
 from tests.support.primary_host_site import Site
 
 CREDIT_BYTES = 1 << 24
@@ -53,7 +54,13 @@ class Drained:
     """A drain under way, and what the remote of it says."""
 
     def __init__(
-        self, site: Site, *, holds_first: bool = False, delta: bool = False
+        self,
+        site: Site,
+        *,
+        holds_first: bool = False,
+        delta: bool = False,
+        compression: str | int = "off",
+        habit: Habit | None = None,
     ) -> None:
         cut = site.group.cut
         assert cut is not None
@@ -61,7 +68,12 @@ class Drained:
         self.session = ToldSession(holds_first=holds_first)
         session: Any = self.session
         self.drain = CycleDrain(
-            site.group, cut, session, Compression("off", time.monotonic), delta=delta
+            site.group,
+            cut,
+            session,
+            Compression(compression, time.monotonic),
+            delta=delta,
+            habit=habit,
         )
         self.running = asyncio.create_task(self.drain.run())
         self.drain.on_credit(Credit(1, self.cycle_id, CREDIT_BYTES))

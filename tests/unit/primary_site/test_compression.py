@@ -121,3 +121,11 @@ def test_a_setting_that_is_not_auto_stays(
     compression = Compression(setting, clock.monotonic)
     frames(compression, clock, count=200, data=NOISE, send_seconds=1.0)
     assert level(compression) == compression.level(is_whole=False) == expected
+
+
+def test_what_spares_bytes_at_a_cost_is_for_links_that_are_slow(clock: Clock) -> None:
+    compression = Compression("auto", clock.monotonic)
+    assert not compression.has_time
+    frames(compression, clock, send_seconds=0.1)
+    assert compression.has_time
+    assert Compression(1, clock.monotonic).has_time

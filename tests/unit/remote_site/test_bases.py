@@ -9,6 +9,7 @@ from common.replication.delta import apply_difference
 from common.replication.messages import Encoding
 from common.replication.tracks import TrackRecord, run_hash
 from remote_site.applier import apply_tracks
+from remote_site.bases import held_pieces
 from remote_site.group_disk import GroupDisk
 from remote_site.recovery_point import PointImage
 from tests.support.remote_store_group import (
@@ -151,3 +152,27 @@ def test_a_track_changed_twice_in_a_cycle_builds_upon_itself(disk: GroupDisk) ->
     assert apply_tracks(disk.volumes[0], [difference(NEW, newest)]) == []
     assert held(disk) == newest
     assert PointImage(disk.volumes[0], 1).read(AT * TRACK, 2 * TRACK) == OLD
+
+
+def test_pieces_of_the_newest_point_are_read_whatever_was_overwritten(
+    disk: GroupDisk,
+) -> None:
+    volume = disk.volumes[0]
+    apply_tracks(volume, [difference()])
+    assert held(disk) == NEW
+    assert held_pieces(volume, [(AT, 1), (AT + 1, 2)]) == OLD + bytes(TRACK)
+    disk.commit_point(2, b"2" * 16, 2, None)
+    assert held_pieces(volume, [(AT, 2)]) == NEW
+
+
+def test_pieces_that_no_point_has_are_not_made_up(files: SimulatedFiles) -> None:
+    disk = GroupDisk(files, SETTINGS)
+    disk.open()
+    disk.bind(**BINDING)
+    volume = disk.volumes[0]
+    assert held_pieces(volume, [(0, 1)]) is None, "there is none yet"
+    disk.commit_point(1, b"1" * 16, 1, None)
+    end = DATA.size_bytes // TRACK
+    assert held_pieces(volume, [(0, 1), (end - 1, 1)]) == bytes(2 * TRACK)
+    assert held_pieces(volume, [(0, 1), (end - 1, 2)]) is None
+    assert held_pieces(volume, [(1 << 60, 1)]) is None
