@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import random
+import struct
 from collections.abc import Iterator
 
 import zstandard
 
 from common.replication.codec import encode_meta
 from common.replication.frame import encode_frame
-from common.replication.tracks import DeltaRun, RunData, encode_records, run_hash
+from common.replication.gathered import gather
+from common.replication.tracks import (
+    DeltaRun,
+    RunData,
+    encode_records,
+    headers_and_data,
+    run_hash,
+)
 from tests.fuzz import sessions
 from tests.fuzz.targets import FORMS, LIMITS
 from tests.support import nbd_streams as streams
@@ -83,6 +91,11 @@ def records() -> Iterator[bytes]:
             unpacked = zstandard.decompress(packed[1:], max_output_size=raw_bytes)
             yield b"\x07" + unpacked
             yield b"\x06" + unpacked
+        headers, parts = headers_and_data(chosen)
+        for runs_named in ([(3, 1)], [(3, 1), (0, 2)]):
+            named = gather([struct.pack("<QI", *each) for each in runs_named])
+            head = named + gather(headers)
+            yield b"\x08" + bytes([len(head) & 0xFF]) + head + b"".join(parts)
 
 
 SEEDS = {

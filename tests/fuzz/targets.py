@@ -19,12 +19,20 @@ from common.nbd.outcome import Agreed
 from common.replication.codec import decode, encode_meta
 from common.replication.frame import PAYLOAD_BYTES_MAX, FrameParser, encode_frame
 from common.replication.messages import Encoding
+from common.replication.referenced import (
+    REFERENCE_PIECES_MAX,
+    Pieces,
+    Reference,
+    decode_payload,
+    encode_referenced,
+)
 from common.replication.tracks import (
     DeltaRun,
     RunData,
     TrackRecord,
     decode_records,
     encode_records,
+    run_hash,
 )
 from tests.fuzz import sessions
 from tests.support import nbd_wire as wire
@@ -51,6 +59,9 @@ LIMITS = [
 RECORDS_TRACK = 16
 RECORDS_SIZE = 20 * RECORDS_TRACK + 8
 """A volume so small that whole tracks fit into what a fuzzer makes up."""
+
+RECORDS_HELD = bytes(range(64))
+"""What stands for the pieces that a reference names."""
 
 OUTPUT_PER_OPTION_MAX = 16 << 10
 """No single option is answered with more than this."""
@@ -214,9 +225,13 @@ def messages(data: bytes) -> None:
 def records(data: bytes) -> None:
     """Byte 0: bit 0 differences were agreed upon, bit 1 packed, bit 2 gathered too.
 
-    The rest are records. What is taken says again exactly what came.
+    The rest are records. What is taken says again exactly what came. Bit 3: against a
+    reference, and byte 1 is the length of the head.
     """
     if len(data) < 2:
+        return
+    if data[0] & 8:
+        _referenced(data[2 : 2 + data[1]], data[2 + data[1] :])
         return
     has_delta, is_packed, raw = bool(data[0] & 1), bool(data[0] & 2), data[1:]
     storage = (b"\x02" if data[0] & 4 else b"\x01") if is_packed else b"\x00"
@@ -236,6 +251,49 @@ def records(data: bytes) -> None:
     assert found == decode_records(
         again, again_bytes, RECORDS_SIZE, RECORDS_TRACK, delta=True
     )
+
+
+def _referenced(head: bytes, body: bytes) -> None:
+    asked: list[Pieces] = []
+
+    def held(pieces: Pieces) -> bytes | None:
+        asked.append(pieces)
+        return RECORDS_HELD if len(pieces) < 2 else None
+
+    packed = zstandard.compress(head)
+    dictionary = zstandard.ZstdCompressionDict(
+        RECORDS_HELD, dict_type=zstandard.DICT_TYPE_RAWCONTENT
+    )
+    data = zstandard.ZstdCompressor(dict_data=dictionary).compress(body)
+    start = struct.pack("<cI16s", b"\x03", len(packed), run_hash(RECORDS_HELD))
+    try:
+        found = decode_payload(
+            start + packed + data,
+            len(head) + len(body),
+            RECORDS_SIZE,
+            RECORDS_TRACK,
+            delta=True,
+            held=held,
+        )
+    except ProtocolError:
+        return
+    (pieces,) = asked
+    assert sum(count for _, count in pieces) <= REFERENCE_PIECES_MAX
+    assert all(first >= 0 and count > 0 for first, count in pieces)
+    if len(pieces) > 1:
+        assert found.refused
+        assert not found.records
+        return
+    sent = [_as_sent(each) for each in found.records]
+    reference = Reference(pieces, RECORDS_HELD)
+    again = decode_payload(
+        *encode_referenced(sent, reference, 1),
+        RECORDS_SIZE,
+        RECORDS_TRACK,
+        delta=True,
+        held=held,
+    )
+    assert again == found
 
 
 def _as_sent(record: TrackRecord) -> RunData | DeltaRun:

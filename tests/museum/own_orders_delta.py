@@ -111,4 +111,44 @@ EXHIBITS: tuple[Exhibit, ...] = (
         tests("unit/primary_site/test_base.py"),
         says="assert",
     ),
+    Exhibit(
+        "O407",
+        "a reference is used whatever the newest point holds",
+        (
+            swap(
+                "common/replication/referenced.py",
+                "    if reference is None or run_hash(reference) != reference_hash:\n",
+                "    if reference is None:\n",
+            ),
+        ),
+        tests("unit/replication/test_referenced.py"),
+        says="fails its hash|zstd",
+    ),
+    Exhibit(
+        "O408",
+        "the remote reads a reference from the volume that it overwrites",
+        (
+            swap(
+                "remote_site/bases.py",
+                "            image.read(first * PIECE_BYTES, count * PIECE_BYTES)\n",
+                "            volume.device.read("
+                "first * PIECE_BYTES, count * PIECE_BYTES)\n",
+            ),
+        ),
+        tests("unit/remote_site/test_bases.py"),
+        says="assert",
+    ),
+    Exhibit(
+        "O409",
+        "a remote that asks for tracks whole gets references to what it lacks again",
+        (
+            swap(
+                "primary_site/drain.py",
+                "            self._likenesses[unit.volume].stop()\n",
+                "            pass\n",
+            ),
+        ),
+        tests("unit/primary_site/test_likeness.py"),
+        says="assert",
+    ),
 )

@@ -374,7 +374,7 @@ EXHIBITS: tuple[Exhibit, ...] = (
         "what zstd says of its size is believed",
         (
             swap(
-                "common/replication/tracks.py",
+                "common/replication/unpacking.py",
                 "        if stated.content_size != raw_bytes:\n",
                 "        if stated.content_size < raw_bytes:\n",
             ),
