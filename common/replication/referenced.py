@@ -7,10 +7,10 @@ bytes precede the records' data for the compressor, as its dictionary.
 
     offset  size  field
          0     1  3
-         1     4  length L of the head, little-endian
+         1     4  length n of the head, little-endian
          5    16  xxh3_128 of the reference, the named pieces' bytes one after the other
-        21     L  one zstd frame: the head
-      21+L        one zstd frame with the reference as its raw dictionary: the data
+        21     n  one zstd frame: the head
+      21+n        one zstd frame with the reference as its raw dictionary: the data
 
 The head is the runs of the reference, then the records' headers, both as in
 `gathered.py`. A run is the count of pieces between the end of the run before and its
