@@ -138,17 +138,4 @@ EXHIBITS: tuple[Exhibit, ...] = (
         tests("unit/remote_site/test_bases.py"),
         says="assert",
     ),
-    Exhibit(
-        "O409",
-        "a remote that asks for tracks whole gets references to what it lacks again",
-        (
-            swap(
-                "primary_site/drain.py",
-                "            self._likenesses[unit.volume].stop()\n",
-                "            pass\n",
-            ),
-        ),
-        tests("unit/primary_site/test_likeness.py"),
-        says="assert",
-    ),
 )
