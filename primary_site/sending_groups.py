@@ -16,6 +16,7 @@ from common.certificates import Certificate
 from common.errors import RefusedError
 from common.ports import Clock, Files, Threads
 from common.replication.credentials import Credentials
+from common.replication.link import Link
 from common.service.certificate_status import with_certificates
 from common.service.config_primary import PrimaryGroup
 from common.service.reload import Commit
@@ -56,6 +57,13 @@ def read_credentials(config: PrimaryGroup) -> Credentials | None:
     return Credentials.read(config.link.tls.files(), table, is_server=False)
 
 
+async def _nobody(address: str) -> Link:
+    """Connect a group that has no link: that takes until it is stopped."""
+    del address
+    link: asyncio.Future[Link] = asyncio.get_running_loop().create_future()
+    return await link
+
+
 class SendingGroups:
     """`hosted` has those that are open now, by name; `exports` their volumes."""
 
@@ -88,12 +96,17 @@ class SendingGroups:
         return dialer
 
     async def open(
-        self, config: PrimaryGroup, state_directory: str, files: Files
+        self,
+        config: PrimaryGroup,
+        state_directory: str,
+        files: Files,
+        *,
+        has_link: bool = True,
     ) -> HostedGroup:
         """Open a group, on a loop of its own, and serve its volumes from now on.
 
         Its state is below `state_directory`; `files` opens its devices, too. Nothing is
-        sent before `replicate`.
+        sent before `replicate`; without a link nothing is, and changes are recorded.
         """
         assert config.name not in self.hosted
         dialer = self._dialers.get(config.name) or await self._dial(config)
@@ -104,7 +117,7 @@ class SendingGroups:
             self._site,
             files,
             make_threads,
-            dialer.connect,
+            dialer.connect if has_link else _nobody,
             self._clock,
             make_loop,
         )

@@ -17,7 +17,7 @@ from common.storage.journal_format import (
     OldRun,
 )
 from common.storage.zeroes import is_zero
-from remote_site.bases import Runs, resolve
+from remote_site.bases import Run, Runs, resolve
 from remote_site.secondary import SecondaryVolume
 
 
@@ -47,10 +47,27 @@ def apply_tracks(volume: SecondaryVolume, records: Sequence[TrackRecord]) -> Run
         return sorted(resolved.refused)
 
 
-def _united(records: Iterable[TrackRecord]) -> list[tuple[int, int]]:
-    """Return the records' tracks as ascending runs that do not overlap."""
-    runs: list[tuple[int, int]] = []
-    for first, count in sorted((record.first, record.count) for record in records):
+def preserve(volume: SecondaryVolume, runs: Iterable[Run]) -> None:
+    """Preserve tracks (first, count) that are about to be overwritten by hosts.
+
+    Runs ascend and do not overlap. Order: as in `apply_tracks`; the caller overwrites
+    them only after this has returned. Raises `StorageError`; after lack of room the
+    same call may be repeated.
+    """
+    with volume.lock:
+        volume.guard.check()
+        if volume.journals:
+            _preserve(volume, volume.journals[-1], runs)
+
+
+def _united(records: Iterable[TrackRecord]) -> Runs:
+    return united((record.first, record.count) for record in records)
+
+
+def united(found: Iterable[Run]) -> Runs:
+    """Return runs of tracks as ascending ones that do not overlap."""
+    runs: Runs = []
+    for first, count in sorted(found):
         if runs and first <= sum(runs[-1]):
             start = runs[-1][0]
             runs[-1] = (start, max(sum(runs[-1]), first + count) - start)

@@ -16,7 +16,8 @@ from common.replication.tracks import TrackRecord, run_hash
 from remote_site.recovery_point import PointImage
 from remote_site.secondary import SecondaryVolume
 
-Runs = list[tuple[int, int]]
+Run = tuple[int, int]
+Runs = list[Run]
 
 
 @dataclass(slots=True)

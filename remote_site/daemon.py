@@ -11,6 +11,7 @@ import structlog
 
 from common.errors import RefusedError
 from common.nbd.server import NbdServer
+from common.nbd.several_exports import SeveralExports
 from common.service.certificate_watch import CertificateWatch
 from common.service.clock import SystemClock
 from common.service.config import load_remote
@@ -21,10 +22,12 @@ from common.service.notify import notify_ready
 from common.service.reload import Commit, Reloader
 from common.service.runner import run, wait_for_stop
 from common.service.site_record import SiteState, open_state_directory
-from common.service.status import SiteStatus
+from common.service.status import GroupStatus, SiteStatus
 from common.service.version import farshore_version
 from common.storage.files import SystemFiles
+from remote_site.receiving_groups import OPERATIONS as RECEIVING
 from remote_site.receiving_groups import TLS_KEYS, ReceivingGroups
+from remote_site.sending import TakenOverGroups
 
 NAME = "farshore-remote"
 
@@ -44,6 +47,7 @@ class RemoteDaemon:
         self._clock = SystemClock()
         self._files = SystemFiles()
         self._receiving = ReceivingGroups(config.site.name, self._files, self._clock)
+        self._taken_over = TakenOverGroups(config, config_path, self._clock)
         self.reloader = Reloader(config, self._load)
         self.reloader.register(TLS_KEYS, self._prepare_credentials)
 
@@ -61,22 +65,28 @@ class RemoteDaemon:
         try:
             for config in self._config.groups:
                 directory = f"{site.state_directory}/groups/{config.name}"
-                await receiving.open(config, directory)
+                group = await receiving.open(config, directory)
+                await self._taken_over.attach(group, directory, self._files)
             await self._serve_peers(stop)
         finally:
             try:
-                await receiving.close_all()
+                await self._taken_over.close()
             finally:
-                state.lock.close()
+                try:
+                    await receiving.close_all()
+                finally:
+                    state.lock.close()
 
     async def _serve_peers(self, stop: asyncio.Event) -> None:
         """Serve; on the way out senders go first, then hosts, then operators."""
         receiving, hosts = self._receiving, self._config.nbd
-        nbd = NbdServer(receiving.exports, hosts.limits.nbd_limits(), hosts.security())
+        exports = SeveralExports((self._taken_over.sending.exports, receiving.exports))
+        nbd = NbdServer(exports, hosts.limits.nbd_limits(), hosts.security())
         receiving.nbd = nbd
         self.reloader.register(NBD_TLS_KEYS, nbd_certificates(nbd))
         control = ControlServer(self._config.site.control_socket, self._control)
         others = [
+            asyncio.create_task(self._taken_over.sending.watch()),
             asyncio.create_task(self.reloader.serve(self._reload)),
             asyncio.create_task(
                 CertificateWatch(receiving.certificates, self._clock).run()
@@ -102,6 +112,7 @@ class RemoteDaemon:
             await asyncio.gather(*others, return_exceptions=True)
             await receiving.stop()
             await nbd.close()
+            await self._taken_over.stop()
             await control.close()
             log.info("daemon_stopped")
 
@@ -117,20 +128,32 @@ class RemoteDaemon:
 
     async def _control(self, command: str, arguments: dict[str, Any]) -> Any:
         if command == "status":
-            return self._status().to_json()
+            return (await self._status()).to_json()
         name = arguments.pop("group")
         if name not in self._receiving.groups:
             known = ", ".join(self._receiving.groups)
             raise RefusedError(f"no group {name!r} here; this site has: {known}")
+        taken_over = self._taken_over
+        if command == "takeover":
+            return await taken_over.ask(name, **arguments)
+        if taken_over.is_sent(name) and command not in RECEIVING:
+            return await taken_over.sending.ask(command, name, arguments)
         return await self._receiving.ask(command, name, arguments)
 
-    def _status(self) -> SiteStatus:
+    async def _group_status(self, name: str) -> GroupStatus:
+        if self._taken_over.is_sent(name):
+            return await self._taken_over.status(name)
+        return self._receiving.status(name)
+
+    async def _status(self) -> SiteStatus:
         return SiteStatus(
             site=self._config.site.name,
             role="remote",
             version=farshore_version(),
             groups=tuple(
-                self._receiving.status(name) for name in self._receiving.groups
+                await asyncio.gather(
+                    *(self._group_status(name) for name in self._receiving.groups)
+                )
             ),
         )
 

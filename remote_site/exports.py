@@ -37,7 +37,8 @@ class RecoveryExports:
                 continue
             for offer in group.store.volumes:
                 name = f"{group.name}/{offer.name}"
-                found.append((name, f"newest recovery point, {points[-1].number}"))
+                if group.store.takeover is None:
+                    found.append((name, f"newest recovery point, {points[-1].number}"))
                 found += [
                     (f"{name}@{point.number}", f"recovery point {point.number}")
                     for point in points
@@ -60,4 +61,6 @@ class RecoveryExports:
                 return None
             return copies.open(match["volume"], match["copy"])
         number = None if match["number"] is None else int(match["number"])
+        if number is None and group.store.takeover is not None:
+            return None  # hosts are to find a volume that they may write to, or none
         return group.store.open_point(match["volume"], number)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 
 import structlog
 
@@ -73,7 +74,7 @@ class ReceivingGroup:
         self._closing = False
         self._log = structlog.get_logger().bind(group=config.name)
         self.scrubbing = Scrubbing(
-            config.name, store, clock, self._alarm, self._clear_alarms
+            config.name, store, clock, self.raise_alarm, self.clear_alarms
         )
 
     async def open_session(
@@ -122,6 +123,20 @@ class ReceivingGroup:
                     goodbye(GoodbyeReason.SHUTTING_DOWN, "the remote daemon stops")
                 )
 
+    @asynccontextmanager
+    async def without_sessions(self, farewell: Goodbye) -> AsyncIterator[None]:
+        """End the open session, and let none begin as long as this lasts.
+
+        Within it nothing of any session runs, and nothing of one takes effect later.
+        """
+        async with self._admission:
+            session = self.session
+            if session is not None:
+                await session.stop(farewell)
+                self.session_ended(session)
+            await self.store.settled()
+            yield
+
     async def close(self) -> None:
         """End the session, test copies and any scrub, then let go of the store."""
         await self.end_sessions()
@@ -160,6 +175,7 @@ class ReceivingGroup:
                 volume_names=names,
                 state=store.judged,
                 volumes=store.volumes,
+                fork=store.takeover.fork if store.takeover else None,
             ),
         )
 
@@ -192,7 +208,7 @@ class ReceivingGroup:
         except (StateMismatchError, DeviceError) as error:
             return goodbye(GoodbyeReason.SIZE_MISMATCH, str(error))
         except DeviceBusyError as error:
-            self._alarm("storage_failed", str(error))
+            self.raise_alarm("storage_failed", str(error))
             return goodbye(GoodbyeReason.STORAGE_FAILED, str(error))
         except StorageError as error:
             return self._storage_goodbye(error)
@@ -221,7 +237,7 @@ class ReceivingGroup:
             order=self._order(hello),
             threads=self._threads,
             clock=self._clock,
-            on_committed=lambda: self._clear_alarms("out_of_space"),
+            on_committed=lambda: self.clear_alarms("out_of_space"),
         )
         # Known before it is told: further links may join at once.
         self.session = session
@@ -232,7 +248,7 @@ class ReceivingGroup:
             session.end(str(error))
             raise
         self.is_refusing = False
-        self._clear_alarms("peer_refused", "storage_failed")
+        self.clear_alarms("peer_refused", "storage_failed")
         self._log.info("session_opened", peer=link.peer, epoch=epoch)
         return session
 
@@ -271,23 +287,23 @@ class ReceivingGroup:
     def _note_refusal(self, refused: Goodbye) -> None:
         if GoodbyeReason(refused.reason).is_permanent:
             self.is_refusing = True
-            self._alarm("peer_refused", refused.text)
+            self.raise_alarm("peer_refused", refused.text)
 
     def _storage_goodbye(self, error: FarshoreError) -> Goodbye:
         if isinstance(error, StorageError) and error.is_out_of_space:
-            self._alarm("out_of_space", str(error))
+            self.raise_alarm("out_of_space", str(error))
             return goodbye(GoodbyeReason.OUT_OF_SPACE, str(error))
-        self._alarm("storage_failed", str(error))
+        self.raise_alarm("storage_failed", str(error))
         return goodbye(GoodbyeReason.STORAGE_FAILED, str(error))
 
-    def _alarm(self, name: str, message: str) -> None:
+    def raise_alarm(self, name: str, message: str) -> None:
         since_ns = self._clock.now_ns()
         if name in self.alarms:
             since_ns = self.alarms[name][1]
         self.alarms[name] = (message, since_ns)
         self._log.warning("alarm_raised", alarm=name, message=message)
 
-    def _clear_alarms(self, *names: str) -> None:
+    def clear_alarms(self, *names: str) -> None:
         for name in names:
             if self.alarms.pop(name, None) is not None:
                 self._log.info("alarm_cleared", alarm=name)

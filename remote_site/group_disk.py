@@ -122,7 +122,8 @@ class GroupDisk:
             files.make_directory(settings.journal_directory)
             if state is not None:
                 volumes = self._open_volumes(state, undo)
-                state = state.since(self._oldest_retained(state))
+                if state.takeover is None:  # else the way back may need them all
+                    state = state.since(self._oldest_retained(state))
                 self._journals.attach(state, volumes, undo, self._record_path)
                 self._store(state)
                 self.volumes, self.points = volumes, state.points
@@ -153,6 +154,7 @@ class GroupDisk:
     ) -> tuple[SecondaryVolume, ...]:
         volumes = []
         growing = state.growing or (0,) * len(state.volumes)
+        has_hosts = state.takeover is not None and state.takeover.is_done
         for offer, growing_bytes in zip(state.volumes, growing, strict=True):
             key = f"group {state.group!r}, volume {offer.name!r}"
             path = self.settings.devices[offer.name]
@@ -163,6 +165,7 @@ class GroupDisk:
                 key,
                 is_bound=True,
                 growing_bytes=growing_bytes,
+                may_be_longer=has_hosts,
             )
             volume = SecondaryVolume(offer, device, self.guard)
             undo.callback(volume.close)
@@ -190,8 +193,22 @@ class GroupDisk:
         return self.state
 
     def _bound(self) -> StoreState:
-        assert self.state is not None, "the group is not bound yet"
-        return self.state
+        """Return the state of a group that receives.
+
+        Raises `ProtocolError` once the intent to take over is durable: whatever asks
+        late has no effect any more (I8).
+        """
+        state = self._known()
+        if state.takeover is not None:
+            raise ProtocolError(
+                f"group {state.group!r} was taken over here: it receives no more"
+            )
+        return state
+
+    @property
+    def state_points(self) -> tuple[Point, ...]:
+        """The points that the record names: pins alone keep no other for long."""
+        return self.state.points if self.state is not None else ()
 
     def change(self, change: Callable[[StoreState], StoreState]) -> StoreState:
         """Make `change(state)` durable, then visible, and return it.

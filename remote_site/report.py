@@ -88,6 +88,8 @@ def points(group: ReceivingGroup) -> list[PointStatus]:
 def _state(group: ReceivingGroup) -> GroupState:
     if group.store.failed is not None:
         return GroupState.FAILED
+    if group.store.takeover is not None:
+        return GroupState.TAKEN_OVER
     session = group.session
     if session is None or not session.is_open:
         return GroupState.DISCONNECTED

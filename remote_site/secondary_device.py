@@ -33,18 +33,20 @@ def open_device(
     *,
     is_bound: bool = False,
     growing_bytes: int = 0,
+    may_be_longer: bool = False,
 ) -> File:
     """Open a device that has to be there with this size.
 
     Or, once `is_bound`, with `growing_bytes`, which a growth that was cut short may
     have given it; and a block device may be larger, as it has to be before its volume
-    can grow. Raises `DeviceError`, `DeviceBusyError`; changes nothing.
+    can grow. With `may_be_longer` a file may, too: it has grown for the hosts that use
+    it since a takeover. Raises `DeviceError`, `DeviceBusyError`; changes nothing.
     """
     device = files.open(path, lock=True, scattered=True)
     size = device.size()
     if size == size_bytes or (is_bound and size == growing_bytes):
         return device
-    if is_bound and device.is_block_device and size > size_bytes:
+    if is_bound and (device.is_block_device or may_be_longer) and size > size_bytes:
         return device
     device.close()
     raise DeviceError(

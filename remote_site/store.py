@@ -33,7 +33,7 @@ from remote_site.giving_up import (
 from remote_site.group_disk import GroupDisk, Retain, StoreSettings, keep_newest
 from remote_site.recovery_point import PointImage, PointVolume
 from remote_site.secondary import SecondaryVolume
-from remote_site.store_state import NO_LINEAGE, KeptFork, Point
+from remote_site.store_state import NO_LINEAGE, KeptFork, Point, Takeover
 
 __all__ = ["GroupStore", "Point", "StoreSettings"]
 
@@ -135,6 +135,16 @@ class GroupStore:
     def points(self) -> list[Point]:
         """Oldest first; older ones only while retained or pinned."""
         return list(self._disk.points)
+
+    @property
+    def takeover(self) -> Takeover | None:
+        """Set, durably, once this site has decided to take over."""
+        return self._disk.state.takeover if self._disk.state else None
+
+    @property
+    def disk(self) -> GroupDisk:
+        """For jobs of `run_job`."""
+        return self._disk
 
     @property
     def failed(self) -> StorageError | None:
@@ -341,6 +351,10 @@ class GroupStore:
     def is_pinned(self, number: int) -> bool:
         """Tell whether a connection reads this point."""
         return self._disk.is_pinned(number)
+
+    async def run_job(self, job: Callable[[], T]) -> T:
+        """Run in a thread what changes the group otherwise than by its session."""
+        return await self._run(job)
 
     async def close(self) -> None:
         """Stop cleanly: wait for every thread, then let go of all files."""

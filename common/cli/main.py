@@ -13,6 +13,7 @@ from common.cli.group_commands import cut, points, resume, suspend
 from common.cli.grow_command import grow
 from common.cli.scrub_command import scrub
 from common.cli.status_command import status
+from common.cli.takeover_command import takeover
 from common.cli.test_copy_command import test_copy
 from common.cli.verify_command import verify
 from common.errors import FarshoreError
@@ -67,6 +68,7 @@ for _command in (
     grow,
     test_copy,
     drill,
+    takeover,
     config,
     init,
 ):

@@ -6,6 +6,7 @@ group can be sent, after a takeover. Either file has what is needed for both.
 
 from __future__ import annotations
 
+from common.service.config_link import LinkTable
 from common.service.config_primary import PrimaryGroup, PrimaryVolume
 from common.service.config_remote import RemoteGroup, RemoteVolume
 
@@ -26,17 +27,27 @@ def receiving_group(group: PrimaryGroup) -> RemoteGroup:
 def sending_group(group: RemoteGroup) -> PrimaryGroup:
     """Return a remote's group as one that it sends, to the site it received from.
 
-    Its cycles keep the default RPO. It has to have a link. Volumes have the size and
-    the tracks that their state says, not what a config says.
+    Its cycles keep the default RPO. Without a link it reaches nobody. Volumes have the
+    size and the tracks that their state says, not what a config says.
     """
-    assert group.link is not None
     return PrimaryGroup(
         name=group.name,
-        link=group.link,
+        link=group.link or _no_link(group.peer),
         flashcopy=group.flashcopy,
         journal=group.journal,
         volume=tuple(
             PrimaryVolume(name=volume.name, device=volume.device)
             for volume in group.volumes
         ),
+    )
+
+
+def _no_link(peer: str) -> LinkTable:
+    """Return a link that reaches nobody: names below `invalid` never exist."""
+    return LinkTable.model_validate(
+        {
+            "remotes": ["no-group-link-in-the-config.invalid:1"],
+            "peer": peer,
+            "allow_plaintext_replication": True,
+        }
     )

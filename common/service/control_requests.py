@@ -26,6 +26,9 @@ from common.storage.geometry import VOLUME_BYTES_MAX
 RATE_DEFAULT = "50MiB/s"
 """Read at a site for a verify or a scrub: others are to have the rest of the device."""
 
+POINT_MAX = (1 << 63) - 1
+"""Numbers of cycles travel in 63 bits."""
+
 RATE_BYTES_MIN = 64 << 10
 RATE_BYTES_MAX = 64 << 30
 
@@ -113,6 +116,17 @@ class GrowArguments(GroupArguments):
     size_bytes: Annotated[StrictInt, Field(gt=0, le=VOLUME_BYTES_MAX)]
 
 
+class TakeoverArguments(GroupArguments):
+    """`takeover`: a plan of what it would do, or the takeover itself.
+
+    Without `point` from the newest. `force`: also while the sending site is well.
+    """
+
+    action: Literal["plan", "start"]
+    point: Annotated[StrictInt, Field(gt=0, le=POINT_MAX)] | None = None
+    force: StrictBool = False
+
+
 REQUESTS: dict[str, type[Arguments]] = {
     "status": NoArguments,
     "cut": CutArguments,
@@ -124,6 +138,7 @@ REQUESTS: dict[str, type[Arguments]] = {
     "grow": GrowArguments,
     "test-copy": CopyArguments,
     "drill": DrillArguments,
+    "takeover": TakeoverArguments,
 }
 
 

@@ -12,6 +12,7 @@ from tests.museum import (
     own_orders_primary,
     own_orders_remote,
     own_orders_starts,
+    own_orders_takeover,
 )
 from tests.museum.exhibit import Exhibit, Missing
 
@@ -42,6 +43,7 @@ OWN: tuple[Exhibit, ...] = tuple(
             *own_orders_lineage.EXHIBITS,
             *own_orders_delta.EXHIBITS,
             *own_orders_links.EXHIBITS,
+            *own_orders_takeover.EXHIBITS,
         ),
         key=_catalogue_place,
     )

@@ -62,6 +62,7 @@ KINDS = frozenset(
         "simulation",
         "primary",
         "remote",
+        "takeover",
         "record",
         "bitmap",
         "region_log",

@@ -25,6 +25,7 @@ from tests.support.crash.regressions import REGRESSIONS
 from tests.support.evidence import Figure
 from tests.support.primary_explorer import PrimaryExploration
 from tests.support.remote_store_explorer import RemoteExploration
+from tests.support.takeover_explorer import TakeoverExploration
 
 Digests = npt.NDArray[np.uint64]
 
@@ -52,6 +53,7 @@ COMPONENTS = {
         Component(JournalExploration, 40, 70, 20_000),
         Component(PrimaryExploration, 10, 50, 43_000),
         Component(RemoteExploration, 12, 40, 43_000),
+        Component(TakeoverExploration, 8, 10, 2_000),
     )
 }
 IMAGES_MIN = 200_000

@@ -1,0 +1,172 @@
+"""Groups that this site has taken over: it sends them now, with the sending role.
+
+Beside `daemon` the one module here that knows both roles. What it gives the sending
+role is the secondary devices, behind a file system that preserves what hosts overwrite.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from common.ports import Clock, Files
+from common.replication.lineage import CycleName
+from common.service.config_primary import PrimaryGroup
+from common.service.config_remote import RemoteConfig
+from common.service.config_roles import sending_group
+from common.service.status import GroupState, GroupStatus, LinkState
+from common.storage.geometry import Geometry
+from primary_site.sending_groups import SendingGroups
+from primary_site.taking_over import SendingStart, StartingVolume, prepare_sending
+from remote_site.group import ReceivingGroup
+from remote_site.group_disk import GroupDisk
+from remote_site.preserving_device import PreservingDevice, PreservingFiles
+from remote_site.store_state import StoreState, Takeover
+from remote_site.takeover import GroupTakeover
+from remote_site.takeover_disk import carried
+
+
+def sending_directory(directory: str) -> str:
+    """Return where the sending role keeps its state of a group kept in `directory`."""
+    return f"{directory}/sending"
+
+
+def sending_start(disk: GroupDisk, config: PrimaryGroup) -> SendingStart:
+    """Return what a site sends with that has rolled its devices back. May block."""
+    state = disk.state
+    assert state is not None
+    takeover = state.takeover
+    assert takeover is not None
+    fork = takeover.fork
+    point = next(each for each in state.points if each.number == fork.cycle.number)
+    regions = {volume.name: volume.region_bytes for volume in config.volumes}
+    return SendingStart(
+        group=state.group,
+        group_id=state.group_id,
+        lineage=fork.lineage,
+        newest=_newest(state, takeover),
+        point=fork.cycle,
+        cut_ns=point.cut_ns,
+        current_as_of_ns=point.current_as_of_ns,
+        label=point.label,
+        volumes=[
+            StartingVolume(
+                volume.offer.name,
+                volume.offer.volume_id,
+                _geometry(volume.geometry, regions[volume.offer.name]),
+                carried(volume, fork.cycle.number),
+            )
+            for volume in disk.volumes
+        ],
+    )
+
+
+def _geometry(geometry: Geometry, region_bytes: int) -> Geometry:
+    return replace(geometry, region_bytes=max(region_bytes, geometry.track_bytes))
+
+
+def _newest(state: StoreState, takeover: Takeover) -> CycleName:
+    """Return the newest cycle ever heard of here: no number is used again."""
+    newest = state.points[-1] if state.points else None
+    known = [takeover.fork.cycle]
+    if newest is not None:
+        known.append(CycleName(newest.number, newest.cycle_id))
+    if state.begun is not None:
+        known.append(state.begun)
+    return max(known, key=lambda cycle: cycle.number)
+
+
+def preserving_files(files: Files, disk: GroupDisk) -> PreservingFiles:
+    """Return a file system whose secondary devices keep the points of before."""
+    paths = disk.settings.devices
+    return PreservingFiles(
+        files,
+        {paths[volume.offer.name]: PreservingDevice(volume) for volume in disk.volumes},
+    )
+
+
+class TakenOverGroups:
+    """The takeovers of a daemon's groups, by the group's name."""
+
+    def __init__(self, config: RemoteConfig, config_path: str, clock: Clock) -> None:
+        self.sending = SendingGroups(config.site.name, config_path, clock)
+        self.takeovers: dict[str, GroupTakeover] = {}
+        self._clock = clock
+        self._has_link: dict[str, bool] = {}
+
+    async def attach(
+        self, group: ReceivingGroup, directory: str, files: Files
+    ) -> GroupTakeover:
+        """Make a group's takeover possible; one that was decided goes on by itself.
+
+        Where it was done already, hosts may write once this returns. Raises what
+        opening a group to be sent raises.
+        """
+        config = sending_group(group.config)
+        state_directory = sending_directory(directory)
+
+        def prepare(disk: GroupDisk) -> None:
+            prepare_sending(files, state_directory, sending_start(disk, config))
+
+        async def begin(group: ReceivingGroup) -> None:
+            disk = group.store.disk
+            await self.sending.open(
+                config,
+                state_directory,
+                preserving_files(files, disk),
+                has_link=group.config.link is not None,
+            )
+            self.sending.replicate(group.name)
+
+        self._has_link[group.name] = group.config.link is not None
+        takeover = GroupTakeover(group, prepare, begin, self._clock)
+        self.takeovers[group.name] = takeover
+        if takeover.intent is not None:
+            if takeover.intent.is_done:
+                await takeover.serve_again()
+            else:
+                takeover.resume()
+        return takeover
+
+    def is_sent(self, name: str) -> bool:
+        return name in self.sending.hosted
+
+    # -- what operators ask ------------------------------------------------------------
+
+    async def ask(
+        self, name: str, *, action: str, point: int | None, force: bool
+    ) -> dict[str, Any]:
+        """Answer `farshore takeover`: tell what it would do, or do it."""
+        takeover = self.takeovers[name]
+        if action == "plan":
+            return takeover.plan(point, force=force).to_json()
+        return (await takeover.take_over(point, force=force)).to_json()
+
+    async def status(self, name: str) -> GroupStatus:
+        """Return the status of a group that is sent, by what it does now.
+
+        `taken_over` as long as it has nobody to send to.
+        """
+        status = await self.sending.status(name)
+        if status.state is GroupState.DISCONNECTED:
+            status = status.model_copy(update={"state": GroupState.TAKEN_OVER})
+        if not self._has_link[name]:
+            link = status.link.model_copy(update={"state": LinkState.DOWN})
+            status = status.model_copy(update={"link": link})
+        return status
+
+    # -- the end -----------------------------------------------------------------------
+
+    async def stop(self) -> None:
+        """End takeovers between two steps, and all cycles: hosts are gone."""
+        await self._stop_takeovers()
+        await self.sending.stop()
+
+    async def _stop_takeovers(self) -> None:
+        for takeover in self.takeovers.values():
+            await takeover.stop()
+
+    async def close(self) -> None:
+        """Close the groups that are sent, before their stores."""
+        await self._stop_takeovers()
+        await self.sending.close_all()

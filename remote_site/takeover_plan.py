@@ -1,0 +1,132 @@
+"""May this site take over, from which point, and what is lost by it?
+
+Pure. Texts name what is lost and what to type, for they are read in a disaster.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from common.errors import RefusedError
+from remote_site.store_state import Point, StoreState, Takeover
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """What is known at this site when somebody wants to take over.
+
+    `is_connected`: a session with the sender is open and healthy. `cycle_under_way`:
+    the number of a cycle that has begun to come in and is no point.
+    """
+
+    group: str
+    is_connected: bool
+    cycle_under_way: int | None
+    now_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Losses:
+    """What taking over from a point gives up.
+
+    `age_seconds`: what hosts wrote at the sender in the time before now, at least, is
+    not in the point. `newer_points` stay readable and are not what is served.
+    """
+
+    point: Point
+    age_seconds: float
+    newer_points: tuple[int, ...]
+    cycle_under_way: int | None
+
+    def sentences(self, group: str) -> list[str]:
+        """Return what an operator has to know before saying yes."""
+        age = _duration(self.age_seconds)
+        first = (
+            f"takeover of {group}: hosts go on from point {self.point.number}; what "
+            f"the sending site's hosts wrote in the last {age} or more is not there"
+        )
+        told = [first]
+        if self.cycle_under_way is not None:
+            told.append(
+                f"cycle {self.cycle_under_way} has come in in part and is given up"
+            )
+        if self.newer_points:
+            listed = ", ".join(str(number) for number in self.newer_points)
+            told.append(
+                f"newer points ({listed}) stay readable, and their changes are not "
+                "in what is served"
+            )
+        told.append(
+            "the sending site is superseded from then on: it never sends to this site "
+            f"again in its line of data; farshore failback {group} brings it back in"
+        )
+        return told
+
+
+def chosen_point(group: str, points: Sequence[Point], number: int | None) -> Point:
+    """Return the point to go on from, the newest when None.
+
+    Raises `RefusedError` where it is not there.
+    """
+    if not points:
+        raise RefusedError(
+            f"group {group!r} has no recovery point yet: there is nothing consistent "
+            "to go on from; farshore status tells how far the first copy has come"
+        )
+    if number is None:
+        return points[-1]
+    for point in points:
+        if point.number == number:
+            return point
+    listed = ", ".join(str(point.number) for point in points)
+    raise RefusedError(f"group {group!r} keeps no point {number}: it has {listed}")
+
+
+def check_same_point(group: str, taken: Takeover, number: int | None) -> None:
+    """Raise `RefusedError` if a takeover was decided from another point."""
+    if number not in (None, taken.fork.cycle.number):
+        raise RefusedError(
+            f"group {group!r} was taken over already, from point "
+            f"{taken.fork.cycle.number}: that is not undone by taking over again"
+        )
+
+
+def losses(situation: Situation, points: Sequence[Point], number: int | None) -> Losses:
+    """Return what would be lost. Raises `RefusedError` as `chosen_point` does."""
+    point = chosen_point(situation.group, points, number)
+    age_ns = max(0, situation.now_ns - point.current_as_of_ns)
+    newer = tuple(each.number for each in points if each.number > point.number)
+    under_way = situation.cycle_under_way
+    return Losses(point, age_ns / 1e9, newer, under_way)
+
+
+def check_may_begin(
+    situation: Situation,
+    state: StoreState | None,
+    number: int | None,
+    *,
+    force: bool,
+) -> None:
+    """Raise `RefusedError` unless a takeover from this point may begin, or go on."""
+    taken = None if state is None else state.takeover
+    if taken is not None:
+        check_same_point(situation.group, taken, number)
+        return
+    found = losses(situation, () if state is None else state.points, number)
+    if situation.is_connected and not force:
+        raise RefusedError(
+            f"the sending site of group {situation.group!r} is connected and well: "
+            f"taking over now loses what is newer than point {found.point.number} "
+            f"({_duration(found.age_seconds)} old); stop its hosts and farshore cut "
+            "--wait there first, or say --force"
+        )
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    minutes = seconds / 60
+    if minutes < 120:
+        return f"{minutes:.0f} min"
+    return f"{minutes / 60:.0f} h"
