@@ -168,6 +168,26 @@ async def test_a_remote_whose_disk_is_slow_is_named(tmp_path: Path) -> None:
             await site.pair.remote.stop()
 
 
+@pytest.mark.needs_root
+@pytest.mark.needs_package("fusermount3")
+async def test_a_primary_whose_disk_is_slow_to_read_is_named(tmp_path: Path) -> None:
+    """Hosts that write feel little of it; cycles, which read at the cut, do."""
+    with FaultyDisk(tmp_path / "disk") as disk:
+        slow = Slow("v.img", 0, ("read",))
+        disk.rules.append(slow)
+        (tmp_path / "v.img").symlink_to(disk.path / "v.img")
+        async with watched(tmp_path) as site:
+            async with site.load():
+                await site.is_kept()
+                await site.has_cycles()
+                slow.seconds = 0.05
+                await site.is_told("primary_disk")
+                await site.is_breached()
+                slow.seconds = 0
+                await site.is_kept()
+            await site.pair.primary.stop()
+
+
 async def test_an_idle_group_is_kept_current_without_cuts(tmp_path: Path) -> None:
     async with watched(tmp_path) as site:
         await site.is_kept()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import StorageError
-from common.ports import File, HostCommand, HostRequest
+from common.ports import File, HostCommand, HostRequest, Threads
 from common.service.clock import SystemClock
 from common.service.config_primary import PrimaryGroup
 from common.storage.files import SystemFiles
@@ -101,10 +101,15 @@ class Failing:
 class Site:
     """The group and its one volume, and what a host does to it."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        make_threads: Callable[[str], Threads] = lambda name: WorkerThreads(name, 8),
+    ) -> None:
         self.directory = directory
         self.files = RuledFiles()
         self.config: PrimaryGroup | None = None
+        self._make_threads = make_threads
 
     async def open(self, **volume: Any) -> None:
         (self.directory / "fc").mkdir(exist_ok=True)
@@ -137,12 +142,12 @@ class Site:
         opened = open_group(
             self.files, str(self.directory / "state"), self.config, "primary.toml"
         )
-        self.state_threads = WorkerThreads("state", 2)
+        self.state_threads = self._make_threads("state")
         self.group = ConsistencyGroup(
             self.config,
             opened,
             self.files,
-            lambda name: WorkerThreads(name, 8),
+            self._make_threads,
             self.state_threads,
             SystemClock(),
         )

@@ -115,6 +115,25 @@ def test_a_link_too_slow_is_forecast_before_the_breach_and_told_once() -> None:
     assert ran.oldest(since=kept) <= TARGET
 
 
+@pytest.mark.parametrize("share", [0.3, 0.05])
+@pytest.mark.parametrize("phase", range(8))
+def test_a_sudden_fall_is_forecast_unless_little_was_left_when_it_came(
+    phase: int, share: float
+) -> None:
+    """Where the cycle under way has less than a quarter of the target left to be
+    through, there is nothing to see before it is late."""
+    fell = 200 + phase * TARGET / 7.3
+
+    def link(now: float) -> float:
+        return (share if now >= fell else 1.0) * 10 * MB
+
+    ran = Model(TARGET, lambda _: 4 * MB, link).run(fell + 6 * TARGET)
+    told = {state: at for at, state in reversed(ran.changes) if at >= fell}
+    breached = told[Promise.BREACHED]
+    if breached - fell > TARGET / 4:
+        assert fell <= told[Promise.IN_DANGER] < breached
+
+
 def test_a_load_that_grows_beyond_the_link_is_forecast_before_the_breach() -> None:
     def load(now: float) -> float:
         return 15 * MB if 600 <= now < 660 else 1 * MB

@@ -65,6 +65,12 @@ def test_what_an_operator_must_mend_is_not_tried_again(unit: Path) -> None:
     assert not prevented & {1, 10, 70}
 
 
+@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.stem)
+def test_no_memory_is_written_to_a_core(unit: Path) -> None:
+    """It holds keys, and what hosts write."""
+    assert dict(settings(unit))["LimitCORE"] == "0"
+
+
 PREVENT = "RestartPreventExitStatus"
 
 
