@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import Protocol
 
 from common.ports import HostVolume
-from remote_site.group import ReceivingGroup
+from remote_site.store import GroupStore
+from remote_site.test_copies import GroupTestCopies
 
 _NAME = re.compile(
     r"(?P<group>[A-Za-z0-9._-]{1,64})/(?P<volume>[A-Za-z0-9._-]{1,64})"
@@ -19,10 +21,23 @@ _NAME = re.compile(
 )
 
 
-class RecoveryExports:
-    """The `ExportTable` of a remote daemon."""
+class ExportedGroup(Protocol):
+    """A group whose points are served."""
 
-    def __init__(self, groups: Mapping[str, ReceivingGroup]) -> None:
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def store(self) -> GroupStore: ...
+
+    @property
+    def test_copies(self) -> GroupTestCopies | None: ...
+
+
+class RecoveryExports:
+    """The `ExportTable` of a site that has points."""
+
+    def __init__(self, groups: Mapping[str, ExportedGroup]) -> None:
         self._groups = groups
 
     def names(self) -> list[tuple[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 import click
@@ -23,8 +24,23 @@ from common.service.version import farshore_version
 EXIT_INTERRUPTED = 130
 
 
+OF_SITES = {"restore": "remote_site.restore_command"}
+"""Commands that no daemon carries out but the site's own code, by module: named here
+and imported when used, since this layer knows no site."""
+
+
 class FarshoreGroup(click.Group):
     """Ends with the exit code of the error, never with a traceback for it."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*super().list_commands(ctx), *OF_SITES])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in OF_SITES:
+            found = getattr(import_module(OF_SITES[cmd_name]), cmd_name)
+            assert isinstance(found, click.Command)
+            return found
+        return super().get_command(ctx, cmd_name)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
