@@ -25,7 +25,7 @@ from common.service.site_record import SiteState, open_state_directory
 from common.service.status import GroupStatus, SiteStatus
 from common.service.version import farshore_version
 from common.storage.files import SystemFiles
-from remote_site.receiving_groups import OPERATIONS as RECEIVING
+from remote_site.receiving_groups import COMMANDS as RECEIVING
 from remote_site.receiving_groups import TLS_KEYS, ReceivingGroups
 from remote_site.sending import TakenOverGroups
 
@@ -141,9 +141,12 @@ class RemoteDaemon:
         return await self._receiving.ask(command, name, arguments)
 
     async def _group_status(self, name: str) -> GroupStatus:
-        if self._taken_over.is_sent(name):
-            return await self._taken_over.status(name)
-        return self._receiving.status(name)
+        received = self._receiving.status(name)
+        if not self._taken_over.is_sent(name):
+            return received
+        sent = await self._taken_over.status(name)
+        kept = {"test_copies": received.test_copies, "last_drill": received.last_drill}
+        return sent.model_copy(update=kept)
 
     async def _status(self) -> SiteStatus:
         return SiteStatus(

@@ -246,3 +246,6 @@ OPERATIONS: dict[str, Callable[..., Coroutine[Any, Any, Any]]] = {
     "drill": _drill,
 }
 """By the command's name, each given the group and the command's arguments."""
+
+COMMANDS = frozenset({*OPERATIONS, "test-copy"})
+"""What is asked of a group's store, also once it was taken over."""

@@ -133,6 +133,29 @@ async def test_a_copy_ends_with_its_daemon_and_says_so(tmp_path: Path) -> None:
         await pair.remote.stop()  # does not wait for anybody to stop it
 
 
+async def test_copies_outlive_a_takeover_and_can_be_made_after_it(
+    tmp_path: Path,
+) -> None:
+    with Pair(tmp_path, VOLUMES[:1]) as pair:
+        await pair.start()
+        await write_and_cut(pair)
+        point = pair.content("v")
+        await copies(pair, "start", "--name", "before")
+        pair.primary.kill()
+        socket = ("--socket", pair.remote.control_socket)
+        done = await asyncio.to_thread(run_cli, "takeover", "g", "--yes", *socket)
+        assert done.returncode == 0, done.stderr
+        host = await pair.remote.nbd("g/v")
+        await host.write(0, b"x" * MIB, fua=True)
+        await host.disconnect()
+        await copies(pair, "start", "--name", "after", "--point", "1")
+        assert pair.remote.group()["test_copies"] == ["before", "after"]
+        for name in ("before", "after"):
+            assert await pair.remote.read_whole(f"g/v+{name}") == point
+            await copies(pair, "stop", "--name", name)
+        assert overlay_files(pair) == []
+
+
 async def test_without_room_only_the_copy_is_refused(tmp_path: Path) -> None:
     with Pair(tmp_path, VOLUMES[:1]) as pair:
         text = pair.remote.config_path.read_text()
