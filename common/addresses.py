@@ -93,6 +93,14 @@ def parse_tcp_listen_address(value: object) -> TcpAddress:
     raise ValueError(f"{value!r} is not a TCP address: {remedy}")
 
 
+def parse_http_listen_address(value: object) -> TcpAddress:
+    """Read "HOST:PORT" of the HTTP listener; raise ValueError with the form."""
+    remedy = 'write "127.0.0.1:9464", or "[::1]:9464"'
+    if isinstance(value, str):
+        return _host_and_port(value, value, remedy, port_min=0)
+    raise ValueError(f"{value!r} is not a host and port: {remedy}")
+
+
 def parse_remote_address(value: object) -> TcpAddress:
     """Read "HOST:PORT" of a peer; raise ValueError with the form."""
     remedy = 'write "dr.example.net:7420", or "[2001:db8::7]:7420"'

@@ -17,6 +17,8 @@ from common.service.config import load_primary
 from common.service.config_nbd import NBD_TLS_KEYS, nbd_certificates
 from common.service.config_primary import PrimaryConfig
 from common.service.control import ControlServer
+from common.service.http.site import SiteHttp
+from common.service.nbd_status import nbd_status
 from common.service.notify import notify_ready
 from common.service.reload import Commit, Reloader
 from common.service.runner import run, wait_for_stop
@@ -44,12 +46,21 @@ class PrimaryDaemon:
         self._clock = SystemClock()
         self._files = SystemFiles()
         self._sending = SendingGroups(config.site.name, config_path, self._clock)
+        self._nbd: NbdServer | None = None
+        self._http = SiteHttp(config.http, self._status, self._clock)
         self.reloader = Reloader(config, self._load)
         self.reloader.register(TLS_KEYS, self._prepare_credentials)
         self.reloader.register(PACING_KEYS, self._prepare_pacing)
 
     async def serve(self, stop: asyncio.Event) -> None:
         """Open everything, serve until `stop`, close in order."""
+        try:
+            await self._http.listen()
+            await self._serve(stop)
+        finally:
+            await self._http.close()
+
+    async def _serve(self, stop: asyncio.Event) -> None:
         site = self._config.site
         for config in self._config.groups:
             await self._sending.check(config, site.state_directory, self._files)
@@ -74,6 +85,7 @@ class PrimaryDaemon:
         """Serve; on the way out hosts go first, so that nothing writes any more."""
         sending, hosts = self._sending, self._config.nbd
         nbd = NbdServer(sending.exports, hosts.limits.nbd_limits(), hosts.security())
+        self._nbd = nbd
         self.reloader.register(NBD_TLS_KEYS, nbd_certificates(nbd))
         control = ControlServer(self._config.site.control_socket, self._control)
         for name in sending.hosted:
@@ -88,10 +100,12 @@ class PrimaryDaemon:
         try:
             await nbd.listen([str(a) for a in self._config.nbd.listen])
             await control.listen()
+            self._http.serving()
             notify_ready(f"serving {len(sending.hosted)} groups")
             log.info("daemon_started", site=self._config.site.name, nbd=nbd.addresses)
             await wait_for_stop(stop, others)
         finally:
+            self._http.ending()
             for task in others:
                 task.cancel()
             await nbd.close()
@@ -128,6 +142,7 @@ class PrimaryDaemon:
             site=self._config.site.name,
             role="primary",
             version=farshore_version(),
+            nbd=nbd_status(self._nbd),
             groups=tuple(
                 await asyncio.gather(*(self._sending.status(name) for name in names))
             ),

@@ -18,6 +18,7 @@ from common.errors import FarshoreError, StorageError
 from common.ports import Clock, FileIdentity, Files, Threads
 from common.replication.lineage import SenderState
 from common.service.config_primary import PrimaryGroup
+from common.service.histogram import HOLD_BOUNDS_SECONDS, Histogram
 from common.storage.bitmap import Bitmap
 from primary_site.background import to_its_end
 from primary_site.changes import VolumeChanges, pages_with_bits, unite
@@ -77,6 +78,8 @@ class ConsistencyGroup:
         self.name = config.name
         self.state: GroupState = opened.state
         self.gate = Gate()
+        self.holds = Histogram(HOLD_BOUNDS_SECONDS)
+        """How long cuts held host writes, those that were given up included."""
         self.cut: Cut | None = None
         """The cycle not yet complete, or None."""
         self.failed: StorageError | None = None
@@ -217,7 +220,9 @@ class ConsistencyGroup:
 
         timer = loop.call_later(self.config.hold_max_seconds, give_up)
         self.gate.hold(transfer)
-        return await ended
+        cut = await ended
+        self.holds.observe(cut.hold_seconds if cut else self.config.hold_max_seconds)
+        return cut
 
     async def settle_cut(self) -> None:
         """Unite the parts of the transfer, and make the cycle's number durable.

@@ -28,6 +28,7 @@ from primary_site.cycle_figures import (
     cycle_bytes,
     log_commit,
 )
+from primary_site.cycle_totals import CycleTotals
 from primary_site.drain import WORKERS, CycleDrain
 from primary_site.drain_waits import Stage
 from primary_site.group import (
@@ -75,6 +76,7 @@ class GroupCycles:
         self.tickets = tickets
         self.alarms = alarms
         self.last_cycle: LastCycle | None = None
+        self.totals = CycleTotals()
         self.drain: CycleDrain | None = None
         self.drain_began = 0.0
         self.wake = asyncio.Event()
@@ -355,6 +357,7 @@ class GroupCycles:
             "remote_out_of_space",
             "remote_restored",
         )
+        self.totals.committed(cut.number, self.last_cycle)
         log_commit(self.group.name, cut, self.last_cycle, self._clock.now_ns())
         if self.group.is_whole():
             # From now on a crash need not cost a full comparison: make it durable.
@@ -445,6 +448,7 @@ class GroupCycles:
         self._log.warning("cycle_abandoned", number=cut.number, reason=why)
         self.alarms.set("cycle_abandoned", f"cycle {cut.number}: {why}")
         self.group.abandon_cycle()
+        self.totals.abandoned()
         self.when_moved_on()
         self.tickets.fail_aboard(why)
         await self.group.discard_targets()

@@ -43,6 +43,7 @@ def group_status(replicator: Replicator, clock: Clock) -> GroupStatus:
             state=LinkState(replicator.link_state),
             peers=_peers(session) if session else (),
             rate_bytes_per_second=replicator.pacing.rate,
+            session_sent_bytes=session.sent_bytes if session else None,
         ),
         changed_bytes=changed_bytes(replicator.group),
         out_of_sync_bytes=out_of_sync_bytes(replicator.group),
@@ -58,6 +59,7 @@ def group_status(replicator: Replicator, clock: Clock) -> GroupStatus:
         progress=progress(replicator, clock) or replicator.verifying.progress(),
         last_verify=replicator.verifying.last,
         forecast=_forecast(replicator),
+        totals=replicator.cycles.totals.status(replicator.group.holds),
         alarms=tuple(
             AlarmStatus(name=a.name, message=a.message, since_ns=a.since_ns)
             for a in replicator.alarms.all()

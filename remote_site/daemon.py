@@ -18,6 +18,8 @@ from common.service.config import load_remote
 from common.service.config_nbd import NBD_TLS_KEYS, nbd_certificates
 from common.service.config_remote import RemoteConfig
 from common.service.control import ControlServer
+from common.service.http.site import SiteHttp
+from common.service.nbd_status import nbd_status
 from common.service.notify import notify_ready
 from common.service.reload import Commit, Reloader
 from common.service.runner import run, wait_for_stop
@@ -48,11 +50,19 @@ class RemoteDaemon:
         self._files = SystemFiles()
         self._receiving = ReceivingGroups(config.site.name, self._files, self._clock)
         self._taken_over = TakenOverGroups(config, config_path, self._clock)
+        self._http = SiteHttp(config.http, self._status, self._clock)
         self.reloader = Reloader(config, self._load)
         self.reloader.register(TLS_KEYS, self._prepare_credentials)
 
     async def serve(self, stop: asyncio.Event) -> None:
         """Open everything, serve until `stop`, close in order."""
+        try:
+            await self._http.listen()
+            await self._serve(stop)
+        finally:
+            await self._http.close()
+
+    async def _serve(self, stop: asyncio.Event) -> None:
         site, receiving = self._config.site, self._receiving
         await receiving.read_credentials(self._config.replication)
         state: SiteState = await asyncio.to_thread(
@@ -97,6 +107,7 @@ class RemoteDaemon:
             await receiving.listen(self._config.replication)
             # Last: who asks for the status and is answered finds the rest serving.
             await control.listen()
+            self._http.serving()
             notify_ready(f"receiving {len(receiving.groups)} groups")
             log.info(
                 "daemon_started",
@@ -107,6 +118,7 @@ class RemoteDaemon:
             )
             await wait_for_stop(stop, others)
         finally:
+            self._http.ending()
             for task in others:
                 task.cancel()
             await asyncio.gather(*others, return_exceptions=True)
@@ -153,6 +165,7 @@ class RemoteDaemon:
             site=self._config.site.name,
             role="remote",
             version=farshore_version(),
+            nbd=nbd_status(self._receiving.nbd),
             groups=tuple(
                 await asyncio.gather(
                     *(self._group_status(name) for name in self._receiving.groups)

@@ -31,6 +31,7 @@ from common.replication.messages import (
     goodbye,
 )
 from common.service.config_remote import RemoteGroup
+from common.service.histogram import COMMIT_BOUNDS_SECONDS, Histogram
 from remote_site.admission import Expected, refusal
 from remote_site.drills import Drills
 from remote_site.receiver import WINDOW_BYTES, Receiver, VolumeShape
@@ -64,6 +65,9 @@ class ReceivingGroup:
         """Name -> (message, since_ns)."""
         self.peer_certificate: Certificate | None = None
         """Shown by whom the newest session was opened; None in plain text."""
+        self.commits = 0
+        """Recovery points committed since the daemon started."""
+        self.commit_times = Histogram(COMMIT_BOUNDS_SECONDS)
         self.is_refusing = False
         """The last HELLO was refused: an operator has to look."""
         self._site = site
@@ -237,7 +241,7 @@ class ReceivingGroup:
             order=self._order(hello),
             threads=self._threads,
             clock=self._clock,
-            on_committed=lambda: self.clear_alarms("out_of_space"),
+            on_committed=self._note_commit,
         )
         # Known before it is told: further links may join at once.
         self.session = session
@@ -251,6 +255,11 @@ class ReceivingGroup:
         self.clear_alarms("peer_refused", "storage_failed")
         self._log.info("session_opened", peer=link.peer, epoch=epoch)
         return session
+
+    def _note_commit(self, seconds: float) -> None:
+        self.clear_alarms("out_of_space")
+        self.commits += 1
+        self.commit_times.observe(seconds)
 
     async def _welcome(
         self,

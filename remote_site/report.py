@@ -7,11 +7,13 @@ from common.service.status import (
     GroupRole,
     GroupState,
     GroupStatus,
+    HistoryStatus,
     LinkState,
     LinkStatus,
     PeerStatus,
     PointStatus,
     RecoveryPointStatus,
+    TotalsStatus,
     VolumeStatus,
     age_seconds,
 )
@@ -61,6 +63,14 @@ def group_status(group: ReceivingGroup, now_ns: int) -> GroupStatus:
             group.drills.all[-1].summary()
             if group.drills is not None and group.drills.all
             else None
+        ),
+        totals=TotalsStatus(
+            cycles_committed=group.commits,
+            commit_seconds=group.commit_times.status(),
+        ),
+        history=HistoryStatus(
+            points=len(store.points),
+            journal_bytes=store.journal_bytes,
         ),
         alarms=tuple(
             AlarmStatus(name=name, message=message, since_ns=since_ns)

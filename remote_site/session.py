@@ -104,7 +104,7 @@ class ReceivingSession:
         order: Sequence[int],
         threads: Threads,
         clock: Clock,
-        on_committed: Callable[[], None],
+        on_committed: Callable[[float], None],
         on_hand_over: OnHandOver = no_hand_over,
     ) -> None:
         """`order` gives the store's index of each volume, in the peer's order."""
@@ -565,11 +565,12 @@ class ReceivingSession:
             label=cycle.label,
         )
         self.receiver.committed()
-        self._on_committed()
+        commit_seconds = self._clock.monotonic() - began
+        self._on_committed(commit_seconds)
         self._log.info(
             "cycle_committed",
             number=cycle.cycle_number,
-            commit_seconds=round(self._clock.monotonic() - began, 6),
+            commit_seconds=round(commit_seconds, 6),
             age_seconds=round((self._clock.now_ns() - cycle.cut_ns) / 1e9, 3),
         )
         await self._send(

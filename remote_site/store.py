@@ -344,6 +344,15 @@ class GroupStore:
         """Run what only reads in a thread; `settled` waits for it."""
         return await self._run(job)
 
+    @property
+    def journal_bytes(self) -> int:
+        """The bytes of all journals kept."""
+        return sum(
+            journal.size_bytes
+            for volume in self._disk.volumes
+            for journal in volume.journals
+        )
+
     def point_bytes(self, number: int) -> int:
         """Return the bytes of journal that a point costs."""
         return self._disk.point_bytes(number)

@@ -37,6 +37,11 @@ listen = ["unix:/run/farshore/nbd.sock", "tcp:127.0.0.1:10809"]
 # users = ["root"]
 # allow = "rw"
 
+# Metrics for Prometheus, health, status: for this machine only, for nobody is asked who
+# they are. docs/operating/monitor.md
+# [http]
+# listen = "127.0.0.1:9464"
+
 # Volumes of a group are cut together: one recovery point holds all of them as they
 # were at one moment.
 [[group]]
@@ -109,6 +114,11 @@ listen = ["unix:/run/farshore/recovery.sock"] # read-only recovery points
 # certificates = ["host-1.example.net"]
 # users = ["root"]
 # allow = "ro"
+
+# Metrics for Prometheus, health, status: for this machine only, for nobody is asked who
+# they are. docs/operating/monitor.md
+# [http]
+# listen = "127.0.0.1:9464"
 
 [[group]]
 name = "orders"

@@ -7,6 +7,7 @@ import contextlib
 import os
 import socket
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -99,6 +100,20 @@ class NbdServer:
     def connection_count(self) -> int:
         """Connections that are open or whose requests still run."""
         return len(self._handshakes) + len(self._handed | set(self._relays.values()))
+
+    @property
+    def handshake_count(self) -> int:
+        """Connections that have not chosen an export yet."""
+        return len(self._handshakes)
+
+    @property
+    def waiting_for_memory_count(self) -> int:
+        """Batches of requests that wait until others have given memory back."""
+        return self.budget.waiting_count
+
+    def connections_by_export(self) -> dict[str, int]:
+        """Return how many connections each export in use has."""
+        return dict(Counter(handed.agreed.export_name for handed in self._handed))
 
     async def listen(self, addresses: Sequence[str]) -> None:
         """Accept clients; see `common.addresses` for what an address may be.

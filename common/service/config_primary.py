@@ -29,6 +29,7 @@ from common.service.config_common import (
     json_text,
     written,
 )
+from common.service.config_http import HttpTable
 from common.service.config_link import FlashCopyTable, LinkTable
 from common.service.config_nbd import NbdTable, check_access_rules
 from common.service.config_remote import JournalTable, ReplicationTable
@@ -254,6 +255,10 @@ class PrimaryConfig(Table):
             "Where the other site connects once it has taken over, to send a group "
             "back. Without it this site can't receive."
         ),
+    )
+    http: HttpTable | None = Field(
+        default=None,
+        description="Metrics, health and status over HTTP; without it there is none.",
     )
     groups: Annotated[
         tuple[PrimaryGroup, ...], Field(min_length=1, max_length=GROUPS_MAX)

@@ -22,9 +22,6 @@ class RefusedKey:
 
 _COMMON = (
     RefusedKey(
-        "http", "the HTTP listener arrives with a later version: remove the table"
-    ),
-    RefusedKey(
         "nbd.tls.psk_file",
         "Python's ssl module offers pre-shared keys from 3.13 on, where this version "
         "was not tried: remove it and use certificates",

@@ -26,6 +26,7 @@ from common.service.config_common import (
     json_text,
     written,
 )
+from common.service.config_http import HttpTable
 from common.service.config_link import FlashCopyTable, LinkTable
 from common.service.config_nbd import NbdTable, check_access_rules
 from common.service.config_test_copies import CopiesTable
@@ -180,6 +181,10 @@ class RemoteConfig(Table):
     replication: ReplicationTable = Field(description="Where primaries connect.")
     nbd: NbdTable = Field(
         default_factory=NbdTable, description="Where recovery hosts attach."
+    )
+    http: HttpTable | None = Field(
+        default=None,
+        description="Metrics, health and status over HTTP; without it there is none.",
     )
     groups: Annotated[
         tuple[RemoteGroup, ...], Field(min_length=1, max_length=GROUPS_MAX)

@@ -89,6 +89,7 @@ class LinkStatus(Snapshot):
 
     `rate_bytes_per_second`: what paces sending now, of each connection with a profile
     whose lanes are paced one by one; None: not paced, or not known here.
+    `session_sent_bytes`: over all connections of this session, those lost included.
     `encrypted`: whether the config demands TLS, so that nothing else is spoken.
     `peer_certificate` is the one last seen.
     """
@@ -97,6 +98,7 @@ class LinkStatus(Snapshot):
     encrypted: bool = False
     peers: tuple[PeerStatus, ...] = ()
     rate_bytes_per_second: int | None = None
+    session_sent_bytes: int | None = None
     certificate: CertificateStatus | None = None
     peer_certificate: CertificateStatus | None = None
 
@@ -127,6 +129,42 @@ class ForecastStatus(Snapshot):
     cause: str | None = None
     needed_bytes_per_second: float | None = None
     measured_bytes_per_second: float | None = None
+
+
+class HistogramStatus(Snapshot):
+    """Lengths of time: `counts` has one more than `bounds_seconds`, for what is longer.
+
+    Each is of its own: those up to its bound and above the one before.
+    """
+
+    bounds_seconds: tuple[float, ...]
+    counts: tuple[int, ...]
+    sum_seconds: float
+
+
+class TotalsStatus(Snapshot):
+    """What a group did since its daemon started.
+
+    `bytes_changed` and `bytes_on_wire` are of committed cycles. `hold_seconds` counts
+    every time that host writes were held, cuts that were given up included;
+    `cycle_seconds` is from a cut to its commit, `commit_seconds` what the receiving
+    site needed for the commit itself.
+    """
+
+    cycles_committed: int = 0
+    cycles_abandoned: int | None = None
+    bytes_changed: int | None = None
+    bytes_on_wire: int | None = None
+    hold_seconds: HistogramStatus | None = None
+    cycle_seconds: HistogramStatus | None = None
+    commit_seconds: HistogramStatus | None = None
+
+
+class HistoryStatus(Snapshot):
+    """Recovery points kept at the receiving site, and the bytes of their journals."""
+
+    points: int
+    journal_bytes: int
 
 
 class VolumeStatus(Snapshot):
@@ -198,7 +236,18 @@ class GroupStatus(Snapshot):
     last_scrub: ScrubSummary | None = None
     test_copies: tuple[str, ...] = ()
     last_drill: DrillSummary | None = None
+    totals: TotalsStatus | None = None
+    history: HistoryStatus | None = None
     alarms: tuple[AlarmStatus, ...] = ()
+
+
+class NbdStatus(Snapshot):
+    """Hosts attached now. `exports` counts connections by what they chose;
+    `handshakes` are those that have not chosen yet."""
+
+    handshakes: int
+    exports: dict[str, int]
+    waiting_for_memory: int
 
 
 class SiteStatus(Snapshot):
@@ -207,6 +256,7 @@ class SiteStatus(Snapshot):
     site: str
     role: str
     version: str
+    nbd: NbdStatus | None = None
     groups: tuple[GroupStatus, ...] = ()
 
 

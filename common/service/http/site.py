@@ -1,0 +1,112 @@
+"""What a daemon tells over HTTP: health, metrics, status."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+
+import structlog
+
+from common.errors import FarshoreError
+from common.ports import Clock
+from common.service.config_http import HttpTable
+from common.service.http.answers import JSON, Answer, Request, text
+from common.service.http.limits import HttpLimits
+from common.service.http.listener import HttpListener
+from common.service.http.taking import StatusTaker
+from common.service.metrics import MetricsPage
+from common.service.status import GroupState, SiteStatus
+
+log = structlog.get_logger()
+
+
+class SiteHttp:
+    """One daemon's HTTP listener; without an `[http]` table it does nothing.
+
+    It listens from the beginning, so that a start that takes long can be watched, and
+    until the end.
+    """
+
+    def __init__(
+        self,
+        config: HttpTable | None,
+        status: Callable[[], Awaitable[SiteStatus]],
+        clock: Clock,
+        limits: HttpLimits | None = None,
+    ) -> None:
+        """`status` is not called before `serving`."""
+        self.is_serving = False
+        self._config = config
+        self._taker = StatusTaker(status, clock)
+        self._metrics = MetricsPage()
+        self._clock = clock
+        self._limits = limits
+        self._listener: HttpListener | None = None
+
+    async def listen(self) -> None:
+        """Raises `ConfigError` where the address cannot be had."""
+        if self._config is None:
+            return
+        address = self._config.listen
+        names = frozenset({"localhost", address.host.lower(), *self._config.names})
+        routes = {
+            "/healthz": self._health,
+            "/readyz": self._readiness,
+            "/metrics": self._show_metrics,
+            "/status.json": self._show_status,
+        }
+        self._listener = HttpListener(routes, names, self._clock, self._limits)
+        await self._listener.listen(address)
+        log.info("http_listening", addresses=self._listener.addresses)
+
+    def serving(self) -> None:
+        """From now on the site serves, and has a status."""
+        self.is_serving = True
+
+    def ending(self) -> None:
+        """From now on the site serves no more."""
+        self.is_serving = False
+
+    async def close(self) -> None:
+        if self._listener is not None:
+            await self._listener.close()
+        await self._taker.close()
+
+    async def _health(self, _request: Request) -> Answer:
+        """That this is answered says all: the process lives, its main loop turns."""
+        return text(200, "alive")
+
+    async def _readiness(self, _request: Request) -> Answer:
+        if not self.is_serving:
+            return text(503, "not serving: starting, or stopping")
+        try:
+            status = await self._taker.take()
+        except FarshoreError as error:
+            return text(503, str(error))
+        failed = [g.name for g in status.groups if g.state is GroupState.FAILED]
+        if failed:
+            return text(503, f"failed: {', '.join(failed)}")
+        return text(200, f"serving {len(status.groups)} groups")
+
+    async def _show_metrics(self, request: Request) -> Answer:
+        status = None
+        if self.is_serving:
+            try:
+                status = await self._taker.take()
+            except FarshoreError as error:
+                return text(503, str(error))
+        # In a thread: thousands of lines must not hold up handshakes.
+        body, content_type = await asyncio.to_thread(
+            self._metrics.render, status, request.headers.get("accept", "")
+        )
+        return Answer(body, content_type)
+
+    async def _show_status(self, _request: Request) -> Answer:
+        if not self.is_serving:
+            return text(503, "not serving: starting, or stopping")
+        try:
+            status = await self._taker.take()
+        except FarshoreError as error:
+            return text(503, str(error))
+        return Answer(json.dumps(status.to_json()).encode(), JSON)
