@@ -86,10 +86,15 @@ class RpoWatch:
         forecast = self._keeper.forecast
         if name is None or forecast is None:
             if before is not None:
-                self._log.info(f"{before}_ended")
+                was_broken = before == ALARMS[Promise.BREACHED]
+                self._log.info(
+                    "rpo_breached_ended" if was_broken else "rpo_breach_forecast_ended"
+                )
             return
         self._log.warning(
-            name,
+            "rpo_breached"
+            if name == ALARMS[Promise.BREACHED]
+            else "rpo_breach_forecast",
             age_seconds=round(forecast.age_seconds, 3),
             expected_age_seconds=round(forecast.expected_age_seconds, 3),
             seconds_until_breach=forecast.seconds_until_breach,

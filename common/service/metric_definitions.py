@@ -41,7 +41,10 @@ Sample = tuple[Labels, float | HistogramStatus | None]
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """`site` is whose status has it: "both", "sending" or "receiving" groups'."""
+    """`site` is whose status has it: "both", "sending" or "receiving" groups'.
+
+    `choices` are all values of the last label, where they are known beforehand.
+    """
 
     name: str
     kind: Kind
@@ -49,6 +52,12 @@ class Metric:
     labels: tuple[str, ...]
     site: str
     samples: Callable[[SiteStatus], Iterable[Sample]]
+    choices: tuple[str, ...] = ()
+
+    @property
+    def topic(self) -> str:
+        """Return the section of the reference page that it belongs to."""
+        return next(topic for topic, metrics in TOPICS.items() if self in metrics)
 
 
 def _at(group: GroupStatus, path: str) -> Any:
@@ -89,6 +98,7 @@ def _of_each(
     *,
     kind: Kind = Kind.GAUGE,
     site: str = "both",
+    choices: tuple[str, ...] = (),
 ) -> Metric:
     """Return a metric with several values a group, told apart by `labels`."""
 
@@ -97,7 +107,7 @@ def _of_each(
             for inner, value in values(group):
                 yield (group.name, *inner), value
 
-    return Metric(name, kind, meaning, ("group", *labels), site, samples)
+    return Metric(name, kind, meaning, ("group", *labels), site, samples, choices)
 
 
 def _one_of(
@@ -122,7 +132,7 @@ def _one_of(
             for choice in every:
                 yield (choice,), float(choice == found)
 
-    return _of_each(name, meaning, (label,), values, site=site)
+    return _of_each(name, meaning, (label,), values, site=site, choices=every)
 
 
 # -- the process ---------------------------------------------------------------------
@@ -457,6 +467,7 @@ LINK_METRICS: Final = (
         "Connections of the session, by their state.",
         ("state",),
         _connections,
+        choices=tuple(LinkState),
     ),
     _of_each(
         "farshore_link_round_trip_seconds",
@@ -487,10 +498,20 @@ LINK_METRICS: Final = (
         "Time until a certificate of replication expires; negative once it has.",
         ("whose",),
         _certificates,
+        choices=("own", "peer"),
     ),
 )
 
 # -- what was checked ----------------------------------------------------------------
+
+
+def _test_copies(group: GroupStatus) -> Iterator[tuple[Labels, float]]:
+    if group.role is GroupRole.RECEIVING:
+        yield (), len(group.test_copies)
+
+
+DRILL_VERDICTS: Final = ("passed", "failed", "timed_out", "interrupted", "not_started")
+"""As `drill_status.DrillVerdict` has them."""
 
 CHECK_METRICS: Final = (
     _of_groups(
@@ -529,13 +550,46 @@ CHECK_METRICS: Final = (
         "last_scrub.findings",
         site="receiving",
     ),
+    _of_groups(
+        "farshore_last_drill_timestamp_seconds",
+        "When the last drill began, since 1970 in UTC.",
+        "last_drill.started_ns",
+        site="receiving",
+    ),
+    _one_of(
+        "farshore_last_drill_verdict",
+        "1 for what the last drill came to.",
+        "verdict",
+        DRILL_VERDICTS,
+        "last_drill.verdict",
+        site="receiving",
+        when="last_drill",
+    ),
+    _of_groups(
+        "farshore_last_drill_probe_seconds",
+        "How long its probe took.",
+        "last_drill.probe_seconds",
+        site="receiving",
+    ),
+    _of_each(
+        "farshore_test_copies",
+        "Test copies that there are.",
+        (),
+        _test_copies,
+        site="receiving",
+    ),
 )
 
-METRICS: Final[tuple[Metric, ...]] = (
-    *SITE_METRICS,
-    *POINT_METRICS,
-    *RPO_METRICS,
-    *CYCLE_METRICS,
-    *LINK_METRICS,
-    *CHECK_METRICS,
+TOPICS: Final = {
+    "build": SITE_METRICS[:1],
+    "nbd": SITE_METRICS[1:],
+    "point": POINT_METRICS,
+    "rpo": RPO_METRICS,
+    "cycle": CYCLE_METRICS,
+    "link": LINK_METRICS,
+    "check": CHECK_METRICS,
+}
+
+METRICS: Final[tuple[Metric, ...]] = tuple(
+    metric for metrics in TOPICS.values() for metric in metrics
 )

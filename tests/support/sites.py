@@ -116,13 +116,14 @@ class Pair:
         tcp: bool = False,
         tls: TlsFiles | None = None,
         link_tls: tuple[TlsFiles, TlsFiles] | None = None,
+        http: bool = False,
     ) -> None:
         """`group` and `link` are further keys and tables of "g"; its trigger is
         `manual` unless given. `link_port`: where its primary connects, if it is not
         to the remote itself. `nbd`: the same of the primary's `[nbd]`; `tcp` and
         `tls` have it serve on ports of the loopback besides its Unix socket.
         `link_tls`: certificates of the primary, "a", and the remote, "b", to replicate
-        with; without, in plain text."""
+        with; without, in plain text. `http`: both listen at `http_ports`."""
         self.directory = directory
         self.volumes = volumes
         self.others = others
@@ -139,6 +140,7 @@ class Pair:
         self.tls_port = free_port() if tls else None
         self._tls = tls
         self.link_tls = link_tls
+        self.http_ports = (free_port(), free_port()) if http else None
         self.write_configs()
 
     def __enter__(self) -> Self:
@@ -186,7 +188,8 @@ class Pair:
             often = {"interval": OTHERS_INTERVAL}
             groups.append(self._sent("h", self.others, often, self.replication_port))
         site = self._site(self.primary, "a")
-        return toml({"site": site, "nbd": self._nbd(), "group": groups})
+        nbd = self._nbd()
+        return toml({"site": site, "nbd": nbd, **self._http(0), "group": groups})
 
     def remote_toml(self) -> str:
         groups = [self._received("g", self.volumes)]
@@ -199,6 +202,7 @@ class Pair:
                 "listen": [f"tcp:127.0.0.1:{self.replication_port}"],
                 **self._security(1),
             },
+            **self._http(1),
             "group": groups,
         }
         return toml(config)
@@ -220,6 +224,11 @@ class Pair:
             listen.append(f"tls:127.0.0.1:{self.tls_port}")
             table["tls"] = tls_table(self._tls)
         return table | self.nbd_options
+
+    def _http(self, site: int) -> dict[str, object]:
+        if self.http_ports is None:
+            return {}
+        return {"http": {"listen": f"127.0.0.1:{self.http_ports[site]}"}}
 
     def _security(self, site: int) -> dict[str, object]:
         if self.link_tls is None:

@@ -21,7 +21,8 @@ from common.service.http.answers import Answer, Request, Routes, Stream, text
 from common.service.http.limits import HttpLimits
 from common.service.http.pace import Pace
 
-READ_BYTES: Final = 16 << 10
+READ_BYTES: Final = 4 << 10
+"""h11 bounds a head that is not whole yet: this is how much it can be beyond that."""
 LINGER_SECONDS: Final = 1.0
 LINGER_READS_MAX: Final = 64
 
@@ -94,6 +95,7 @@ class HttpConnection:
     async def _linger(self) -> None:
         """Let the client read its last answer: were something of it unread when we
         close, its system would throw the answer away (RFC 9112, 9.6)."""
+        self._check_open()
         self._writer.write_eof()
         async with asyncio.timeout(LINGER_SECONDS):
             for _ in range(LINGER_READS_MAX):
@@ -145,6 +147,8 @@ class HttpConnection:
     # -- what is answered --------------------------------------------------------------
 
     async def _answer(self, asked: h11.Request) -> Answer | Stream:
+        if asked.http_version not in {b"1.0", b"1.1"}:
+            return text(505, "HTTP/1.1 is spoken here")
         if _has_body(asked):
             return text(413, "a request here has no body")
         if asked.method not in {b"GET", b"HEAD"}:
@@ -224,7 +228,13 @@ class HttpConnection:
     def _put(self, event: h11.Event) -> None:
         data = self._http.send(event)
         if data:
+            self._check_open()
             self._writer.write(data)
+
+    def _check_open(self) -> None:
+        """uvloop calls it our mistake to write where the connection is gone."""
+        if self._writer.transport.is_closing():
+            raise ConnectionResetError
 
     async def _written(self) -> None:
         async with asyncio.timeout(self._limits.write_seconds_max):

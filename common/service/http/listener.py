@@ -88,11 +88,14 @@ class HttpListener:
         self._sockets.clear()
 
     async def _accept_for_ever(self, listening: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
         while True:  # ends with the listener
             await self._pace.turn()
+            await _readable(listening)
+            # Not the loop's `sock_accept`: cancelled, it may lose what it accepted.
             try:
-                accepted, _ = await loop.sock_accept(listening)
+                accepted, _ = listening.accept()
+            except BlockingIOError:  # it went away meanwhile
+                continue
             except OSError as error:  # no descriptor left, say: they come back
                 log.warning("http_connection_not_accepted", reason=str(error))
                 await asyncio.sleep(RETRY_SECONDS)
@@ -100,7 +103,11 @@ class HttpListener:
             await self._begin(accepted)
 
     async def _begin(self, accepted: socket.socket) -> None:
-        await self._make_room()
+        try:
+            await self._make_room()
+        except asyncio.CancelledError:
+            accepted.close()
+            raise
         accepted.setblocking(False)
         reader = asyncio.StreamReader(limit=self._limits.head_bytes_max)
         protocol = asyncio.StreamReaderProtocol(reader)
@@ -112,6 +119,9 @@ class HttpListener:
         except OSError:  # gone already
             accepted.close()
             return
+        except asyncio.CancelledError:
+            accepted.close()
+            raise
         # So that waiting for room in it is waiting until the system has it all.
         transport.set_write_buffer_limits(high=0)
         connection = HttpConnection(
@@ -141,6 +151,15 @@ class HttpListener:
         self._ended.set()
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("http_connection_failed", exc_info=error)
+
+
+async def _readable(listening: socket.socket) -> None:
+    loop, waiting = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(listening, waiting.set)
+    try:
+        await waiting.wait()
+    finally:
+        loop.remove_reader(listening)
 
 
 def _bind_all(names: list[tuple[int, object]]) -> list[socket.socket]:

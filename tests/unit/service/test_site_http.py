@@ -1,0 +1,152 @@
+"""Health, readiness and status of a site that starts, serves, fails and stops."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from common.addresses import TcpAddress
+from common.errors import FarshoreError
+from common.service.clock import SystemClock
+from common.service.config_http import HttpTable, is_loopback
+from common.service.http.limits import HttpLimits
+from common.service.http.site import SiteHttp
+from common.service.http.taking import SHARED_SECONDS, StatusTaker
+from common.service.status import (
+    GroupRole,
+    GroupState,
+    GroupStatus,
+    LinkState,
+    LinkStatus,
+    SiteStatus,
+)
+from tests.support.daemon import free_port
+from tests.support.http_raw import ask
+
+
+class Site:
+    """A site whose status a test writes."""
+
+    def __init__(self) -> None:
+        self.state = GroupState.IDLE
+        self.error: FarshoreError | None = None
+        self.taken = 0
+        self.go_on = asyncio.Event()
+        self.go_on.set()
+
+    async def status(self) -> SiteStatus:
+        self.taken += 1
+        await self.go_on.wait()
+        if self.error is not None:
+            raise self.error
+        group = GroupStatus(
+            name="g",
+            role=GroupRole.SENDING,
+            state=self.state,
+            link=LinkStatus(state=LinkState.DOWN),
+        )
+        return SiteStatus(site="a", role="primary", version="1", groups=(group,))
+
+
+class MovedClock(SystemClock):
+    """A clock that only tests move."""
+
+    now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@asynccontextmanager
+async def served(site: Site, clock: SystemClock) -> AsyncIterator[tuple[SiteHttp, int]]:
+    port = free_port()
+    table = HttpTable(listen=TcpAddress("127.0.0.1", port).host_and_port)
+    http = SiteHttp(table, site.status, clock, HttpLimits(turns_at_once=1000))
+    await http.listen()
+    try:
+        yield http, port
+    finally:
+        await http.close()
+
+
+async def test_health_and_readiness_follow_the_site() -> None:
+    site, clock = Site(), MovedClock()
+
+    async with served(site, clock) as (http, port):
+        assert (await ask(port, "/healthz")).status == 200
+        for page in ("/readyz", "/status.json"):
+            assert (await ask(port, page)).status == 503
+        assert b"farshore_serving 0" in (await ask(port, "/metrics")).body
+        assert site.taken == 0
+
+        http.serving()
+        assert (await ask(port, "/readyz")).status == 200
+        status = json.loads((await ask(port, "/status.json")).body)
+        assert status == (await site.status()).to_json()
+
+        clock.now += SHARED_SECONDS
+        site.state = GroupState.FAILED
+        told = await ask(port, "/readyz")
+        assert (told.status, told.text) == (503, "failed: g\n")
+
+        clock.now += SHARED_SECONDS
+        site.error = FarshoreError("group g does not answer")
+        for page in ("/readyz", "/status.json", "/metrics"):
+            told = await ask(port, page)
+            assert (told.status, told.text) == (503, "group g does not answer\n")
+        assert (await ask(port, "/healthz")).status == 200
+
+        http.ending()
+        assert (await ask(port, "/readyz")).status == 503
+
+
+async def test_all_who_ask_at_once_cost_one_status() -> None:
+    site, clock = Site(), MovedClock()
+    site.go_on.clear()
+    taker = StatusTaker(site.status, clock)
+
+    asking = [asyncio.create_task(taker.take()) for _ in range(5)]
+    await asyncio.sleep(0)
+    asking[0].cancel()
+    clock.now += 10 * SHARED_SECONDS
+    asking.append(asyncio.create_task(taker.take()))
+    await asyncio.sleep(0)
+    site.go_on.set()
+    found = await asyncio.gather(*asking, return_exceptions=True)
+
+    assert isinstance(found[0], asyncio.CancelledError)
+    assert len({id(each) for each in found[1:]}) == 1
+    assert site.taken == 1
+    clock.now += SHARED_SECONDS
+    await taker.take()
+    assert site.taken == 2
+    await taker.close()
+
+
+async def test_without_a_table_there_is_no_listener() -> None:
+    http = SiteHttp(None, Site().status, SystemClock())
+
+    await http.listen()
+    http.serving()
+    await http.close()
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        ("127.0.0.1", True),
+        ("127.9.9.9", True),
+        ("::1", True),
+        ("localhost", True),
+        ("0.0.0.0", False),
+        ("::", False),
+        ("localhost.example.net", False),
+        ("192.0.2.1", False),
+    ],
+)
+def test_what_only_this_machine_reaches(host: str, expected: bool) -> None:
+    assert is_loopback(host) is expected
