@@ -39,7 +39,8 @@ class VolumeState:
     """`full`: no durable bitmap counts yet, every track is carried.
 
     `suspect`: the device was altered behind the daemon's back; every track is
-    compared by its hash. `identity` is the device's at the last clean stop.
+    compared by its hash. `identity` is the device's at the last clean stop, or at the
+    start since.
 
     Of a volume that has grown, `first_bytes` is the size that it began with. Tracks
     from `carried_from_bytes` on are carried, though no durable bitmap says so.
@@ -222,6 +223,19 @@ class Verdict:
     altered: bool
 
 
+def _is_another(
+    known: FileIdentity | None, found: FileIdentity, *, clean: bool
+) -> bool:
+    """Tell whether a device is not the one that was there, or was altered meanwhile.
+
+    After an unclean stop when it was last written is unknown; but a file that a backup
+    was restored to has another inode, unless that wrote into the old one.
+    """
+    if clean:
+        return known != found
+    return known is not None and known.inode != found.inode
+
+
 def verdict(
     geometry: Geometry,
     saved: VolumeState | None,
@@ -241,7 +255,8 @@ def verdict(
     hashes first, so that what B already holds costs no bytes; but in a first copy
     (`has_committed` no point yet) not what was never sent, unless it is there by other
     means (`is_seeded`): then a first copy is a comparison. Clean, but the device is
-    another one or was written since: everything, by hashes. What the volume has grown
+    another one or was written since; or unclean, and another file lies in its place:
+    everything, by hashes. What the volume has grown
     by, and no commit has covered yet: all of it, and it is not only suspected.
     """
     tracks = geometry.track_count
@@ -250,7 +265,7 @@ def verdict(
         everything = Bitmap.full(tracks)
         suspect = everything if is_seeded else None
         return Verdict(everything, suspect, none, full=True, altered=False)
-    if clean and saved.identity != identity:
+    if _is_another(saved.identity, identity, clean=clean):
         everything = Bitmap.full(tracks)
         return Verdict(everything, everything, none, full=True, altered=True)
     for region in hot:

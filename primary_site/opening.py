@@ -358,7 +358,7 @@ def _begun(
                 saved,
                 full=opened.verdict.full,
                 suspect=opened.verdict.altered,
-                identity=None,
+                identity=opened.device.identity(),
             ),
         )
     return replace(state, clean=False)

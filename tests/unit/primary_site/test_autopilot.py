@@ -174,6 +174,10 @@ def test_whatever_hosts_do_within_the_links_means_the_target_is_kept(
     assert len(ran.cuts) + ran.empty <= 120 * 2.7
 
 
+NO_TIME = 1e-6
+"""Seconds: the spread, looked at twice, leaves some tens of nanoseconds either way."""
+
+
 @given(st.floats(0, 1e9), st.floats(0, 1e8), st.floats(0, 100))
 def test_a_cut_is_due_no_later_with_more_changed_or_an_older_point(
     changed: float, growth: float, age: float
@@ -183,8 +187,8 @@ def test_a_cut_is_due_no_later_with_more_changed_or_an_older_point(
     wait = seconds_to_cut(TARGET, sight, rates)
     more = Sight(1000.0, 1000.0 - age, int(changed * 1.5), growth)
     older = Sight(1000.0, 999.0 - age, int(changed), growth)
-    assert 0 <= seconds_to_cut(TARGET, more, rates) <= wait
-    assert 0 <= seconds_to_cut(TARGET, older, rates) <= wait
+    assert 0 <= seconds_to_cut(TARGET, more, rates) <= wait + NO_TIME
+    assert 0 <= seconds_to_cut(TARGET, older, rates) <= wait + NO_TIME
 
 
 def test_a_paced_link_counts_before_any_cycle_has_met_it() -> None:

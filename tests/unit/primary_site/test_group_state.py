@@ -132,6 +132,18 @@ def test_an_altered_device_is_compared_whole_and_nothing_stays_acked(
     assert (start.full, start.altered, start.acked.count) == (True, True, 0)
 
 
+def test_after_a_crash_another_file_is_compared_whole_and_a_write_is_no_other() -> None:
+    saved = replace(SAVED, identity=DEVICE)
+    restored = FileIdentity(1, 9, GEOMETRY.size_bytes, 3)
+    start = found(saved, clean=False, identity=restored, hot={0})
+    assert tracks_of(start.carried) == tracks_of(start.suspect) == ALL
+    assert (start.full, start.altered, start.acked.count) == (True, True, 0)
+    written = FileIdentity(9, 2, GEOMETRY.size_bytes, 9)
+    start = found(saved, clean=False, identity=written, hot={24})
+    assert tracks_of(start.carried) == [(1, 1), (50, 1), (96, 4)]
+    assert not start.altered
+
+
 def test_a_full_copy_that_was_cut_short_stays_full_less_what_is_acked() -> None:
     start = found(replace(SAVED, full=True), clean=False, hot={0})
     assert tracks_of(start.carried) == ALL
