@@ -620,8 +620,8 @@ TRACKING = (
         (
             swap(
                 "primary_site/group_state.py",
-                "    if clean and saved.identity != identity:\n",
-                "    if clean and saved.identity is None:\n",
+                "        return known != found\n",
+                "        return known is None\n",
             ),
         ),
         tests("unit/primary_site/test_group_state.py"),
