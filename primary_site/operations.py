@@ -6,6 +6,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import asdict
 from typing import Any
 
+from common.errors import RefusedError
 from common.service.status import CutStatus
 from common.service.units import parse_bandwidth
 from primary_site.replicator import Replicator
@@ -27,7 +28,14 @@ async def _cut(
     ).to_json()
 
 
-async def _points(replicator: Replicator) -> list[dict[str, Any]]:
+async def _points(
+    replicator: Replicator, *, keep: int | None, release: int | None
+) -> list[dict[str, Any]]:
+    if keep is not None or release is not None:
+        raise RefusedError(
+            "this site sends the group: run farshore points with --keep or --release "
+            "at the receiving site, which has the points"
+        )
     return [point.to_json() for point in points(replicator)]
 
 

@@ -40,6 +40,7 @@ from remote_site.secondary_device import DeviceHoldsDataError
 from remote_site.session import ReceivingSession
 from remote_site.store import GroupStore, Point
 from remote_site.test_copies import GroupTestCopies
+from remote_site.thinning import Thinning
 
 
 class ReceivingGroup:
@@ -78,6 +79,9 @@ class ReceivingGroup:
         self._closing = False
         self._log = structlog.get_logger().bind(group=config.name)
         self.scrubbing = Scrubbing(
+            config.name, store, clock, self.raise_alarm, self.clear_alarms
+        )
+        self.thinning = Thinning(
             config.name, store, clock, self.raise_alarm, self.clear_alarms
         )
 
@@ -142,9 +146,11 @@ class ReceivingGroup:
             yield
 
     async def close(self) -> None:
-        """End the session, test copies and any scrub, then let go of the store."""
+        """End the session, test copies, any scrub and thinning, then let go of the
+        store."""
         await self.end_sessions()
         await self.scrubbing.close()
+        await self.thinning.close()
         if self.test_copies is not None:
             await self.test_copies.close()
         await self.store.close()
@@ -260,6 +266,7 @@ class ReceivingGroup:
         self.clear_alarms("out_of_space")
         self.commits += 1
         self.commit_times.observe(seconds)
+        self.thinning.wake()
 
     async def _welcome(
         self,

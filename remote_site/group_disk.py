@@ -9,37 +9,29 @@ from __future__ import annotations
 
 import secrets
 import threading
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 
-from common.errors import (
-    ProtocolError,
-    StateMismatchError,
-    StorageError,
-)
+from common.errors import ProtocolError, StateMismatchError
 from common.ports import File, Files
 from common.replication.lineage import ID_BYTES, CycleName, SenderState
 from common.replication.messages import PROGRESS_MAX, VolumeOffer
 from common.storage.flush_guard import FlushGuard
-from common.storage.record import DurableRecord
+from common.storage.journal import Journal
+from common.storage.journal_merge import JournalMerge
 from remote_site.group_journals import GroupJournals
 from remote_site.growing import check_growth, extend_device
+from remote_site.listed_points import ListedPoints
 from remote_site.secondary import SecondaryVolume
 from remote_site.secondary_device import (
     make_devices,
     open_device,
 )
-from remote_site.store_state import (
-    Point,
-    StoreState,
-    from_record,
-    sized,
-    to_record,
-)
+from remote_site.store_record import StoreRecord
+from remote_site.store_state import Point, StoreState, sized
 
-RECORD_NAME = "store"
 LOCK_NAME = "lock"
 
 Retain = Callable[[Sequence[Point]], set[int]]
@@ -56,6 +48,8 @@ class StoreSettings:
 
     `peer` is the site that the config receives it from; None: whoever bound it.
     `accept_existing` names volumes whose devices may hold data when the group is bound.
+    `journal_limit_bytes`: for all journals of the group; None: as much as the disk has.
+    `has_hard_pins`: what is pinned stays also where that limit is reached.
     """
 
     group: str
@@ -64,6 +58,8 @@ class StoreSettings:
     devices: Mapping[str, str]
     peer: str | None = None
     accept_existing: frozenset[str] = frozenset()
+    journal_limit_bytes: int | None = None
+    has_hard_pins: bool = False
 
 
 class GroupDisk:
@@ -79,22 +75,23 @@ class GroupDisk:
         settings: StoreSettings,
         retain: Retain = keep_newest,
         new_identity: Callable[[], bytes] = lambda: secrets.token_bytes(ID_BYTES),
+        settled: Retain | None = None,
     ) -> None:
         self.settings = settings
+        self.retain = retain
+        self.settled = settled or retain
+        """Which of those that stay will stay for longer than the newest few."""
         self.guard = FlushGuard()
         self.state: StoreState | None = None
-        self.points: tuple[Point, ...] = ()
+        self.listed = ListedPoints()
         self.volumes: tuple[SecondaryVolume, ...] = ()
         self.files = self._files = files
-        self._retain = retain
         self._new_identity = new_identity
-        self._record_path = f"{settings.state_directory}/{RECORD_NAME}"
-        self._record = DurableRecord(self._record_path, files)
+        self._record = StoreRecord(files, settings.state_directory, self.guard)
+        self._record_path = self._record.path
         self._journals = GroupJournals(files, settings.journal_directory, self.guard)
         self._changing = threading.Lock()
         """Held by whoever changes the record: one read-change-write at a time."""
-        self._pinning = threading.Lock()
-        self._pins: Counter[int] = Counter()
         self._lock_file: File | None = None
 
     # -- start -------------------------------------------------------------------------
@@ -115,8 +112,7 @@ class GroupDisk:
             lock_path = f"{settings.state_directory}/{LOCK_NAME}"
             lock = files.open(lock_path, create=True, lock=True)
             undo.callback(lock.close)
-            stored = self._record.load()
-            state = None if stored is None else from_record(stored, self._record_path)
+            state = self._record.load()
             if state is not None:
                 self._check_settings(state)
             files.make_directory(settings.journal_directory)
@@ -126,8 +122,10 @@ class GroupDisk:
                     state = state.since(self._oldest_retained(state))
                 self._journals.attach(state, volumes, undo, self._record_path)
                 self._store(state)
-                self.volumes, self.points = volumes, state.points
+                self.volumes = volumes
+                self.listed.replace(state.points)
                 self._journals.remove_orphans(state)
+                self._record.remove_orphans()
             undo.pop_all()
         self._lock_file = lock
 
@@ -181,7 +179,7 @@ class GroupDisk:
         """Make the state durable, then visible."""
         self.guard.check()
         try:
-            self._record.store(to_record(state))
+            self._record.store(state)
         finally:
             # Which record the disk holds is unknown now: nothing may rely on it.
             self.guard.failed = self.guard.failed or self._record.failed
@@ -341,8 +339,7 @@ class GroupDisk:
                 return
             newest = replace(newest, current_as_of_ns=time_ns)
             self._store(replace(state, points=(*state.points[:-1], newest)))
-            with self._pinning:
-                self.points = (*self.points[:-1], newest)
+            self.listed.replace((*self.points[:-1], newest))
 
     def grow(self, index: int, from_bytes: int, size_bytes: int) -> None:
         """Make a volume as large as the sender's record says it has grown.
@@ -371,8 +368,7 @@ class GroupDisk:
             with volume.lock:
                 state = self._bound()
                 self._store(state.grown(index, size_bytes))
-                with self._pinning:
-                    self.points = tuple(sized(p, state.sizes) for p in self.points)
+                self.listed.replace([sized(p, state.sizes) for p in self.points])
                 volume.take_size(self._bound().volumes[index])
 
     # -- commit ------------------------------------------------------------------------
@@ -418,8 +414,8 @@ class GroupDisk:
             )
             try:
                 point = Point(number, cycle_id, cut_ns, cut_ns, label)
-                durable = state.with_point(point, relation_id)
-                durable = durable.since(self._oldest_retained(durable))
+                listed = self._measured(state).with_point(point, relation_id)
+                durable = listed.since(self._oldest_retained(listed))
                 self._store(durable)
             except BaseException:
                 for journal in journals:
@@ -427,10 +423,23 @@ class GroupDisk:
                 raise
             for volume, journal in zip(self.volumes, journals, strict=True):
                 volume.journals = (*volume.journals, journal)
-            with self._pinning:
-                self.points = (*self.points, point)
+                for finished in volume.journals[-2:-1]:
+                    finished.preserved = None
+            older = self.points[: len(self.points) - len(state.points)]
+            self.listed.replace((*older, *listed.points))
             self._free()
             return relation_id
+
+    def _measured(self, state: StoreState) -> StoreState:
+        """Return the state with the size of the newest point's finished journals.
+
+        The record tells it from then on: nothing is opened to add sizes up.
+        """
+        if not state.points:
+            return state
+        size_bytes = sum(volume.journals[-1].size_bytes for volume in self.volumes)
+        newest = replace(state.points[-1], journal_bytes=size_bytes)
+        return replace(state, points=(*state.points[:-1], newest))
 
     def _oldest_retained(self, state: StoreState) -> int:
         """Return the number of the oldest point to keep.
@@ -438,8 +447,9 @@ class GroupDisk:
         A point needs its own journal and all later ones, so those stay too.
         """
         points = state.points
-        kept = {fork.number for fork in state.forks}
-        return min(self._retain(points) | kept | {points[-1].number}) if points else 0
+        if not points:
+            return 0
+        return min(self.retain(points) | state.kept_numbers | {points[-1].number})
 
     def _free(self) -> None:
         """Drop points that neither retention nor a pin keeps, and their journals.
@@ -447,47 +457,140 @@ class GroupDisk:
         The durable record has let go of them already. A deletion that fails or is
         cut short leaves an orphan for the next start.
         """
-        state = self._bound()
-        with self._pinning:
-            oldest = min([state.points[0].number, *self._pins])
-            self.points = tuple(p for p in self.points if p.number >= oldest)
+        oldest = self.listed.free(self._bound().points[0].number)
         for volume in self.volumes:
             journals = volume.journals
             volume.journals = tuple(
                 j for j in journals if j.header.point_number >= oldest
             )
-            for journal in journals:
-                if journal.header.point_number < oldest:
-                    self._journals.remove(journal)
-            for journal in volume.journals[:-1]:
-                with suppress(StorageError):
-                    journal.seal()  # no room: it stays in memory
+            for journal in journals[: len(journals) - len(volume.journals)]:
+                volume.leases.retire(partial(self._journals.remove, journal))
+
+    # -- history: see `remote_site.history` for what is to happen when -----------------
+
+    def drop_before(self, number: int, ended: Sequence[int] = ()) -> None:
+        """Drop every point older than `number`, whatever rules would keep.
+
+        `ended`: pins that keep nothing any more. Order: the record, fdatasync; only
+        then files go. The crash it defends against: a record that names what is gone.
+        """
+        with self._changing:
+            state = self._bound()
+            assert number <= state.points[-1].number, "the newest point stays"
+            shorter = state.since(number)
+            if len(shorter.points) < len(state.points):
+                self._store(shorter)
+            self.listed.end(ended)
+            self._free()
+
+    def merge_of(
+        self, into: int, victims: Sequence[int]
+    ) -> tuple[bytes, list[JournalMerge]] | None:
+        """Return the relation and a merge for each volume, that make one point of
+        several; None if they do not follow each other (any more)."""
+        with self._changing:
+            state = self._bound()
+            if not _can_be_merged(state, into, victims):
+                return None
+            point = next(p for p in state.points if p.number == into)
+            numbers = {into, *victims}
+            relation_id = self._new_identity()
+            return relation_id, [
+                self._journals.merge(
+                    volume.offer,
+                    point,
+                    relation_id,
+                    [j for j in volume.journals if j.header.point_number in numbers],
+                )
+                for volume in self.volumes
+            ]
+
+    def replace_merged(
+        self,
+        into: int,
+        victims: Sequence[int],
+        relation_id: bytes,
+        journals: Sequence[Journal],
+    ) -> bool:
+        """Put merged journals in the place of those they were made of.
+
+        Order: the new journals, fdatasynced, and their directory; the record without
+        the merged points, which names the new journals, fdatasync; only then readers
+        get them, and once the last reader of the old ones has left, those are deleted.
+        The crashes it defends against: a point whose journals are nowhere; one that
+        shows what a later point overwrote.
+
+        False, and nothing has changed, if one of the points is read or kept meanwhile
+        or is not there any more.
+        """
+        gone = frozenset(victims)
+        with self._changing:
+            self.guard.check()
+            state = self._bound()
+            with self.listed.leaving(gone) as is_free:
+                if not is_free or not _can_be_merged(state, into, victims):
+                    return False
+                self._journals.sync_names()
+                size_bytes = sum(journal.size_bytes for journal in journals)
+                self._store(state.without(gone, into, size_bytes, relation_id))
+                merged = {p.number: p for p in self._bound().points}
+                self.listed.replace(
+                    [
+                        merged.get(point.number, point)
+                        for point in self.points
+                        if point.number not in gone
+                    ]
+                )
+            for volume, journal in zip(self.volumes, journals, strict=True):
+                self._swap(volume, journal, gone)
+            return True
+
+    def _swap(
+        self, volume: SecondaryVolume, merged: Journal, gone: frozenset[int]
+    ) -> None:
+        into = merged.header.point_number
+        old = [
+            journal
+            for journal in volume.journals
+            if journal.header.point_number in gone
+            or journal.header.point_number == into
+        ]
+        volume.journals = tuple(
+            merged if journal.header.point_number == into else journal
+            for journal in volume.journals
+            if journal.header.point_number not in gone
+        )
+        for journal in old:
+            volume.leases.retire(partial(self._journals.remove, journal))
+
+    def keep(self, number: int, *, is_kept: bool) -> bool:
+        """Keep a point whatever the rules, durably, or no longer; False: not there."""
+        with self._changing:
+            state = self._bound()
+            if all(point.number != number for point in state.points):
+                return False
+            self._store(state.kept(number, is_kept=is_kept))
+            by_number = {point.number: point for point in self._bound().points}
+            self.listed.replace([by_number.get(p.number, p) for p in self.points])
+            return True
 
     # -- pins --------------------------------------------------------------------------
 
+    @property
+    def points(self) -> tuple[Point, ...]:
+        """Oldest first; older ones only while retained or pinned."""
+        return self.listed.points
+
     def pin(self, number: int | None) -> int | None:
         """Keep a point (the newest when None) until `unpin`; None if not there."""
-        with self._pinning:
-            numbers = [point.number for point in self.points]
-            if number is None and numbers:
-                number = numbers[-1]
-            if number not in numbers:
-                return None
-            assert number is not None
-            self._pins[number] += 1
-            return number
+        return self.listed.pin(number)
 
     def unpin(self, number: int) -> None:
-        """Let go of a point; the next commit frees it."""
-        with self._pinning:
-            self._pins[number] -= 1
-            assert self._pins[number] >= 0
-            if not self._pins[number]:
-                del self._pins[number]
+        """Let go of a point; the next commit or thinning frees it."""
+        self.listed.unpin(number)
 
     def is_pinned(self, number: int) -> bool:
-        with self._pinning:
-            return number in self._pins
+        return self.listed.is_pinned(number)
 
     # -- the rest ----------------------------------------------------------------------
 
@@ -510,8 +613,11 @@ class GroupDisk:
 
     def point_bytes(self, number: int) -> int:
         """Return the bytes of a point's own journals."""
+        for point in self.points:
+            if point.number == number and point.journal_bytes:
+                return point.journal_bytes
         return sum(
-            journal.size_bytes
+            journal.measure()
             for volume in self.volumes
             for journal in volume.journals
             if journal.header.point_number == number
@@ -523,6 +629,19 @@ class GroupDisk:
         self.volumes = ()
         if self._lock_file is not None:
             self._lock_file.close()
+
+
+def _can_be_merged(state: StoreState, into: int, victims: Sequence[int]) -> bool:
+    """Tell whether these still follow `into`, nobody keeps them, and one is newer."""
+    numbers = [point.number for point in state.points]
+    if state.takeover is not None:  # the way back may need them all
+        return False
+    if into not in numbers or state.kept_numbers & set(victims):
+        return False
+    end = numbers.index(into) + 1 + len(victims)
+    return numbers[end - 1 - len(victims) : end] == [into, *victims] and end < len(
+        numbers
+    )
 
 
 def _described(volumes: tuple[VolumeOffer, ...]) -> str:

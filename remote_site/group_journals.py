@@ -6,27 +6,32 @@ Synchronous; everything may block and runs in threads.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
+from dataclasses import replace
 
-from common.errors import CorruptStateError, StorageError
+from common.errors import CorruptStateError
 from common.ports import Files
 from common.replication.messages import VolumeOffer
 from common.storage.flush_guard import FlushGuard
 from common.storage.journal import Journal, index_path
 from common.storage.journal_format import JournalHeader
+from common.storage.journal_merge import JournalMerge, remove_journal
+from common.storage.open_journals import OpenJournals
 from remote_site.secondary import SecondaryVolume
-from remote_site.store_state import StoreState
+from remote_site.store_state import Point, StoreState
 
 JOURNAL_SUFFIX = ".journal"
 
 
 class GroupJournals:
-    """`directory` belongs to one group. Files: `VOLUME@POINT.journal[.index]`."""
+    """`directory` belongs to one group. Files: `VOLUME@POINT.journal[.index]`, and
+    `VOLUME@POINT.GENERATION.journal` once others were merged into it."""
 
     def __init__(self, files: Files, directory: str, guard: FlushGuard) -> None:
         self._files = files
         self._directory = directory
         self._guard = guard
+        self._opened = OpenJournals()
 
     def _header(
         self,
@@ -46,9 +51,10 @@ class GroupJournals:
             track_bytes=offer.track_bytes,
         )
 
-    def _path(self, offer: VolumeOffer, number: int) -> str:
+    def _path(self, offer: VolumeOffer, number: int, generation: int = 0) -> str:
         # "@" is in no volume's name: no two volumes share a path.
-        return f"{self._directory}/{offer.name}@{number}{JOURNAL_SUFFIX}"
+        name = f"{offer.name}@{number}" + (f".{generation}" if generation else "")
+        return f"{self._directory}/{name}{JOURNAL_SUFFIX}"
 
     def attach(
         self,
@@ -76,7 +82,7 @@ class GroupJournals:
                     relation_id,
                     point.number,
                 )
-                path = self._path(volume.offer, point.number)
+                path = self._path(volume.offer, point.number, point.generation)
                 if path.rpartition("/")[2] not in present:
                     raise CorruptStateError(
                         f"{path}: missing, but {record_path} names its point "
@@ -85,7 +91,9 @@ class GroupJournals:
                 make = (
                     Journal.recover if point is state.points[-1] else Journal.finished
                 )
-                journals.append(make(self._files, path, header, self._guard))
+                journals.append(
+                    make(self._files, path, header, self._guard, self._opened)
+                )
                 undo.callback(journals[-1].close)
             volume.journals = tuple(journals)
 
@@ -105,7 +113,9 @@ class GroupJournals:
                     group_id, volume.offer, size_bytes, relation_id, number
                 )
                 path = self._path(volume.offer, number)
-                journals.append(Journal.create(self._files, path, header, self._guard))
+                journals.append(
+                    Journal.create(self._files, path, header, self._guard, self._opened)
+                )
             self._guard.sync_directory(self._files, self._directory)
         except BaseException:
             for journal in journals:
@@ -120,7 +130,7 @@ class GroupJournals:
         dropped and the deletion cut short.
         """
         named = {
-            self._path(offer, point.number)
+            self._path(offer, point.number, point.generation)
             for offer in state.volumes
             for point in state.points
         }
@@ -135,7 +145,23 @@ class GroupJournals:
         """Delete a journal that the record no longer names; if that fails, the next
         start does it."""
         journal.close()
-        for path in (journal.path, index_path(journal.path)):
-            with suppress(StorageError):
-                if self._files.exists(path):
-                    self._files.remove(path)
+        remove_journal(self._files, journal.path)
+
+    def merge(
+        self,
+        offer: VolumeOffer,
+        into: Point,
+        relation_id: bytes,
+        sources: Sequence[Journal],
+    ) -> JournalMerge:
+        """Begin to merge journals of a volume, the first of them that of `into`."""
+        header = replace(sources[0].header, relation_id=relation_id)
+        assert header.point_number == into.number
+        path = self._path(offer, into.number, into.generation + 1)
+        return JournalMerge(
+            self._files, path, header, sources, self._guard, self._opened
+        )
+
+    def sync_names(self) -> None:
+        """Make the names of new journals durable."""
+        self._guard.sync_directory(self._files, self._directory)

@@ -29,6 +29,7 @@ from common.storage.threads import WorkerThreads
 from remote_site.drills import Drills
 from remote_site.exports import RecoveryExports
 from remote_site.group import ReceivingGroup
+from remote_site.history import RulesOfRetention
 from remote_site.listener import ReplicationListener
 from remote_site.report import group_status, points
 from remote_site.store import GroupStore, StoreSettings
@@ -64,6 +65,8 @@ def store_settings(config: RemoteGroup, directory: str) -> StoreSettings:
         accept_existing=frozenset(
             volume.name for volume in config.volumes if volume.accept_existing
         ),
+        journal_limit_bytes=config.journal.limit_bytes,
+        has_hard_pins=config.journal.pins == "hard",
     )
 
 
@@ -95,9 +98,14 @@ class ReceivingGroups:
         threads = WorkerThreads(
             config.name, min(2 * len(config.volumes) + 2, THREADS_MAX)
         )
+        rules = RulesOfRetention(config.retain, self._clock.now_ns)
         try:
             store = await GroupStore.open(
-                self._files, threads, store_settings(config, directory)
+                self._files,
+                threads,
+                store_settings(config, directory),
+                retain=rules,
+                settled=rules.settled,
             )
         except BaseException:
             threads.close()
@@ -122,6 +130,7 @@ class ReceivingGroups:
         await group.scrubbing.recall(
             KeptReport(path, self._files, ScrubReport), threads
         )
+        group.thinning.start(has_limit=config.journal.limit_bytes is not None)
         if config.scrub.schedule is not None:
             group.scrubbing.follow(config.scrub.schedule, config.scrub.rate_bytes)
         self._threads[config.name] = threads
@@ -214,7 +223,18 @@ class ReceivingGroups:
         )
 
 
-async def _points(group: ReceivingGroup) -> list[dict[str, Any]]:
+async def _points(
+    group: ReceivingGroup, *, keep: int | None = None, release: int | None = None
+) -> list[dict[str, Any]]:
+    for number, is_kept in ((keep, True), (release, False)):
+        if number is None:
+            continue
+        if not await group.store.keep(number, is_kept=is_kept):
+            raise RefusedError(
+                f"group {group.name!r} has no recovery point {number}: farshore points "
+                f"{group.name} lists those that it has"
+            )
+        group.thinning.operator_chose()
     return [point.to_json() for point in points(group)]
 
 

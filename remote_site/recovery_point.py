@@ -30,11 +30,13 @@ from common.storage.extents import (
 from common.storage.geometry import Geometry
 from common.storage.journal import Journal
 from common.storage.journal_format import Entry
+from common.storage.journal_window import Piece, Run
+from remote_site.point_map import PointMap
 from remote_site.secondary import SecondaryVolume
 
-Run = tuple[int, int]
-Piece = tuple[int, int, Journal, Entry]
-"""(first track, count, journal, entry): these tracks lie within that entry."""
+
+class PointGoneError(FarshoreError):
+    """The budget for journals took a point that somebody was reading."""
 
 
 class PointImage:
@@ -60,47 +62,47 @@ class PointImage:
         self.geometry = self._geometry_at(number)
         """Of the point: its volume may have grown since, and may while it is read."""
         self._unpacked: tuple[Journal, Entry, bytes | None] | None = None
+        self._seen: tuple[object, tuple[Journal, ...]] = (None, ())
+        """A volume's journals, and those of them that count here."""
+        self._map = PointMap(self.geometry.track_count)
 
     def _geometry_at(self, number: int) -> Geometry:
         for journal in self._volume.journals:
             if journal.header.point_number == number:
                 return journal.header.geometry
-        raise AssertionError(f"point {number} has no journal")
+        raise PointGoneError(f"recovery point {number} is gone")
 
-    def _journals(self) -> list[Journal]:
-        return [
-            journal
-            for journal in self._volume.journals
-            if journal.header.point_number >= self._number
-        ]
+    def _chain(self) -> tuple[Journal, ...]:
+        """Return the point's own journal and all later ones.
+
+        Raises `PointGoneError` once the point is no more: without its own journal the
+        later ones would show something newer.
+        """
+        journals = self._volume.journals
+        if journals is not self._seen[0]:
+            chain = tuple(j for j in journals if j.header.point_number >= self._number)
+            self._seen = (journals, chain)
+        chain = self._seen[1]
+        if not chain or chain[0].header.point_number != self._number:
+            raise PointGoneError(
+                f"recovery point {self._number} is gone: room for journals ran out"
+            )
+        return chain
 
     def _resolve(self, runs: list[Run]) -> tuple[list[Piece], list[Run]]:
         """Return what the journals hold of the runs, and the runs they do not."""
-        pieces: list[Piece] = []
-        for journal in self._journals():
-            if not runs:
-                break
-            left: list[Run] = []
-            for first, count in runs:
-                cursor, end = first, first + count
-                for entry in journal.find(first, count):
-                    start = max(cursor, entry[0])
-                    stop = min(end, entry[0] + entry[1])
-                    if start > cursor:
-                        left.append((cursor, start - cursor))
-                    if start < stop:
-                        pieces.append((start, stop - start, journal, entry))
-                        cursor = stop
-                if cursor < end:
-                    left.append((cursor, end - cursor))
-            runs = left
-        return pieces, runs
+        return self._map.resolve(self._chain(), runs)
 
     def read(self, offset: int, length: int) -> bytearray:
         """Return the point's bytes, of any alignment.
 
-        Raises `StorageError`, or `CorruptStateError` where a checksum fails.
+        Raises `StorageError`, `CorruptStateError` where a checksum fails, or
+        `PointGoneError`.
         """
+        with self._volume.leases.held():
+            return self._read(offset, length)
+
+    def _read(self, offset: int, length: int) -> bytearray:
         data = bytearray(length)
         pieces, runs = self._resolve([self.geometry.tracks(offset, length)])
         device = self._volume.device
@@ -157,12 +159,13 @@ class PointImage:
         been preserved and punched between the first look and the device's answer.
         """
         first, count = window(self.geometry, offset, length)
-        _, runs = self._resolve([(first, count)])
-        holes: list[Run] = []
-        for run in runs:
-            found = self._volume.track_extents(*run)
-            holes.extend((f, c) for f, c, is_hole in found if is_hole)
-        _, holes = self._resolve(sorted(holes))
+        with self._volume.leases.held():
+            _, runs = self._resolve([(first, count)])
+            holes: list[Run] = []
+            for run in runs:
+                found = self._volume.track_extents(*run)
+                holes.extend((f, c) for f, c, is_hole in found if is_hole)
+            _, holes = self._resolve(sorted(holes))
         return self._told(holes, (first, count), offset, length, HOLE_AND_ZERO)
 
     def changed(self, offset: int, length: int) -> Extents:
@@ -176,13 +179,18 @@ class PointImage:
         """
         assert self.before is not None
         first, count = window(self.geometry, offset, length)
-        runs: list[Run] = [
-            entry[:2]
-            for journal in self._volume.journals
-            if self.before <= journal.header.point_number < self._number
-            for entry in journal.find(first, count)
-        ]
-        before_bytes = self._geometry_at(self.before).size_bytes
+        with self._volume.leases.held():
+            journals = [
+                journal
+                for journal in self._volume.journals
+                if self.before <= journal.header.point_number < self._number
+            ]
+            if not journals or journals[0].header.point_number != self.before:
+                return [(length, DIRTY)]  # it is gone: all may have changed
+            runs: list[Run] = [
+                entry[:2] for each in journals for entry in each.find(first, count)
+            ]
+        before_bytes = journals[0].header.size_bytes
         if before_bytes < self.geometry.size_bytes:
             known = before_bytes // self.geometry.track_bytes
             runs.append((known, self.geometry.track_count - known))

@@ -14,6 +14,7 @@ from common.replication.tracks import track_hash
 from common.storage.flush_guard import FlushGuard
 from common.storage.geometry import Geometry
 from common.storage.journal import Journal
+from remote_site.leases import Leases
 
 READ_BYTES_MAX = 1 << 20
 """Read from the device at once when comparing: bounds memory."""
@@ -32,6 +33,7 @@ class SecondaryVolume:
         self.device = device
         self.guard = guard
         self.lock = threading.Lock()
+        self.leases = Leases()
         self._flushing = threading.Lock()
         self.journals: tuple[Journal, ...] = ()
         self.is_unsynced = False

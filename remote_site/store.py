@@ -31,7 +31,8 @@ from remote_site.giving_up import (
     told_changes,
 )
 from remote_site.group_disk import GroupDisk, Retain, StoreSettings, keep_newest
-from remote_site.recovery_point import PointImage, PointVolume
+from remote_site.history import History
+from remote_site.recovery_point import PointGoneError, PointImage, PointVolume
 from remote_site.secondary import SecondaryVolume
 from remote_site.store_state import NO_LINEAGE, KeptFork, Point, Takeover
 
@@ -71,6 +72,8 @@ class GroupStore:
     """
 
     def __init__(self, disk: GroupDisk, threads: Threads) -> None:
+        self.history = History(disk)
+        """What becomes of older points; its calls block: by `run_reader`."""
         self._disk = disk
         self._threads = threads
         self._in_flight = 0
@@ -85,9 +88,11 @@ class GroupStore:
         *,
         retain: Retain = keep_newest,
         new_identity: Callable[[], bytes] = lambda: secrets.token_bytes(ID_BYTES),
+        settled: Retain | None = None,
     ) -> GroupStore:
         """Recover the group from disk; see `GroupDisk.open` for order and errors."""
-        store = cls(GroupDisk(files, settings, retain, new_identity), threads)
+        disk = GroupDisk(files, settings, retain, new_identity, settled)
+        store = cls(disk, threads)
         await store._run(store._disk.open)
         return store
 
@@ -206,8 +211,13 @@ class GroupStore:
         `StorageError`; where `is_out_of_space`, the newest point is as it was and
         the same call may be repeated.
         """
-        secondary = self._disk.volumes[volume]
-        return await self._run(partial(apply_tracks, secondary, records))
+        return await self._run(partial(self._apply, volume, records))
+
+    def _apply(
+        self, volume: int, records: Sequence[TrackRecord]
+    ) -> list[tuple[int, int]]:
+        self.history.check_room()
+        return apply_tracks(self._disk.volumes[volume], records)
 
     async def differing(
         self, volume: int, first: int, count: int, hashes: Buffer
@@ -299,8 +309,13 @@ class GroupStore:
                 earlier = [p.number for p in self._disk.points if p.number < pinned]
                 before = earlier[-1] if earlier else None
                 name = f"{self._disk.settings.group}/{volume_name}@{pinned}"
+                try:
+                    image = PointImage(volume, pinned, before)
+                except PointGoneError:  # the budget took it just now
+                    self._disk.unpin(pinned)
+                    return None
                 return PointVolume(
-                    PointImage(volume, pinned, before),
+                    image,
                     name if before is None else f"{name}, changes since @{before}",
                     self._threads,
                     OpeningPins(self._disk, pinned, before),
@@ -321,6 +336,10 @@ class GroupStore:
     def unpin(self, number: int) -> None:
         """Let go of a point."""
         self._disk.unpin(number)
+
+    async def keep(self, number: int, *, is_kept: bool) -> bool:
+        """Keep a point whatever the rules, durably, or no longer; False: not there."""
+        return await self._run(partial(self._disk.keep, number, is_kept=is_kept))
 
     def image(self, volume: int, number: int) -> PointImage:
         """Return a volume as at a pinned point, for `run_reader` to read once."""
@@ -358,8 +377,10 @@ class GroupStore:
         return self._disk.point_bytes(number)
 
     def is_pinned(self, number: int) -> bool:
-        """Tell whether a connection reads this point."""
-        return self._disk.is_pinned(number)
+        """Tell whether somebody reads this point, or it is kept whatever the rules."""
+        state = self._disk.state
+        is_kept = state is not None and number in state.kept_numbers
+        return is_kept or self._disk.is_pinned(number)
 
     async def run_job(self, job: Callable[[], T]) -> T:
         """Run in a thread what changes the group otherwise than by its session."""

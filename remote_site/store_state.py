@@ -5,6 +5,7 @@ Pure. docs/internals/disk-formats.md lists the keys.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,12 +27,21 @@ earlier releases refuse it by its version, for they would go on to receive."""
 NO_LINEAGE = NO_ID
 """Of a group that is bound, and not yet ready to receive: no sender has it."""
 
+FORMAT_VERSION_HISTORY = 5
+"""Of a record that knows of merged journals, of kept points or of a catalogue."""
+
+POINT_FIELDS_BEFORE = 6
+"""Of a point in a record of an earlier version."""
+
 
 @dataclass(frozen=True, slots=True)
 class Point:
     """A recovery point; `number` is its cycle's. Times: wall clock of the primary.
 
     `sizes`: bytes of each of its volumes, where any has grown since; else empty.
+    `journal_bytes`: of all its journals, once they are finished; 0: not known.
+    `generation`: how often other points' journals were merged into its own, which
+    their names tell. `is_kept`: an operator's word, until it is taken back.
     """
 
     number: int
@@ -40,6 +50,9 @@ class Point:
     current_as_of_ns: int
     label: str | None
     sizes: tuple[int, ...] = ()
+    journal_bytes: int = 0
+    generation: int = 0
+    is_kept: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +193,41 @@ class StoreState:
             forks=self.forks if fork is None else (*self.forks, fork),
         )
 
+    def without(
+        self, numbers: frozenset[int], into: int, journal_bytes: int, relation: bytes
+    ) -> StoreState:
+        """Return this state with points merged into the one before them."""
+        points: list[Point] = []
+        relations: list[bytes] = []
+        for point, name in zip(self.points, self.relations, strict=True):
+            if point.number in numbers:
+                continue
+            if point.number == into:
+                point = replace(
+                    point,
+                    journal_bytes=journal_bytes,
+                    generation=point.generation + 1,
+                )
+                name = relation
+            points.append(point)
+            relations.append(name)
+        assert len(points) + len(numbers) == len(self.points)
+        return replace(self, points=tuple(points), relations=tuple(relations))
+
+    @property
+    def kept_numbers(self) -> set[int]:
+        """Points that stay whatever rules say: by an operator's word, and forks."""
+        kept = {point.number for point in self.points if point.is_kept}
+        return kept | {fork.number for fork in self.forks}
+
+    def kept(self, number: int, *, is_kept: bool) -> StoreState:
+        """Return this state with a point kept, or no longer."""
+        points = tuple(
+            replace(point, is_kept=is_kept) if point.number == number else point
+            for point in self.points
+        )
+        return replace(self, points=points)
+
     # -- volumes that grow -------------------------------------------------------------
 
     @property
@@ -267,22 +315,35 @@ def sized(point: Point, sizes: tuple[int, ...]) -> Point:
     return point if point.sizes else replace(point, sizes=sizes)
 
 
-def to_record(state: StoreState) -> dict[str, Any]:
-    """Return the msgpack-able form."""
+def to_record(
+    state: StoreState, catalogue: list[int] | None = None, catalogued: int = 0
+) -> dict[str, Any]:
+    """Return the msgpack-able form.
+
+    The first `catalogued` points are in a catalogue, which `catalogue` names.
+    """
     record: dict[str, Any] = {name: getattr(state, name) for name in state.__slots__}
     for key in ("takeover", "divided", "forks"):
         del record[key]
-    record["version"] = FORMAT_VERSION
+    tail = state.points[catalogued:]
+    version = FORMAT_VERSION
     if state.takeover is not None:
-        record["version"] = FORMAT_VERSION_TAKEN
+        version = FORMAT_VERSION_TAKEN
         record["takeover"] = _takeover_record(state.takeover)
     if state.divided is not None or state.forks:
-        record["version"] = FORMAT_VERSION_TAKEN
+        version = FORMAT_VERSION_TAKEN
         record["divided"] = state.divided and _divided_record(state.divided)
         record["forks"] = [_values(fork) for fork in state.forks]
     record["volumes"] = [_values(offer) for offer in state.volumes]
-    record["points"] = [_values(point) for point in state.points]
+    record["relations"] = list(state.relations[catalogued:])
     record["begun"] = state.begun and _values(state.begun)
+    record["version"], record["points"] = version, [_values(point) for point in tail]
+    if catalogue is not None or any(map(_has_history, tail)):
+        record["version"] = FORMAT_VERSION_HISTORY
+        record["oldest"] = state.points[0].number
+        record["catalogue"] = catalogue
+    else:
+        record["points"] = [_values(point)[:POINT_FIELDS_BEFORE] for point in tail]
     return record
 
 
@@ -293,6 +354,10 @@ def _divided_record(divided: Divided) -> list[Any]:
 def _divided(values: list[Any]) -> Divided:
     number, common = values
     return Divided(number, common and CycleName(*common))
+
+
+def _has_history(point: Point) -> bool:
+    return bool(point.journal_bytes or point.generation or point.is_kept)
 
 
 def _values(record: VolumeOffer | Point | CycleName | KeptFork) -> list[Any]:
@@ -322,19 +387,35 @@ def _takeover(record: dict[str, Any]) -> Takeover:
     return Takeover(fork, record["is_done"])
 
 
+def point_values(point: Point, relation: bytes) -> list[Any]:
+    """Return a point as a catalogue has it."""
+    return [relation, *_values(point)]
+
+
+def from_point_values(values: list[Any]) -> tuple[Point, bytes]:
+    return _point(values[1:]), values[0]
+
+
 def _point(values: list[Any]) -> Point:
     point = Point(*values)
     return replace(point, sizes=tuple(point.sizes))
 
 
-def from_record(record: dict[str, Any], path: str) -> StoreState:
-    """Read `to_record`'s form; an unknown version is refused by name."""
+def from_record(
+    record: dict[str, Any],
+    path: str,
+    catalogued: Sequence[tuple[Point, bytes]] = (),
+) -> StoreState:
+    """Read `to_record`'s form; an unknown version is refused by name.
+
+    `catalogued`: what the catalogue that the record names has, oldest first.
+    """
     record = dict(record)
     version = record.pop("version", None)
-    if version not in {FORMAT_VERSION, FORMAT_VERSION_TAKEN}:
+    if version not in {FORMAT_VERSION, FORMAT_VERSION_TAKEN, FORMAT_VERSION_HISTORY}:
         raise StateMismatchError(
-            f"{path}: format version {version} is not {FORMAT_VERSION} or "
-            f"{FORMAT_VERSION_TAKEN}, those that this farshore reads; run the release "
+            f"{path}: format version {version} is not one from {FORMAT_VERSION} to "
+            f"{FORMAT_VERSION_HISTORY}, which this farshore reads; run the release "
             "that wrote it, or upgrade"
         )
     if "takeover" in record:
@@ -342,10 +423,17 @@ def from_record(record: dict[str, Any], path: str) -> StoreState:
     if record.get("divided") is not None:
         record["divided"] = _divided(record["divided"])
     record["forks"] = tuple(KeptFork(*values) for values in record.get("forks", ()))
+
+    record.pop("catalogue", None)
+    oldest = record.pop("oldest", 0)
+    known = [each for each in catalogued if each[0].number >= oldest]
     record["volumes"] = tuple(VolumeOffer(*fields) for fields in record["volumes"])
-    record["points"] = tuple(_point(values) for values in record["points"])
+    record["points"] = (
+        *(point for point, _ in known),
+        *(_point(values) for values in record["points"]),
+    )
     record["growing"] = tuple(record.get("growing", ()))
     record["begun"] = record["begun"] and CycleName(*record["begun"])
     record["created"] = tuple(record["created"])
-    record["relations"] = tuple(record["relations"])
+    record["relations"] = (*(name for _, name in known), *record["relations"])
     return StoreState(**record)

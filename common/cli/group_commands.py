@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import click
@@ -108,14 +109,30 @@ def resume(
 
 @click.command()
 @click.argument("group")
+@click.option("--keep", type=int, metavar="N", help="Keep point N whatever the rules.")
+@click.option("--release", type=int, metavar="N", help="Keep point N no longer.")
 @json_option
 @daemon_options
 def points(
-    group: str, as_json: bool, socket_path: str | None, config: str | None
+    group: str,
+    keep: int | None,
+    release: int | None,
+    as_json: bool,
+    socket_path: str | None,
+    config: str | None,
 ) -> None:
-    """List the recovery points of GROUP, newest first."""
+    """List the recovery points of GROUP, newest first.
+
+    A point that is kept stays until it is released: the rules of `retain` do not
+    count for it. At the receiving site.
+    """
+    arguments: dict[str, Any] = {"group": group}
+    if keep is not None:
+        arguments["keep"] = keep
+    if release is not None:
+        arguments["release"] = release
     with connect(socket_path, config) as client:
-        listed: list[dict[str, Any]] = client.call("points", {"group": group})
+        listed: list[dict[str, Any]] = client.call("points", arguments)
     if as_json:
         print_json(listed)
     elif not listed:
@@ -124,12 +141,19 @@ def points(
         console().print(_points_table(listed))
 
 
+def _age_text(current_as_of: str) -> str:
+    """Return how old a point is by this machine's clock, never less than nothing."""
+    age = datetime.now(UTC) - datetime.fromisoformat(current_as_of)
+    return seconds_text(max(age.total_seconds(), 0.0))
+
+
 def _points_table(listed: list[dict[str, Any]]) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("POINT", justify="right")
     table.add_column("CUT")
     table.add_column("CURRENT AS OF")
-    table.add_column("BYTES", justify="right")
+    table.add_column("AGE", justify="right")
+    table.add_column("SIZE", justify="right")
     table.add_column("PINNED")
     table.add_column("LABEL")
     for point in listed:
@@ -137,6 +161,7 @@ def _points_table(listed: list[dict[str, Any]]) -> Table:
             plain(point["number"], "bold"),
             plain(point["cut_time"]),
             plain(point["current_as_of"]),
+            plain(_age_text(point["current_as_of"])),
             plain(size_text(point["bytes"])),
             plain("yes" if point["pinned"] else ""),
             plain(point["label"] or ""),

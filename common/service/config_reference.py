@@ -33,6 +33,8 @@ Kinds of values:
 - *address*: as its description says; an IPv6 host stands in brackets.
 - *text*: a string.
 - *schedule*: five cron fields, minute to day of week, in UTC.
+- *rule*: which recovery points stay, `"all for TIME"` or `"1 per TIME for TIME"`, as in
+  `"1 per 1h for 1d"`.
 """
 
 

@@ -56,19 +56,6 @@ REMOTE_REFUSED = (
         "group.link",
         "a remote that sends arrives with a later version: remove the table",
     ),
-    RefusedKey(
-        "group.retain",
-        "this version keeps the newest recovery point only, retention arrives with "
-        "a later one: remove it",
-    ),
-    RefusedKey(
-        "group.journal.limit",
-        "a limit for journals arrives with a later version: remove it",
-    ),
-    RefusedKey(
-        "group.journal.pins",
-        "pinned points arrive with a later version: remove it",
-    ),
 )
 
 

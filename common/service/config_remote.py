@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field, StrictBool, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    StrictBool,
+    WithJsonSchema,
+    model_validator,
+)
 
 from common.service.config_common import (
     ADDRESSES_MAX,
@@ -30,8 +38,29 @@ from common.service.config_http import HttpTable
 from common.service.config_link import FlashCopyTable, LinkTable
 from common.service.config_nbd import NbdTable, check_access_rules
 from common.service.config_test_copies import CopiesTable
+from common.service.retention_rules import RULES_MAX, RetentionRule, parse_rule
 from common.service.schedule import parse_schedule
-from common.service.units import Bounds, BytesPerSecond, parse_bandwidth
+from common.service.units import (
+    Bounds,
+    Bytes,
+    BytesPerSecond,
+    parse_bandwidth,
+    size_bounds,
+)
+
+Rule = Annotated[
+    RetentionRule,
+    PlainValidator(parse_rule),
+    PlainSerializer(str, return_type=str),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "x-kind": "rule",
+            "pattern": r"^\s*(all|1\s+per\s+\S+)\s+for\s+\S+\s*$",
+            "examples": ["1 per 1h for 1d"],
+        }
+    ),
+]
 
 
 class RemoteSite(Table):
@@ -80,6 +109,24 @@ class JournalTable(Table):
         description=(
             "Folder of the journals, which grow by what is overwritten since the "
             "oldest point kept. Default: `journal` in `state_dir`."
+        ),
+    )
+    limit_bytes: Annotated[Bytes, size_bounds("1MiB", "1PiB")] | None = Field(
+        default=None,
+        alias="limit",
+        description=(
+            "Bytes of all journals of the group. At 90 % of it points go that `retain` "
+            "would keep, oldest first; those that are read or kept by an operator only "
+            "when no other is left. The newest point always stays. Default: as much as "
+            "the disk has."
+        ),
+    )
+    pins: Literal["soft", "hard"] = Field(
+        default="soft",
+        description=(
+            "What happens to points that are read or kept by an operator where nothing "
+            "else is left to free room: `soft` lets go of the oldest, with an alarm; "
+            "`hard` keeps them, and at `limit` applies nothing more."
         ),
     )
 
@@ -134,6 +181,14 @@ class RemoteGroup(Table):
             "Name of the site that sends it, and with `tls` a DNS name of its "
             "certificate; another one is refused."
         )
+    )
+    retain: Annotated[tuple[Rule, ...], Field(max_length=RULES_MAX)] = Field(
+        default=(),
+        description=(
+            "Which recovery points stay, beside the newest: a list of rules, each of "
+            'the form "all for TIME" or "1 per TIME for TIME"; a point stays while one '
+            "of them keeps it. Default: the newest only."
+        ),
     )
     journal: JournalTable = Field(
         default_factory=JournalTable,

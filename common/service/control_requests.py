@@ -63,7 +63,7 @@ class NoArguments(Arguments):
 
 
 class GroupArguments(Arguments):
-    """`suspend`, `resume` and `points` name a group."""
+    """`suspend` and `resume` name a group."""
 
     group: Name
 
@@ -73,6 +73,13 @@ class CutArguments(GroupArguments):
 
     wait: StrictBool = False
     label: Annotated[StrictStr, AfterValidator(check_label)] | None = None
+
+
+class PointsArguments(GroupArguments):
+    """`points`: the list, after a point is kept whatever the rules, or no longer."""
+
+    keep: Annotated[StrictInt, Field(ge=1, le=POINT_MAX)] | None = None
+    release: Annotated[StrictInt, Field(ge=1, le=POINT_MAX)] | None = None
 
 
 class VerifyArguments(GroupArguments):
@@ -132,7 +139,7 @@ REQUESTS: dict[str, type[Arguments]] = {
     "cut": CutArguments,
     "suspend": GroupArguments,
     "resume": GroupArguments,
-    "points": GroupArguments,
+    "points": PointsArguments,
     "verify": VerifyArguments,
     "scrub": ScrubArguments,
     "grow": GrowArguments,

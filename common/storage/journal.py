@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from common.errors import CorruptStateError, StorageError
 from common.ports import File, Files
@@ -21,6 +22,7 @@ from common.storage.journal_format import (
     Entry,
     JournalHeader,
     OldRun,
+    StoredRun,
     format_batch,
     format_header,
     padded,
@@ -28,6 +30,7 @@ from common.storage.journal_format import (
     parse_batch_header,
     parse_header,
     parse_record,
+    parse_stored,
 )
 from common.storage.journal_index import (
     IndexDamagedError,
@@ -35,6 +38,7 @@ from common.storage.journal_index import (
     SealedIndex,
     write_index,
 )
+from common.storage.open_journals import OpenJournals
 
 _TAIL_SCAN_BYTES = 1 << 20
 
@@ -43,19 +47,46 @@ class Journal:
     """Make one with `create`, `recover` (the open one) or `finished`.
 
     `find` and `read` may be called from any thread, also during an `append`;
-    `append` and `seal` from one thread at a time. All may block.
+    `append` and `seal` from one thread at a time. All may block. Once its index is on
+    disk a finished journal is opened when it is asked and closed again by `opened`.
     """
 
+    __slots__ = (
+        "_end",
+        "_file",
+        "_files",
+        "_guard",
+        "_index",
+        "_is_trusted",
+        "_loading",
+        "_opened",
+        "_sequence",
+        "_tail_is_torn",
+        "_users",
+        "header",
+        "path",
+        "preserved",
+    )
+
     def __init__(
-        self, files: Files, path: str, header: JournalHeader, guard: FlushGuard
+        self,
+        files: Files,
+        path: str,
+        header: JournalHeader,
+        guard: FlushGuard,
+        opened: OpenJournals | None = None,
     ) -> None:
         self.path = path
         self.header = header
         self._files = files
         self._guard = guard
+        self._opened = opened
         self._file: File | None = None
         self._index: OpenIndex | SealedIndex | None = None
         self._loading = threading.Lock()
+        self._users = 0
+        self._is_trusted = False
+        """What the disk has is what was read: known since this process began."""
         self._end = 0
         self._sequence = 0
         self._tail_is_torn = False
@@ -66,10 +97,15 @@ class Journal:
 
     @classmethod
     def create(
-        cls, files: Files, path: str, header: JournalHeader, guard: FlushGuard
+        cls,
+        files: Files,
+        path: str,
+        header: JournalHeader,
+        guard: FlushGuard,
+        opened: OpenJournals | None = None,
     ) -> Journal:
         """Make an empty journal; fsync its directory before relying on it."""
-        journal = cls(files, path, header, guard)
+        journal = cls(files, path, header, guard, opened)
         file = files.open(path, create=True)
         try:
             file.truncate(0)  # left by a commit that failed before its record
@@ -79,13 +115,19 @@ class Journal:
             file.close()
             raise
         journal._file, journal._end = file, BLOCK_BYTES
+        journal._is_trusted = True
         journal._index = OpenIndex()
         journal.preserved = Bitmap(header.track_count)
         return journal
 
     @classmethod
     def recover(
-        cls, files: Files, path: str, header: JournalHeader, guard: FlushGuard
+        cls,
+        files: Files,
+        path: str,
+        header: JournalHeader,
+        guard: FlushGuard,
+        opened: OpenJournals | None = None,
     ) -> Journal:
         """Reopen the open journal after a stop of any kind, to append to it.
 
@@ -95,7 +137,7 @@ class Journal:
         was the killed process's. Whole batches are never written again: a rewrite cut
         short would destroy what was durable.
         """
-        journal = cls(files, path, header, guard)
+        journal = cls(files, path, header, guard, opened)
         file = journal._open_file()
         try:
             guard.datasync(file)
@@ -114,14 +156,36 @@ class Journal:
             file.close()
             raise
         journal._file, journal._index = file, index
+        journal._is_trusted = True
         return journal
 
     @classmethod
     def finished(
-        cls, files: Files, path: str, header: JournalHeader, guard: FlushGuard
+        cls,
+        files: Files,
+        path: str,
+        header: JournalHeader,
+        guard: FlushGuard,
+        opened: OpenJournals | None = None,
     ) -> Journal:
         """Stand for a finished journal; nothing is opened before it is asked."""
-        return cls(files, path, header, guard)
+        return cls(files, path, header, guard, opened)
+
+    @classmethod
+    def merged(
+        cls,
+        files: Files,
+        path: str,
+        header: JournalHeader,
+        guard: FlushGuard,
+        opened: OpenJournals | None,
+        written: tuple[File, int, OpenIndex],
+    ) -> Journal:
+        """Stand for a finished journal that was just written: (file, end, index)."""
+        journal = cls(files, path, header, guard, opened)
+        journal._file, journal._end, journal._index = written
+        journal._is_trusted = True
+        return journal
 
     def _open_file(self) -> File:
         file = self._files.open(self.path)
@@ -247,57 +311,88 @@ class Journal:
             self._index = SealedIndex.open(self._files, path, relation_id, self._end)
         except IndexDamagedError:
             return  # stays in memory
+        self._was_used()
 
     # -- reading -----------------------------------------------------------------------
 
     @property
     def size_bytes(self) -> int:
-        """Bytes on disk; 0 for a finished one that is not opened yet."""
+        """Bytes on disk; 0 for a finished one that was never opened."""
+        return self._end
+
+    @property
+    def is_sealed(self) -> bool:
+        """It was finished and its index is on disk; or nobody has asked it yet."""
+        return not isinstance(self._index, OpenIndex)
+
+    def measure(self) -> int:
+        """Return the bytes on disk, also of one that nothing has asked yet."""
+        if self._end == 0:
+            with self._using():
+                return self._end
         return self._end
 
     def find(self, first: int, count: int) -> list[Entry]:
         """Return the entries that share a track with the range, ascending."""
-        index = self._index
-        if index is None:
-            index = self._load()
-        try:
-            return index.find(first, count)
-        except IndexDamagedError:
-            return self._load(damaged=index).find(first, count)
+        if isinstance(memory := self._index, OpenIndex):
+            return memory.find(first, count)
+        with self._using() as index:
+            try:
+                return index.find(first, count)
+            except IndexDamagedError:
+                return self._repaired(index).find(first, count)
+
+    def next_entry(self, first: int) -> int | None:
+        """Return the first track from `first` on that it has an entry of, or None."""
+        if isinstance(memory := self._index, OpenIndex):
+            return memory.next_entry(first)
+        with self._using() as index:
+            try:
+                return index.next_entry(first)
+            except IndexDamagedError:
+                return self._repaired(index).next_entry(first)
 
     def read(self, entry: Entry) -> bytes | None:
         """Return an entry's old bytes (the whole run), None where all are zero.
 
         Raises `CorruptStateError` when the checksum does not hold.
         """
+        with self._using():
+            return parse_record(self.header, self.path, entry, self._record(entry))
+
+    def read_stored(self, entry: Entry) -> StoredRun:
+        """Return an entry's record without unpacking it; raises as `read`."""
+        with self._using():
+            return parse_stored(self.header, self.path, entry, self._record(entry))
+
+    def _record(self, entry: Entry) -> bytes:
         assert self._file is not None
         first, count, position = entry
         header = self.header
         run_bytes = header.run_bytes(first, min(count, header.run_tracks_max))
         # Stored bytes are never more than the run's: one read gets them all.
         length = min(RECORD_HEADER_BYTES + run_bytes, self._end - position)
-        data = self._file.read(position, length)
-        return parse_record(header, self.path, entry, data)
+        return self._file.read(position, length)
 
     def begin_check(self) -> tuple[int, int]:
         """Return (position, end) for `check_batch`: what is durable now, from disk.
 
         Memory forgets the file first, so that it is the disk that is looked at.
         """
-        if self._index is None:
-            self._load()
-        assert self._file is not None
-        end = self._end
-        self._file.drop_cache()
-        return BLOCK_BYTES, end
+        with self._using():
+            assert self._file is not None
+            end = self._end
+            self._file.drop_cache()
+            return BLOCK_BYTES, end
 
     def check_batch(self, position: int, end: int) -> int:
         """Read the batch at `position` whole; return where the next one begins.
 
         Raises `CorruptStateError`, naming the byte, where its checksum fails.
         """
-        assert self._file is not None
-        found = self._batch_at(self._file, position, end)
+        with self._using():
+            assert self._file is not None
+            found = self._batch_at(self._file, position, end)
         if found is None:
             raise CorruptStateError(
                 f"{self.path}: what was preserved at byte {position} fails its "
@@ -307,26 +402,54 @@ class Journal:
             )
         return position + padded(found[2])
 
-    def _load(self, damaged: object = None) -> OpenIndex | SealedIndex:
-        """Open a finished journal; index it again if its `.index` is not whole."""
+    # -- opening and letting go --------------------------------------------------------
+
+    @contextmanager
+    def _using(self) -> Iterator[OpenIndex | SealedIndex]:
+        """Have the files open, and nobody close them, for as long as it lasts."""
         with self._loading:
-            if self._index is not None and self._index is not damaged:
-                return self._index
-            if self._file is None:
-                file = self._open_file()
-                try:
+            self._users += 1
+            try:
+                index = self._loaded()
+            except BaseException:
+                self._users -= 1
+                raise
+        try:
+            yield index
+        finally:
+            with self._loading:
+                self._users -= 1
+            self._was_used()
+
+    def _was_used(self) -> None:
+        if self._opened is not None and isinstance(self._index, SealedIndex):
+            self._opened.used(self)
+
+    def let_go(self) -> bool:
+        """Close the files of a finished journal, unless somebody is using them."""
+        with self._loading:
+            if self._users:
+                return False
+            if isinstance(self._index, SealedIndex):
+                self._close_files()
+                self._index = None
+            return True
+
+    def _loaded(self) -> OpenIndex | SealedIndex:
+        if self._file is None:
+            file = self._open_file()
+            try:
+                if not self._is_trusted:
                     self._guard.datasync(file)
                     file.drop_cache()
-                except StorageError:
-                    file.close()
-                    raise
-                self._file, self._end = file, file.size()
-            self._index = (
-                self._indexed(self._file)
-                if damaged is not None
-                else self._stored_index(self._file)
-            )
-            return self._index
+                self._end = file.size()
+            except StorageError:
+                file.close()
+                raise
+            self._file, self._is_trusted = file, True
+        if self._index is None:
+            self._index = self._stored_index(self._file)
+        return self._index
 
     def _stored_index(self, file: File) -> OpenIndex | SealedIndex:
         path, relation_id = index_path(self.path), self.header.relation_id
@@ -334,6 +457,18 @@ class Journal:
             return SealedIndex.open(self._files, path, relation_id, self._end)
         except IndexDamagedError:
             return self._indexed(file)
+
+    def _repaired(self, damaged: OpenIndex | SealedIndex) -> OpenIndex | SealedIndex:
+        """Return an index in place of a damaged one; in memory until it is sealed.
+
+        The damaged one is not closed here: others may be looking at it.
+        """
+        with self._loading:
+            assert self._file is not None
+            if self._index is damaged:
+                self._index = self._indexed(self._file)
+            assert self._index is not None
+            return self._index
 
     def _indexed(self, file: File) -> OpenIndex:
         index, size = OpenIndex(), file.size()
@@ -347,12 +482,19 @@ class Journal:
             )
         return index
 
-    def close(self) -> None:
+    def _close_files(self) -> None:
         if isinstance(self._index, SealedIndex):
             self._index.close()
         if self._file is not None:
             self._file.close()
             self._file = None
+
+    def close(self) -> None:
+        """Let go of the files for good; nobody is using them."""
+        if self._opened is not None:
+            self._opened.forget(self)
+        with self._loading:
+            self._close_files()
 
 
 def index_path(journal_path: str) -> str:

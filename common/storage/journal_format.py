@@ -107,6 +107,17 @@ class OldRun:
     data: bytes | None
 
 
+@dataclass(frozen=True, slots=True)
+class StoredRun:
+    """A record as another journal of the same volume has it, packed already."""
+
+    first: int
+    count: int
+    encoding: int
+    raw_bytes: int
+    stored: bytes
+
+
 Entry = tuple[int, int, int]
 """(first track, count, position of the record in the file)."""
 
@@ -143,7 +154,10 @@ def parse_header(block: bytes) -> JournalHeader | None:
 
 
 def format_batch(
-    header: JournalHeader, sequence: int, position: int, runs: Sequence[OldRun]
+    header: JournalHeader,
+    sequence: int,
+    position: int,
+    runs: Sequence[OldRun | StoredRun],
 ) -> tuple[bytes, list[Entry]]:
     """Return a padded batch to be written at `position`, and its index entries."""
     assert position % BLOCK_BYTES == 0
@@ -170,10 +184,14 @@ def padded(length: int) -> int:
 
 
 def _format_record(
-    header: JournalHeader, seed: int, run: OldRun
+    header: JournalHeader, seed: int, run: OldRun | StoredRun
 ) -> tuple[bytes, bytes]:
-    encoding, stored, raw_bytes = Encoding.ZERO, b"", 0
-    if run.data is None:
+    encoding, stored, raw_bytes = int(Encoding.ZERO), b"", 0
+    if isinstance(run, StoredRun):
+        encoding, stored, raw_bytes = run.encoding, run.stored, run.raw_bytes
+        if encoding != Encoding.ZERO:
+            assert raw_bytes == header.run_bytes(run.first, run.count)
+    elif run.data is None:
         assert 0 < run.count <= ZERO_TRACKS_MAX
     else:
         raw_bytes = len(run.data)
@@ -242,6 +260,18 @@ def parse_record(
 
     Raises `CorruptStateError` if it is not the record that the index names, whole.
     """
+    run = parse_stored(header, path, entry, data)
+    if run.encoding == Encoding.ZERO:
+        return None
+    if run.encoding == Encoding.RAW:
+        return bytes(run.stored)
+    return _unpacked(path, entry[2], run.stored, run.raw_bytes)
+
+
+def parse_stored(
+    header: JournalHeader, path: str, entry: Entry, data: Buffer
+) -> StoredRun:
+    """Return the record that begins `data`, still packed; raises as `parse_record`."""
     view = memoryview(data)
     first, count, position = entry
     fields = _RECORD.unpack_from(view)
@@ -258,14 +288,10 @@ def parse_record(
             f"{path}: the record at byte {position} (tracks {first}+{count}) fails its "
             "checksum; the disk has lost it, and with it this recovery point"
         )
-    if encoding == Encoding.ZERO:
-        return None
-    if encoding == Encoding.RAW:
-        return bytes(stored)
-    return _unpacked(path, position, stored, raw_bytes)
+    return StoredRun(first, count, encoding, raw_bytes, bytes(stored))
 
 
-def _unpacked(path: str, position: int, stored: memoryview, raw_bytes: int) -> bytes:
+def _unpacked(path: str, position: int, stored: bytes, raw_bytes: int) -> bytes:
     decompressor = getattr(_local, "decompressor", None)
     if decompressor is None:
         decompressor = _local.decompressor = zstandard.ZstdDecompressor()

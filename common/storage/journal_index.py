@@ -86,6 +86,18 @@ class OpenIndex:
             found.sort()
         return found
 
+    def next_entry(self, first: int) -> int | None:
+        """Return the first track from `first` on that an entry holds, or None."""
+        nearest: int | None = None
+        for keys, _ in self.segments:
+            low = int(keys.searchsorted((first + 1) << COUNT_BITS)) - 1
+            for key in keys[max(low, 0) : low + 2].tolist():
+                start, tracks = key >> COUNT_BITS, key & COUNT_MASK
+                if start + tracks > first:
+                    at = max(start, first)
+                    nearest = at if nearest is None else min(nearest, at)
+        return nearest
+
 
 def _collect(
     keys: list[int], positions: list[int], first: int, found: list[Entry]
@@ -164,6 +176,19 @@ class SealedIndex:
             stop = bisect.bisect_left(keys, end_key)
             _collect(keys[:stop], positions[:stop], first, found)
         return found
+
+    def next_entry(self, first: int) -> int | None:
+        """Return the first track from `first` on that an entry holds, or None.
+
+        May block. Raises as `find` does.
+        """
+        low = max(0, bisect.bisect_left(self._fences, (first + 1) << COUNT_BITS) - 1)
+        for page in range(low, min(low + 2, len(self._fences))):
+            for key in self._page(page)[0]:
+                start, tracks = key >> COUNT_BITS, key & COUNT_MASK
+                if start + tracks > first:
+                    return max(start, first)
+        return None
 
     def _page(self, page: int) -> tuple[list[int], list[int]]:
         data = self._file.read((1 + page) * BLOCK_BYTES, BLOCK_BYTES)

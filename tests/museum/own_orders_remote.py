@@ -311,9 +311,9 @@ STORE = (
         "a point goes while a connection reads it",
         (
             swap(
-                "remote_site/group_disk.py",
-                "            oldest = min([state.points[0].number, *self._pins])\n",
-                "            oldest = state.points[0].number\n",
+                "remote_site/listed_points.py",
+                "            oldest = min([oldest, *pinned])\n",
+                "            oldest = min([oldest, *pinned[:0]])\n",
             ),
         ),
         tests(

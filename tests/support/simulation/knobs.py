@@ -19,7 +19,7 @@ import structlog
 
 from common.service.config_primary import PrimaryGroup
 from common.service.config_remote import RemoteGroup
-from common.storage import journal, region_log
+from common.storage import journal, journal_merge, open_journals, region_log
 from primary_site import (
     drain_plan,
     group_state,
@@ -29,7 +29,17 @@ from primary_site import (
     volume,
 )
 from primary_site import group as primary_group
-from remote_site import group, group_disk, receiver, secondary, session
+from remote_site import (
+    group,
+    group_disk,
+    leases,
+    listed_points,
+    point_map,
+    receiver,
+    secondary,
+    session,
+    store_record,
+)
 from tests.support.simulation.loop import World
 from tests.support.simulation.machine import TurnLock
 from tests.support.simulation.sites import GROUP
@@ -49,6 +59,16 @@ SMALL: list[tuple[Any, str, tuple[float, ...]]] = [
     (session, "UNFLUSHED_BYTES_MAX", (16 << 10, 4 << 20)),
 ]
 """Module, name and what it may be set to."""
+
+SMALL_IN_HISTORY: list[tuple[Any, str, tuple[float, ...]]] = [
+    (journal_merge, "BATCH_BYTES", (8 << 10, 1 << 20)),
+    (journal_merge, "WINDOW_TRACKS", (8, 1 << 16)),
+    (point_map, "WINDOW_TRACKS", (8, 1 << 16)),
+    (point_map, "DIRECT_MAX", (1, 8)),
+    (store_record, "TAIL_POINTS_MAX", (2, 128)),
+    (store_record, "TAIL_POINTS_LEFT", (1, 1)),
+]
+"""The same, by chance of its own: other seeds do what they did before."""
 
 WINDOWS = (160 << 10, 256 << 10, 16 << 20)
 VERIFY_PIECE_BYTES = 16 << 10
@@ -72,6 +92,9 @@ def controlled(world: World) -> Iterator[None]:
             chosen = rng.choice(values)
             if are_small:
                 put(place, name, chosen)
+        history = random.Random(world.seed ^ 0x5A11)
+        for place, name, values in SMALL_IN_HISTORY:
+            put(place, name, history.choice(values))
         window = rng.choice(WINDOWS) if are_small else WINDOWS[-1]
         put(receiver, "WINDOW_BYTES", window)
         put(group, "WINDOW_BYTES", window)
@@ -79,7 +102,15 @@ def controlled(world: World) -> Iterator[None]:
         put(verification, "PIECE_BYTES_MAX", VERIFY_PIECE_BYTES)
         put(verification, "HOLE_BYTES_MIN", VERIFY_PIECE_BYTES)
         locks = SimpleNamespace(Lock=TurnLock, local=threading.local)
-        for place in (secondary, group_disk, journal):
+        for place in (
+            secondary,
+            group_disk,
+            journal,
+            leases,
+            listed_points,
+            open_journals,
+            point_map,
+        ):
             put(place, "threading", locks)
         put(secrets, "token_bytes", lambda count=32: world.chance.randbytes(count))
         put(random, "uniform", world.chance.uniform)

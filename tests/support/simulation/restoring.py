@@ -13,7 +13,7 @@ from common.replication.lineage import CycleName, ReceiverState, SenderState
 from common.storage.record import DurableRecord
 from primary_site import group_state
 from remote_site import store_state
-from remote_site.group_disk import RECORD_NAME
+from remote_site.store_record import RECORD_NAME
 from tests.lineage import specification
 from tests.support.simulated_files import SimulatedFiles
 from tests.support.simulation.model import VolumeModel

@@ -7,6 +7,7 @@ heal phase     nothing goes wrong any more; the newest cut must become safe (I11
 from __future__ import annotations
 
 import gc
+import random
 import traceback
 from collections import Counter
 from collections.abc import Iterator
@@ -48,6 +49,8 @@ lost handshake (10 s), a few back-offs (5 s each), restarts, a full comparison."
 
 REQUESTS = 140
 SETTLE_SECONDS = 1.0
+HISTORY_ODDS = 0.35
+"""Of a run whose remote keeps older points and merges those between."""
 
 
 class FoundError(AssertionError):
@@ -117,6 +120,10 @@ class Simulation:
             site.machine.sync_seconds = rng.choice((0.0, 0.01, 0.3))
             site.machine.stops = rng.choice((0.0, 0.05, 0.2))
         self.remote.retained_count = rng.choice((1, 1, 2, 4))
+        # By chance of its own: seeds without history do what they always did.
+        history = random.Random(world.seed ^ 0x415709)
+        if history.random() < HISTORY_ODDS:
+            self.remote.every = history.choice((2, 3, 4))
         self.shadows = Shadows(world.seed, self.oracle, self.primary, self.remote)
         self.readers = PointReaders(world, self.remote, self.oracle.cuts)
         self._workers = rng.choice((2, 4, 8))

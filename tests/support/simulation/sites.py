@@ -31,6 +31,7 @@ from tests.support.simulation.machine import Machine, SimulatedThreads
 GROUP = "orders"
 STATE = "/state"
 DEVICE_THREADS = 8
+HISTORY_POINTS = 6
 
 
 class Site:
@@ -219,7 +220,9 @@ class RemoteSite(Site):
             peer=config.peer,
         )
         self.retained_count = 1
-        """Points that stay at a commit."""
+        """Points that stay at a commit: the newest."""
+        self.every = 0
+        """With it there is a history: of older points each so-manieth stays."""
         self.threads: SimulatedThreads | None = None
         self.on_serving: Callable[[], None] = lambda: None
         self.on_gone: Callable[[], None] = lambda: None
@@ -228,20 +231,34 @@ class RemoteSite(Site):
         self._listener: ReplicationListener | None = None
 
     def retain(self, points: Sequence[Point]) -> set[int]:
-        """Keep the newest few: the store's rule of retention."""
-        return {point.number for point in points[-self.retained_count :]}
+        """Keep the newest few, and some older ones: the store's rule of retention."""
+        kept = {point.number for point in points[-self.retained_count :]}
+        return kept | self.settled(points)
+
+    def settled(self, points: Sequence[Point]) -> set[int]:
+        """Those of them that stay for ever, or nearly: a run has few points."""
+        if not self.every:
+            return set()
+        chosen = [point.number for point in points if point.number % self.every == 1]
+        return set(chosen[-HISTORY_POINTS:])
 
     async def _serve(self) -> None:
         machine = self.machine
         count = min(2 * len(self.config.volumes) + 2, 16)
         self.threads = threads = self._threads("group", count)
         store = await GroupStore.open(
-            machine.files, threads, self.settings, retain=self.retain
+            machine.files,
+            threads,
+            self.settings,
+            retain=self.retain,
+            settled=self.settled,
         )
         self.store = store
         self.on_open(store)
         group = ReceivingGroup(self.config, self.name, store, threads, machine.clock)
         self.group = group
+        if self.every:
+            group.thinning.start(has_limit=False)
         self._listener = ReplicationListener({GROUP: group}, machine.clock)
         self.network.listener = self._listener
         self.network.listener_loop = self.loop
