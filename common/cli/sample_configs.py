@@ -123,10 +123,14 @@ listen = ["unix:/run/farshore/recovery.sock"] # read-only recovery points
 [[group]]
 name = "orders"
 peer = "amsterdam" # the name in the primary's [site], and in its certificate
+# Which recovery points stay beside the newest. docs/operating/recovery-points.md
+# retain = ["all for 1h", "1 per 1h for 1d", "1 per 1d for 7d"]
 
 [group.journal]
-# Grows by what is overwritten since the newest recovery point.
+# Grows by what is overwritten since the oldest recovery point kept.
 directory = "/var/lib/farshore/journal"
+# limit = "200GiB"               # of all of them; at 90 % the oldest points go
+# pins = "hard"                  # pinned points stay, and nothing more is applied
 
 [group.scrub]
 # Reads journals and devices back. Five cron fields in UTC.
