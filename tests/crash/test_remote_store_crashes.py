@@ -40,9 +40,12 @@ def _first_journal_flush() -> Lie:
     return lie
 
 
-def _flush_of(suffix: str, *, phase: str | None = None) -> Callable[[], Lie]:
+def _flush_of(
+    suffix: str, *, phase: str | None = None, anywhere: bool = False
+) -> Callable[[], Lie]:
     def lie(explorer: RemoteExploration, _operation: str, path: str) -> bool:
-        return path.endswith(suffix) and phase in {None, explorer.phase}
+        is_meant = suffix in path if anywhere else path.endswith(suffix)
+        return is_meant and phase in {None, explorer.phase}
 
     return lambda: lie
 
@@ -61,6 +64,11 @@ BREAKAGES: dict[str, Callable[[], Lie]] = {
     "the devices' directory is never synced": _flush_of("/devices"),
 }
 
+HISTORY_BREAKAGES: dict[str, Callable[[], Lie]] = {
+    "a merged journal is not synced": _flush_of(".1.journal", phase="running"),
+    "a catalogue is not synced": _flush_of("/catalogue.", anywhere=True),
+}
+
 
 @pytest.mark.parametrize("name", BREAKAGES)
 def test_leaving_out_one_flush_is_found(name: str) -> None:
@@ -69,6 +77,27 @@ def test_leaving_out_one_flush_is_found(name: str) -> None:
         try:
             RemoteExploration(
                 seed, images_per_step=4, lie=BREAKAGES[name](), error_odds=0.0
+            ).run()
+        except (ViolationError, FarshoreError):
+            return
+    pytest.fail(f"nothing went wrong although {name}")
+
+
+def test_merges_and_catalogues_are_among_what_is_explored() -> None:
+    run = RemoteExploration(1, images_per_step=3, has_history=True, error_odds=0.0)
+    run.run()
+    assert run.merges > 0
+    names = run.disk.list("/state/orders")
+    assert any(name.startswith("catalogue.") for name in names)
+
+
+@pytest.mark.parametrize("name", HISTORY_BREAKAGES)
+def test_leaving_out_a_flush_of_history_is_found(name: str) -> None:
+    for seed in range(40):
+        lie = HISTORY_BREAKAGES[name]()
+        try:
+            RemoteExploration(
+                seed, images_per_step=4, lie=lie, error_odds=0.0, has_history=True
             ).run()
         except (ViolationError, FarshoreError):
             return

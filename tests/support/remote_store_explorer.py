@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import errno
 import itertools
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -22,9 +23,12 @@ from common.replication.lineage import CycleName, SenderState
 from common.replication.messages import Encoding, VolumeOffer
 from common.replication.tracks import TrackRecord, run_hash, track_hash
 from common.storage.extents import HOLE_AND_ZERO
+from remote_site import store_record
 from remote_site.applier import apply_tracks
 from remote_site.group_disk import GroupDisk, StoreSettings
+from remote_site.history import History
 from remote_site.recovery_point import PointImage
+from remote_site.retention import Drop
 from remote_site.secondary import SecondaryVolume
 from remote_site.store_state import Point
 from tests.support.crash.disk import CrashDisk
@@ -43,6 +47,7 @@ OFFERS = (
 GROUP_ID, LINEAGE, PEER = b"g" * 16, b"L" * 16, "amsterdam"
 SENDER = SenderState(GROUP_ID, LINEAGE)
 CYCLES = 4
+HISTORY_SHARE = 0.3
 
 ATTEMPTS_MAX = 50
 """Tries of one cycle under injected errors before it counts as stuck (I11)."""
@@ -67,6 +72,8 @@ class Told:
     begun: int = 0
     progress: int = 0
     """Of the relation that point `point` opened."""
+    stays: frozenset[int] = frozenset()
+    """Points that stay whatever comes."""
 
 
 class RemoteExploration(Exploration):
@@ -85,6 +92,7 @@ class RemoteExploration(Exploration):
         lie: Lie | None = None,
         retained: int | None = None,
         error_odds: float | None = None,
+        has_history: bool | None = None,
     ) -> None:
         super().__init__(seed, images_per_step=images_per_step)
         if lie is not None:
@@ -95,6 +103,11 @@ class RemoteExploration(Exploration):
             self.retained = retained
         if error_odds is not None:
             self.error_odds = error_odds
+        # By chance of its own: other seeds do what they did without history.
+        self.has_history = random.Random(seed ^ 0x415709).random() < HISTORY_SHARE
+        if has_history is not None:
+            self.has_history = has_history
+        self.merges = 0
         self.errors_met = 0
         self.phase = "running"
         self.history: dict[int, Cycle] = {}
@@ -112,7 +125,11 @@ class RemoteExploration(Exploration):
 
     def _open(self, files: CrashDisk, way: Way = GroupDisk.open) -> GroupDisk:
         store = GroupDisk(
-            files, SETTINGS, retain=self._retain, new_identity=self._identity
+            files,
+            SETTINGS,
+            retain=self._retain,
+            new_identity=self._identity,
+            settled=self._settled,
         )
         before, self.phase = self.phase, "recovering"
         try:
@@ -122,11 +139,47 @@ class RemoteExploration(Exploration):
         return store
 
     def _retain(self, points: Sequence[Point]) -> set[int]:
-        return {point.number for point in points[-self.retained :]}
+        kept = {point.number for point in points[-self.retained :]}
+        return kept | self._settled(points)
+
+    def _settled(self, points: Sequence[Point]) -> set[int]:
+        """With history every second point stays for ever."""
+        if not self.has_history:
+            return set()
+        return {point.number for point in points if point.number % 2}
+
+    def _thin(self, store: GroupDisk) -> None:
+        """Merge what is due, as a daemon does after a commit."""
+        history = History(store)
+        history.seal()
+        while (step := history.plan()) is not None:
+            if isinstance(step, Drop):
+                history.drop(step)
+                continue
+            merge = history.merge(step)
+            assert merge is not None
+            try:
+                while merge.step() is not None:
+                    pass
+                done = merge.finish()
+            except StorageError:
+                merge.abandon()
+                raise
+            assert done
+            self.merges += 1
 
     # -- the sender --------------------------------------------------------------------
 
     def explore(self) -> None:
+        room = store_record.TAIL_POINTS_MAX, store_record.TAIL_POINTS_LEFT
+        if self.has_history:  # a catalogue comes with the second point
+            store_record.TAIL_POINTS_MAX = store_record.TAIL_POINTS_LEFT = 1
+        try:
+            self._explore()
+        finally:
+            store_record.TAIL_POINTS_MAX, store_record.TAIL_POINTS_LEFT = room
+
+    def _explore(self) -> None:
         self.store.bind(GROUP_ID, LINEAGE, PEER, OFFERS)
         self.is_bound = True
         self._new_epoch()
@@ -164,9 +217,12 @@ class RemoteExploration(Exploration):
         self._send(store)
         self._commit(store, number)
         self.told.point, self.told.progress = number, 0
+        self.told.stays |= self._settled(store.points)
         self.promised()
         if self.rng.random() < 0.3:
             store.advance_current(number, number * 1000 + 500)
+        if self.has_history:
+            self._thin(store)
 
     def _injected_error(self, operation: str, _path: str) -> int | None:
         if self.rng.random() >= self.error_odds:
@@ -211,7 +267,8 @@ class RemoteExploration(Exploration):
         point, state = self._check(store), store.state
         assert state is not None
         begun = 0 if state.begun is None else state.begun.number
-        return Told(point, state.epoch, begun, state.progress_count)
+        stays = frozenset(self._settled(store.points))
+        return Told(point, state.epoch, begun, state.progress_count, stays)
 
     def _new_epoch(self) -> None:
         epoch = self.store.new_epoch(SENDER)
@@ -358,6 +415,7 @@ class RemoteExploration(Exploration):
         self._send(store)
         self._commit(store, number)
         self.told.point, self.told.progress = number, 0
+        self.told.stays |= self._settled(store.points)
         self.promised()
 
     def _check(self, store: GroupDisk) -> int:
@@ -378,6 +436,9 @@ class RemoteExploration(Exploration):
             raise ViolationError(f"cycle {told.begun} had begun, and is forgotten")
         if number == told.point and state.progress_count < told.progress:
             raise ViolationError("progress that a peer was told is forgotten")
+        listed = {point.number for point in store.points}
+        if not told.stays <= listed:
+            raise ViolationError(f"a point that stays is gone: {sorted(listed)}")
         for point in store.points:
             self._compare(store, point)
         return number

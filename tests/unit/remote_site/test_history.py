@@ -4,7 +4,7 @@ is listed shows what it always showed."""
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import pytest
@@ -15,7 +15,7 @@ from common.errors import CorruptStateError, StorageError
 from common.storage import journal_merge
 from common.storage.open_journals import OPEN_MAX
 from common.storage.zeroes import is_zero
-from remote_site import point_map
+from remote_site import point_map, store_record
 from remote_site.applier import apply_tracks
 from remote_site.group_disk import GroupDisk, StoreSettings
 from remote_site.history import History, PointMerge
@@ -30,6 +30,7 @@ from tests.support.remote_store_group import (
     tracks_of,
     zero_tracks,
 )
+from tests.support.simulated_files import SimulatedFiles
 
 SECTORS_MAX = 700
 
@@ -356,12 +357,14 @@ def test_after_a_failed_flush_of_the_record_new_journals_are_left_alone() -> Non
     assert merge is not None
     to_the_end(merge)
 
-    def fails(operation: str, path: str) -> int | None:
-        return 5 if operation == "datasync" and path.endswith("/store") else None
+    def landed_all_the_same(operation: str, path: str) -> None:
+        if operation == "datasync" and path.endswith("/store"):
+            raise StorageError("input/output error", errno=5, file=path)
 
-    site.files.inject = fails
+    site.files.hook = landed_all_the_same
     with pytest.raises(StorageError):
         merge.finish()
+    site.files.hook = None
     merge.abandon()
     for kind in ("lost", "kept"):
         image = site.files.crash_image(random.Random(2), kind)
@@ -434,6 +437,35 @@ def test_hard_pins_stay_and_nothing_more_is_applied() -> None:
     site.history.check_room()
 
 
+def test_a_map_made_before_a_merge_does_not_outlive_it() -> None:
+    site = with_points(12)
+    site.open_image(0.0)
+    site.check()
+    site.chosen.numbers = {1, *range(4, 13)}
+    site.chosen.newest = 1
+    site.thin()
+    assert site.numbers() == [1, *range(4, 13)]
+    site.check()
+
+
+def test_a_point_from_before_a_growth_gets_no_more_than_it_had() -> None:
+    site = Site()
+    site.chosen.newest = 10
+    site.write(1, 0.0, 10, 3)
+    site.commit()
+    site.grow(1, 40)
+    site.commit()
+    last = OFFERS[1].size_bytes // OFFERS[1].track_bytes
+    for value in (7, 8):
+        track = (last + 0.5) / site.disk.volumes[1].geometry.track_count
+        site.write(1, track, 1, value)  # the track that was cut, whole now
+        site.commit()
+    site.chosen.newest, site.chosen.numbers = 1, {1}
+    site.thin()
+    assert site.numbers() == [1, 4]
+    site.check()
+
+
 def journals_open(site: Site) -> int:
     return sum(
         journal._file is not None
@@ -488,3 +520,41 @@ def test_a_map_stays_right_while_newer_points_come() -> None:
         site.check()
         site.commit()
         site.check()
+
+
+def test_a_power_cut_at_any_step_of_a_merge_leaves_each_point_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(store_record, "TAIL_POINTS_MAX", 2)
+    monkeypatch.setattr(store_record, "TAIL_POINTS_LEFT", 1)
+    site = with_points(5)
+    site.chosen.newest, site.chosen.numbers = 1, {1, 4}
+    site.history.seal()
+    each_crash_image_has(site, {1, 4, 5}, site.thin)
+    assert site.numbers() == [1, 4, 5]
+
+
+def test_a_power_cut_at_any_step_of_a_drop_leaves_each_point_whole() -> None:
+    site = with_points(5)
+    site.history.seal()
+    each_crash_image_has(site, {3, 4, 5}, lambda: site.disk.drop_before(3))
+    assert site.numbers() == [3, 4, 5]
+
+
+def each_crash_image_has(
+    site: Site, stay: set[int], happens: Callable[[], None]
+) -> None:
+    images: list[SimulatedFiles] = []
+    rng = random.Random(3)
+    site.files.hook = lambda *_: images.extend(site.files.crash_images(rng, 4))
+    happens()
+    site.files.hook = None
+    site.chosen.newest = 100
+    for image in images:
+        disk = GroupDisk(image, SETTINGS, site.chosen)
+        disk.open()
+        assert stay <= {point.number for point in disk.points}
+        for point in disk.points:
+            for index, volume in enumerate(disk.volumes):
+                site.compare(point.number, index, PointImage(volume, point.number))
+        disk.close()
