@@ -15,12 +15,13 @@ from pathlib import Path
 from common.errors import ConfigError, RefusedError
 from common.ports import File, Files
 from common.service.site_record import LOCK_NAME
-from common.storage.record import DurableRecord
+from common.storage.flush_guard import FlushGuard
 from common.storage.unwritten import UnwrittenFiles
 from common.storage.zeroes import is_zero
-from remote_site.group_disk import RECORD_NAME, GroupDisk, StoreSettings
+from remote_site.group_disk import GroupDisk, StoreSettings
 from remote_site.recovery_point import PointImage
-from remote_site.store_state import Point, StoreState, from_record
+from remote_site.store_record import RECORD_NAME, StoreRecord
+from remote_site.store_state import Point, StoreState
 
 HOLE_BYTES = 64 << 10
 """Of a file that is written, what holds zeroes only becomes a hole in such pieces."""
@@ -74,11 +75,14 @@ class RestoredSite:
             raise RefusedError(
                 f"no group {name!r} in {self._directory}: it has {known}"
             )
-        path = f"{self._directory}/groups/{name}/{RECORD_NAME}"
-        record = DurableRecord(path, self._files).load()
-        if record is None:
-            raise RefusedError(f"{path}: an empty record: the group was never received")
-        return from_record(record, path)
+        place = f"{self._directory}/groups/{name}"
+        record = StoreRecord(self._files, place, FlushGuard())
+        state = record.load()
+        if state is None:
+            raise RefusedError(
+                f"{record.path}: an empty record: the group was never received"
+            )
+        return state
 
     def open(self, name: str, places: Places) -> GroupDisk:
         """Recover a group in memory; close it when done.

@@ -9,7 +9,7 @@ from tests.museum.exhibit import Exhibit, swap, tests
 _HISTORY = "unit/remote_site/test_history.py::"
 _MERGE = "test_a_power_cut_at_any_step_of_a_merge_leaves_each_point_whole"
 _DISK = "remote_site/group_disk.py"
-_SAYS = "assert|DID NOT RAISE|CorruptStateError|StorageError|PointGoneError"
+_SAYS = "assert|Assertion|DID NOT RAISE|CorruptStateError|StorageError|PointGoneError"
 
 EXHIBITS: tuple[Exhibit, ...] = (
     Exhibit(
