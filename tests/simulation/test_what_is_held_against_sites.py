@@ -103,7 +103,7 @@ def test_silence_about_a_lack_of_room_is_noticed(
         world, alarms, remote = simulation.world, simulation.alarms, simulation.remote
         world.run(lambda: simulation.oracle.completed_number > 0)
         assert remote.group is not None
-        monkeypatch.setattr(remote.group, "_alarm", lambda *_: None)
+        monkeypatch.setattr(remote.group, "raise_alarm", lambda *_: None)
         remote.machine.full.add("/journal")
         world.run(lambda: alarms._unsaid_since is not None)
         remote.machine.full.clear()
