@@ -62,6 +62,7 @@ def test_no_disaster_breaks_a_promise() -> None:
     assert totals.shadow_power_losses > 4 * totals.seeds
     assert totals.lacks_of_room_said > totals.seeds // 50
     assert totals.growths > totals.seeds // 10
+    assert totals.merges > totals.seeds // 20
     assert totals.copies_put_back > totals.seeds // 10
     assert totals.verifies_clean > totals.seeds // 20
     assert totals.tracks_mended > totals.seeds // 4

@@ -55,6 +55,7 @@ class Totals:
     point_reads: int = 0
     copies_put_back: int = 0
     growths: int = 0
+    merges: int = 0
     lacks_of_room_said: int = 0
     verifies_clean: int = 0
     tracks_mended: int = 0
@@ -77,6 +78,7 @@ class Totals:
         self.point_reads += outcome.point_reads
         self.copies_put_back += outcome.copies_put_back
         self.growths += outcome.growths
+        self.merges += outcome.merges
         self.lacks_of_room_said += outcome.lacks_of_room_said
         self.verifies_clean += outcome.verifies_clean
         self.tracks_mended += outcome.tracks_mended

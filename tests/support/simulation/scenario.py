@@ -76,6 +76,7 @@ class Outcome:
     acked_compared: int
     copies_put_back: int
     growths: int
+    merges: int
     lacks_of_room_said: int
     verifies_clean: int
     tracks_mended: int
@@ -428,6 +429,7 @@ def simulate(seed: int, *, keep_trace: bool = False) -> Outcome:
         acked_compared=oracle.durability.acked_compared,
         copies_put_back=simulation.restoring.count,
         growths=simulation.hosts.growths,
+        merges=simulation.remote.merges,
         lacks_of_room_said=simulation.alarms.said,
         verifies_clean=simulation.verifies.clean,
         tracks_mended=simulation.tampering.tracks_mended,

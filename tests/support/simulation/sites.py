@@ -223,6 +223,7 @@ class RemoteSite(Site):
         """Points that stay at a commit: the newest."""
         self.every = 0
         """With it there is a history: of older points each so-manieth stays."""
+        self.merges = 0
         self.threads: SimulatedThreads | None = None
         self.on_serving: Callable[[], None] = lambda: None
         self.on_gone: Callable[[], None] = lambda: None
@@ -254,6 +255,7 @@ class RemoteSite(Site):
             settled=self.settled,
         )
         self.store = store
+        self._count_merges(store)
         self.on_open(store)
         group = ReceivingGroup(self.config, self.name, store, threads, machine.clock)
         self.group = group
@@ -264,6 +266,16 @@ class RemoteSite(Site):
         self.network.listener_loop = self.loop
         self.is_serving = True
         self.on_serving()
+
+    def _count_merges(self, store: Any) -> None:
+        replace_merged = store._disk.replace_merged
+
+        def counted(*what: Any) -> bool:
+            done: bool = replace_merged(*what)
+            self.merges += done
+            return done
+
+        store._disk.replace_merged = counted
 
     async def _close(self) -> None:
         assert self._listener is not None
