@@ -61,8 +61,8 @@ class History:
         self._disk = disk
         self._points_max = points_max
         self._summed: tuple[object, int] = (None, 0)
-        self._refused: set[Step] = set()
-        """Failed for a reason that trying again does not mend."""
+        self._rotten: set[int] = set()
+        """Points that can't be merged: trying again does not mend what is lost."""
 
     def seal(self) -> None:
         """Put the indexes of finished journals on disk, out of memory."""
@@ -105,7 +105,7 @@ class History:
             # Only a pin keeps what comes before, the record has nothing to merge into.
             numbers = [point.number for point in state.points]
             step = Drop(numbers[numbers.index(step.victims[-1]) + 1])
-        return None if step in self._refused else step
+        return step
 
     def _candidates(self, state: StoreState) -> list[Candidate]:
         disk, durable, named = self._disk, state.points, state.kept_numbers
@@ -124,7 +124,7 @@ class History:
                 Candidate(
                     point.number,
                     self._bytes_of(point),
-                    point.number in kept,
+                    point.number in kept or point.number in self._rotten,
                     is_pinned,
                     is_pinned or point.number in stay,
                     point.number in forks,
@@ -148,8 +148,8 @@ class History:
         return None if begun is None else PointMerge(self._disk, step, *begun)
 
     def refuse(self, step: Merge) -> None:
-        """Leave this merge alone until the next start."""
-        self._refused.add(step)
+        """Leave the points of this merge as they are, until the next start."""
+        self._rotten.update((step.into, *step.victims))
 
     def check_room(self) -> None:
         """Raise `StorageError` where the limit is reached and pins may not end for it.

@@ -324,6 +324,15 @@ def test_a_record_that_rots_is_not_merged_and_stays_named() -> None:
         site.merge(step)
     site.history.refuse(step)
     assert site.history.plan() is None
+    site.chosen.newest = 100
+    for _ in range(4):
+        site.write(0, 0.3, 4, 9)
+        site.commit()
+    site.chosen.newest, site.chosen.numbers = 1, {1, 5}
+    site.history.seal()
+    following = site.history.plan()
+    assert isinstance(following, Merge), "others are merged as ever"
+    assert following.into >= 4
 
 
 def test_without_room_a_merge_leaves_all_as_it_was() -> None:
