@@ -29,6 +29,9 @@ TRIED_TRACKS = 16
 TRIED_FROM_TRACKS = 64
 """Of so many tracks at least, about 16 tell whether it is worth looking at all."""
 
+FEW_SHARE = 0.5
+"""Of a frame's tracks: up to here it is packed both ways."""
+
 WINDOW_TRACKS = 1 << 18
 """Searched for runs by one call."""
 
@@ -170,3 +173,18 @@ class CycleBase:
 def runs_of(records: Sequence[RunData | DeltaRun]) -> Runs:
     """Return the runs that need their base, in the records' order."""
     return [(r.first, r.count) for r in records if isinstance(r, DeltaRun)]
+
+
+def has_few_differences(records: Sequence[RunData | DeltaRun]) -> bool:
+    """Tell whether so few tracks go as differences that they may do so in vain.
+
+    Each brings two hashes with it; among many tracks like itself it may shrink to less
+    as it is.
+    """
+    differenced = sum(each.count for each in records if isinstance(each, DeltaRun))
+    whole = sum(
+        each.count
+        for each in records
+        if isinstance(each, RunData) and each.data is not None
+    )
+    return 0 < differenced <= FEW_SHARE * (differenced + whole)

@@ -26,6 +26,10 @@ other a higher one, which then takes half of what was idle."""
 SAVES_LITTLE = 0.97
 """Compressed to more than this share, a window of whole tracks was not worth it."""
 
+SHRINKS_MUCH = 0.5
+SHARE_WEIGHT = 0.2
+"""Where the last frames shrank to less than this, larger ones shrink further."""
+
 PLAIN_FRAMES = 256
 """Whole tracks go uncompressed for so many frames, before a window is tried again."""
 
@@ -54,6 +58,7 @@ class Compression:
         self._fixed = setting if isinstance(setting, int) else None
         self._index = 0
         self._plain_left = 0
+        self._share = 1.0
         self._restart()
 
     def _restart(self) -> None:
@@ -71,9 +76,14 @@ class Compression:
     def has_time(self) -> bool:
         """Tell whether the link is slow enough for work that spares it bytes.
 
-        A fixed level is taken for a link that is.
+        A fixed level is taken for a link that is, "off" for one that is not.
         """
-        return not self._is_auto or self._index > 0
+        return self._index > 0 if self._is_auto else self._fixed is not None
+
+    @property
+    def gains_by_size(self) -> bool:
+        """Tell whether larger frames are worth it: less would be sent."""
+        return self.has_time and self._share < SHRINKS_MUCH
 
     def pack(
         self, records: Sequence[RunData | DeltaRun], *, gathered: bool = False
@@ -110,6 +120,8 @@ class Compression:
         if packed.level is None:
             self._plain_left = max(0, self._plain_left - 1)
             return
+        share = len(packed.payload) / packed.raw_bytes
+        self._share += SHARE_WEIGHT * (share - self._share)
         self._frames += 1
         self._seconds += packed.seconds
         self._send_seconds += send_seconds

@@ -30,11 +30,18 @@ from common.replication.sequences import covered
 from common.replication.tracks import DeltaRun, RunData, track_hash
 from common.storage.flashcopy import Runs
 from primary_site.background import first_of
-from primary_site.base import CycleBase, runs_of
+from primary_site.base import CycleBase, has_few_differences, runs_of
 from primary_site.changes import pages_of_tracks
 from primary_site.compression import Compression, Packed
 from primary_site.cut_reader import CutReader, CutUnreadableError
-from primary_site.drain_plan import FrameBytes, Gatherer, Unit, full_frames, plan
+from primary_site.drain_plan import (
+    LARGE_FRAMES,
+    FrameBytes,
+    Gatherer,
+    Unit,
+    full_frames,
+    plan,
+)
 from primary_site.drain_waits import DrainWaits, Stage
 from primary_site.group import ConsistencyGroup, Cut
 from primary_site.likeness import Habit, Likeness, unlike
@@ -123,7 +130,7 @@ class CycleDrain:
                 self._session.epoch, cut.number, cut.cycle_id, cut.cut_ns, cut.label
             )
         )
-        self._units = plan(self._readers, self._frame_bytes)
+        self._units = plan(self._readers, self._bytes_of_frame)
         try:
             async with asyncio.TaskGroup() as tasks:
                 for _ in range(self._workers):
@@ -220,7 +227,7 @@ class CycleDrain:
             end = start + size
         unit.excluded = unit.excluded + list(message.runs)
         track_bytes = self._group.volumes[unit.volume].geometry.track_bytes
-        gathered = Gatherer(unit.volume, track_bytes, self._frame_bytes, whole=True)
+        gathered = Gatherer(unit.volume, track_bytes, self._bytes_of_frame, whole=True)
         for run in message.runs:
             if not unit.hashed:
                 self.tracks_refused += run[1]
@@ -290,6 +297,11 @@ class CycleDrain:
                 return None
             await self._woken(Stage.REMOTE)
 
+    def _bytes_of_frame(self, most: int) -> int:
+        if self._compression.gains_by_size:
+            most *= LARGE_FRAMES
+        return self._frame_bytes(most)
+
     async def _planned(self) -> Unit | None:
         async with self._units_lock:
             if self._units is None:
@@ -337,7 +349,12 @@ class CycleDrain:
 
         def pack() -> tuple[Records, Packed]:
             records = base.against(runs)
-            return records, self._compression.pack(records, gathered=True)
+            packed = self._compression.pack(records, gathered=True)
+            if self._compression.has_time and has_few_differences(records):
+                whole = self._compression.pack(runs, gathered=True)
+                if len(whole.payload) < len(packed.payload):
+                    return list(runs), whole
+            return records, packed
 
         records, packed = await base.run(volume.threads, pack)
         unit.based = runs_of(records)

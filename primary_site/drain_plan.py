@@ -20,7 +20,11 @@ FRAME_BYTES = 1 << 20
 """Bytes of tracks in one frame: small beside a link's quarter second, large
 beside the cost of a hop."""
 
-FRAME_RUNS_MAX = 512
+LARGE_FRAMES = 2
+"""So many times as large are frames where that gains something: what shrinks much
+does so by looking back."""
+
+FRAME_RUNS_MAX = 1024
 HASHED_TRACKS_MAX = 2048
 HASHED_BYTES = 8 << 20
 """Read and hashed for one HASHES frame at most."""

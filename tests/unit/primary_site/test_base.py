@@ -341,3 +341,30 @@ async def test_where_much_is_alike_every_track_is_looked_at(site: Site) -> None:
     await drained.ended()
     assert drained.drain.tracks_differenced == len(tracks)
     site.group.abandon_cycle()
+
+
+async def test_few_differences_among_many_tracks_go_whole_where_that_is_less(
+    site: Site,
+) -> None:
+    """Their hashes cost more than they are: alone they go as differences."""
+    page = b"a line of text, as in many others; " * 117 + b"!"
+    await site.write(0, page * 512)
+    await site.commit_cut()
+
+    async def records(*changed: int) -> set[Encoding]:
+        for track in changed:
+            await site.write(track * TRACK, touched(page, 99))
+        await cut(site)
+        drained = Drained(site, delta=True, compression=3)
+        await drained.frames(1)
+        found = records_of(drained.session.frames[0])
+        drained.progress(0)
+        await drained.ended()
+        site.group.abandon_cycle()
+        return {each.encoding for each in found}
+
+    assert await records(1, 3) == {Encoding.XOR}
+    await site.write(0, page)
+    await site.commit_cut()
+    await site.write(512 * TRACK, page * 100)  # nothing is held there
+    assert await records(1, 3) == {Encoding.RAW}

@@ -129,3 +129,16 @@ def test_what_spares_bytes_at_a_cost_is_for_links_that_are_slow(clock: Clock) ->
     frames(compression, clock, send_seconds=0.1)
     assert compression.has_time
     assert Compression(1, clock.monotonic).has_time
+    assert not Compression("off", clock.monotonic).has_time
+
+
+def test_what_shrinks_much_goes_in_larger_frames(clock: Clock) -> None:
+    compression = Compression(3, clock.monotonic)
+    assert not compression.gains_by_size
+    frames(compression, clock)
+    assert compression.gains_by_size
+    frames(compression, clock, data=NOISE)
+    assert not compression.gains_by_size
+    fast = Compression("auto", clock.monotonic)
+    frames(fast, clock)
+    assert not fast.gains_by_size, "nothing says that the link is slow"
