@@ -9,7 +9,6 @@ from typing import Any
 import click
 import structlog
 
-from common.errors import RefusedError
 from common.nbd.server import NbdServer
 from common.service.certificate_watch import CertificateWatch
 from common.service.clock import SystemClock
@@ -26,7 +25,9 @@ from common.service.site_record import SiteState, open_state_directory
 from common.service.status import SiteStatus
 from common.service.version import farshore_version
 from common.storage.files import SystemFiles
-from primary_site.sending_groups import PACING_KEYS, TLS_KEYS, SendingGroups
+from primary_site.sending_groups import PACING_KEYS, TLS_KEYS
+from remote_site.receiving_groups import TLS_KEYS as LISTEN_TLS_KEYS
+from remote_site.roles import SiteGroups
 
 NAME = "farshore-primary"
 
@@ -45,12 +46,15 @@ class PrimaryDaemon:
         self._reload = reload
         self._clock = SystemClock()
         self._files = SystemFiles()
-        self._sending = SendingGroups(config.site.name, config_path, self._clock)
+        site = config.site.name
+        self._groups = SiteGroups(site, config_path, self._files, self._clock)
+        self._groups.can_receive = config.replication is not None
         self._nbd: NbdServer | None = None
         self._http = SiteHttp(config.http, self._status, self._clock)
         self.reloader = Reloader(config, self._load)
         self.reloader.register(TLS_KEYS, self._prepare_credentials)
         self.reloader.register(PACING_KEYS, self._prepare_pacing)
+        self.reloader.register(LISTEN_TLS_KEYS, self._prepare_listen_credentials)
 
     async def serve(self, stop: asyncio.Event) -> None:
         """Open everything, serve until `stop`, close in order."""
@@ -61,9 +65,11 @@ class PrimaryDaemon:
             await self._http.close()
 
     async def _serve(self, stop: asyncio.Event) -> None:
-        site = self._config.site
+        site, groups = self._config.site, self._groups
         for config in self._config.groups:
-            await self._sending.check(config, site.state_directory, self._files)
+            await groups.check_sent(config, site.state_directory)
+        if self._config.replication is not None:
+            await groups.receiving.read_credentials(self._config.replication)
         state: SiteState = await asyncio.to_thread(
             open_state_directory,
             self._files,
@@ -73,43 +79,45 @@ class PrimaryDaemon:
         )
         try:
             for config in self._config.groups:
-                await self._sending.open(config, site.state_directory, self._files)
+                await groups.open_sent(config, site.state_directory)
             await self._serve_hosts(stop)
         finally:
             try:
-                await self._sending.close_all()
+                await groups.close()
             finally:
                 state.lock.close()
 
     async def _serve_hosts(self, stop: asyncio.Event) -> None:
         """Serve; on the way out hosts go first, so that nothing writes any more."""
-        sending, hosts = self._sending, self._config.nbd
-        nbd = NbdServer(sending.exports, hosts.limits.nbd_limits(), hosts.security())
+        groups, hosts = self._groups, self._config.nbd
+        nbd = NbdServer(groups.exports, hosts.limits.nbd_limits(), hosts.security())
         self._nbd = nbd
         self.reloader.register(NBD_TLS_KEYS, nbd_certificates(nbd))
         control = ControlServer(self._config.site.control_socket, self._control)
-        for name in sending.hosted:
-            sending.replicate(name)
+        groups.serve(nbd)
         others = [
-            asyncio.create_task(sending.watch()),
+            asyncio.create_task(groups.sending.watch()),
             asyncio.create_task(self.reloader.serve(self._reload)),
             asyncio.create_task(
-                CertificateWatch(sending.certificates, self._clock).run()
+                CertificateWatch(groups.certificates, self._clock).run()
             ),
         ]
         try:
             await nbd.listen([str(a) for a in self._config.nbd.listen])
+            if self._config.replication is not None:
+                await groups.receiving.listen(self._config.replication)
             await control.listen()
             self._http.serving()
-            notify_ready(f"serving {len(sending.hosted)} groups")
+            notify_ready(f"serving {len(groups.names)} groups")
             log.info("daemon_started", site=self._config.site.name, nbd=nbd.addresses)
             await wait_for_stop(stop, others)
         finally:
             self._http.ending()
             for task in others:
                 task.cancel()
+            await groups.receiving.stop()
             await nbd.close()
-            await sending.stop()
+            await groups.stop()
             await asyncio.gather(*others, return_exceptions=True)
             await control.close()
             log.info("daemon_stopped")
@@ -120,32 +128,30 @@ class PrimaryDaemon:
         return await asyncio.to_thread(load_primary, self._config_path)
 
     async def _prepare_pacing(self, new: PrimaryConfig) -> Commit:
-        return self._sending.prepare_pacing(new.groups)
+        return self._groups.sending.prepare_pacing(new.groups)
 
     async def _prepare_credentials(self, new: PrimaryConfig) -> Commit:
-        return await self._sending.prepare_credentials(new.groups)
+        return await self._groups.sending.prepare_credentials(new.groups)
+
+    async def _prepare_listen_credentials(self, new: PrimaryConfig) -> Commit:
+        if new.replication is None:
+            return lambda: None  # a restart is needed, and said
+        return await self._groups.receiving.prepare_credentials(new.replication)
 
     # -- control -----------------------------------------------------------------------
 
     async def _control(self, command: str, arguments: dict[str, Any]) -> Any:
         if command == "status":
             return (await self._status()).to_json()
-        name = arguments.pop("group")
-        if name not in self._sending.hosted:
-            known = ", ".join(self._sending.hosted)
-            raise RefusedError(f"no group {name!r} here; this site has: {known}")
-        return await self._sending.ask(command, name, arguments)
+        return await self._groups.ask(command, arguments)
 
     async def _status(self) -> SiteStatus:
-        names = self._sending.hosted
         return SiteStatus(
             site=self._config.site.name,
             role="primary",
             version=farshore_version(),
             nbd=nbd_status(self._nbd),
-            groups=tuple(
-                await asyncio.gather(*(self._sending.status(name) for name in names))
-            ),
+            groups=await self._groups.status(),
         )
 
 

@@ -45,7 +45,8 @@ async def carry_told_changes(cycles: GroupCycles, session: SendingSession) -> No
         if bitmap.count and volume.changes.told_of != relation_id:
             if group.cut is not None:
                 await cycles.abandon_here("the remote has changes of its own")
-            volume.changes.carry(bitmap)
+            # Much of it is what a killed sender only suspected: hashes go first.
+            volume.changes.compare_again(bitmap)
         volume.changes.told_of = relation_id
     if numbers_up_to > group.state.cycle_number and group.cut is None:
         # Those numbers name something else there: they are spent here, too.

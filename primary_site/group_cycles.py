@@ -252,7 +252,7 @@ class GroupCycles:
         while not self.tickets:
             if self.group.failed is not None:
                 raise self.group.failed
-            if self._cut_wanted and not self.group.state.suspended:
+            if self._cut_wanted and not self._may_not_cut:
                 return
             wait = self._seconds_to_cut()
             if wait == 0:
@@ -262,10 +262,15 @@ class GroupCycles:
                 async with asyncio.timeout(wait):
                     await self.wake.wait()
 
+    @property
+    def _may_not_cut(self) -> bool:
+        state = self.group.state
+        return state.suspended or state.handing is not None
+
     def _seconds_to_cut(self) -> float:
         """Return when to look again: 0 if a cut is due now."""
         group = self.group
-        if group.state.suspended:
+        if self._may_not_cut:
             return LOOK_AGAIN_SECONDS_MAX
         now, changed, keeper = (
             self._clock.monotonic(),

@@ -78,6 +78,8 @@ class VolumeState:
 
 VERSIONS = (FORMAT_VERSION, FORMAT_VERSION_GROWN, FORMAT_VERSION_SUPERSEDED)
 
+ROLE_KEYS = ("superseded", "handing", "gives_up")
+
 GROWTH_KEYS = ("first_bytes", "growing_bytes", "carried_from_bytes")
 
 
@@ -90,7 +92,9 @@ class GroupState:
     bits count if they were saved under `acked_tag`.
 
     `superseded`: the remote has taken over, in another lineage. From then on hosts may
-    not write, and nothing is sent.
+    not write, and nothing is sent. `handing`: the remote is asked to take over by
+    agreement, and has not answered; hosts may not write either. `gives_up`: this site
+    is to receive from it, its sending role ends.
     """
 
     group: str
@@ -111,6 +115,8 @@ class GroupState:
     clean: bool = False
     volumes: dict[str, VolumeState] = field(default_factory=dict)
     superseded: ToldFork | None = None
+    handing: Fork | None = None
+    gives_up: bool = False
 
     def with_volume(self, name: str, volume: VolumeState) -> GroupState:
         return replace(self, volumes={**self.volumes, name: volume})
@@ -139,13 +145,15 @@ def to_record(state: GroupState) -> dict[str, Any]:
     record: dict[str, Any] = {
         name: getattr(state, name)
         for name in GroupState.__slots__
-        if name not in {"volumes", "superseded"}
+        if name not in {"volumes", *ROLE_KEYS}
     }
     has_grown = any(volume.has_grown for volume in state.volumes.values())
     record["version"] = FORMAT_VERSION_GROWN if has_grown else FORMAT_VERSION
-    if state.superseded is not None:
+    if state.superseded is not None or state.handing is not None:
         record["version"] = FORMAT_VERSION_SUPERSEDED
-        record["superseded"] = _told_record(state.superseded)
+        record["superseded"] = state.superseded and _told_record(state.superseded)
+        record["handing"] = state.handing and _fork_record(state.handing)
+        record["gives_up"] = state.gives_up
     record["volumes"] = {
         name: _volume_record(volume) for name, volume in state.volumes.items()
     }
@@ -153,27 +161,30 @@ def to_record(state: GroupState) -> dict[str, Any]:
 
 
 def _told_record(told: ToldFork) -> dict[str, Any]:
-    fork = told.fork
+    return {**_fork_record(told.fork), "is_known": told.is_known}
+
+
+def _fork_record(fork: Fork) -> dict[str, Any]:
     return {
         "lineage": fork.lineage,
         "parent": fork.parent,
         "point": [fork.cycle.number, fork.cycle.cycle_id],
         "cut_ns": fork.cut_ns,
         "at_ns": fork.at_ns,
-        "is_known": told.is_known,
     }
 
 
 def _told(record: dict[str, Any]) -> ToldFork:
-    return ToldFork(
-        Fork(
-            record["lineage"],
-            record["parent"],
-            CycleName(*record["point"]),
-            record["cut_ns"],
-            record["at_ns"],
-        ),
-        record["is_known"],
+    return ToldFork(_fork(record), record["is_known"])
+
+
+def _fork(record: dict[str, Any]) -> Fork:
+    return Fork(
+        record["lineage"],
+        record["parent"],
+        CycleName(*record["point"]),
+        record["cut_ns"],
+        record["at_ns"],
     )
 
 
@@ -196,7 +207,7 @@ def from_record(record: dict[str, Any], path: str) -> GroupState:
             f"{', '.join(map(str, VERSIONS))}, those that this farshore reads; run the "
             "release that wrote it, or upgrade"
         )
-    superseded = record.pop("superseded", None)
+    superseded, handing = record.pop("superseded", None), record.pop("handing", None)
     volumes = {
         name: VolumeState(
             **{**v, "identity": v["identity"] and FileIdentity(*v["identity"])}
@@ -204,7 +215,10 @@ def from_record(record: dict[str, Any], path: str) -> GroupState:
         for name, v in record.pop("volumes").items()
     }
     return GroupState(
-        **record, volumes=volumes, superseded=superseded and _told(superseded)
+        **record,
+        volumes=volumes,
+        superseded=superseded and _told(superseded),
+        handing=handing and _fork(handing),
     )
 
 

@@ -119,6 +119,13 @@ class HostedGroup:
         self._replicating = asyncio.current_task()
         await self.replicator.run()
 
+    async def gave_up(self) -> None:
+        """Wait until this site is to receive the group instead."""
+        await self._thread.run(self._gave_up())
+
+    async def _gave_up(self) -> None:
+        await self.replicator.switchover.gave_up.wait()
+
     async def ask(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Run an operator's request on the group's loop.
 

@@ -52,11 +52,10 @@ from primary_site.session_links import Connect
 from primary_site.superseded import (
     ALARM,
     SPLIT_BRAIN_ALARM,
-    refuse_writes,
     split_brain_text,
-    supersede,
     superseded_text,
 )
+from primary_site.switchover import Switchover
 from primary_site.tickets import CutTicket, CutTickets
 from primary_site.verifying import Verifying
 
@@ -86,6 +85,7 @@ class Replicator:
             group, self.cycles, lambda: self.session, self.alarms, clock
         )
         self.cycles.when_moved_on = self.verifying.look_again
+        self.switchover = Switchover(group, self.cycles, self.alarms, clock)
         self.pacing = Pacing(group.config.link, clock)
         self.cycles.before_growth = partial(
             self.verifying.stop, "a volume has grown: begin anew"
@@ -132,7 +132,12 @@ class Replicator:
     def _check_role(self) -> None:
         told = self.group.state.superseded
         if told is not None:
-            raise RefusedError(f"group {self.group.name}: {superseded_text(told)}")
+            text = superseded_text(self.group.name, told)
+            raise RefusedError(f"group {self.group.name}: {text}")
+        if self.switchover.is_handing:
+            raise RefusedError(
+                f"group {self.group.name} is being handed over to its remote"
+            )
 
     async def suspend(self) -> None:
         """No new cuts from now on, over restarts too; a drain under way finishes."""
@@ -145,6 +150,28 @@ class Replicator:
     async def resume(self) -> None:
         await self.group.update(suspended=False)
         self.cycles.wake.set()
+
+    async def hand_over(self) -> None:
+        """Exchange roles with the remote, in good order; return once that is done.
+
+        Raises `RefusedError`: then hosts go on here.
+        """
+        self._check_role()
+        if self.group.state.suspended:
+            raise RefusedError(
+                f"group {self.group.name} is suspended; "
+                f"farshore resume {self.group.name} first"
+            )
+        session = self.session
+        if session is None:
+            raise RefusedError(
+                f"group {self.group.name} has no link to its remote now "
+                f"({self.link_state}); see farshore status"
+            )
+        await self.switchover.hand_over(session)
+        if self.session is session:
+            await self.switchover.ask(session)
+        await self.switchover.ended()
 
     async def grow(self, volume: str, size_bytes: int) -> Growth:
         """Make a volume larger while hosts use it; it is served so on return."""
@@ -207,9 +234,7 @@ class Replicator:
                 pause, self._give_up = RECONNECT_SECONDS_MIN, None
                 await self._serve(session)
             except PeerRefusedError as error:
-                pause = self._refused(error)
-                if isinstance(error, ForkedError):
-                    await self._learn(error)
+                pause = await self._refused(error)
             except (ConnectionLostError, ProtocolError) as error:
                 self.link_state = "down"
                 self._log.warning("link_lost", reason=str(error))
@@ -227,7 +252,13 @@ class Replicator:
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
             pause = min(2 * pause, RECONNECT_SECONDS_MAX)
 
-    def _refused(self, error: PeerRefusedError) -> float:
+    async def _refused(self, error: PeerRefusedError) -> float:
+        if isinstance(error, ForkedError):
+            await self._learn(error)
+            if self.group.state.superseded is not None:
+                return 0.0  # nobody is asked again
+        elif self.switchover.is_handing:
+            return await self._handing_refused(error)
         reason = GoodbyeReason(error.reason)
         self._log.warning("link_refused", reason=reason.name.lower(), text=str(error))
         if reason.is_permanent:
@@ -241,12 +272,18 @@ class Replicator:
             self.alarms.set("remote_out_of_space", str(error))
         return RECONNECT_SECONDS_MAX
 
+    async def _handing_refused(self, error: PeerRefusedError) -> float:
+        """The remote has not taken over: it can't, or does so now."""
+        if error.reason == GoodbyeReason.NOT_PERMITTED:
+            await self.switchover.refused(error)
+        return RECONNECT_SECONDS_MIN
+
     async def _learn(self, error: ForkedError) -> None:
         """The remote serves the group: be superseded, if it went on from here."""
         told, lineage = error.told, self.group.state.lineage
         if error.reason == GoodbyeReason.SUPERSEDED and told.fork.parent == lineage:
             try:
-                await supersede(self.group, told)
+                await self.switchover.superseded(told)
             except StorageError as failed:  # said again at the next start
                 self.cycles.storage_failed(failed)
         else:
@@ -255,8 +292,7 @@ class Replicator:
 
     async def _stand_superseded(self, told: ToldFork) -> None:
         """Send nothing, until an operator has chosen a side."""
-        refuse_writes(self.group)
-        text = superseded_text(told)
+        text = superseded_text(self.group.name, told)
         self.link_state = "refused"
         self.alarms.clear("refused", "link_down", SPLIT_BRAIN_ALARM)
         self.alarms.set(ALARM, text)
@@ -325,6 +361,7 @@ class Replicator:
         self.link_state = "connected"
         self.alarms.clear("refused", "link_down", SPLIT_BRAIN_ALARM)
         self._log.info("link_connected", epoch=session.epoch, links=len(session.links))
+        await self.switchover.ask(session)
         await self.cycles.run(session)
 
     async def _give_up_later(self) -> None:

@@ -7,7 +7,7 @@ what happens in a group happens on that group's own loop (`hosted_group.py`).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import structlog
@@ -76,6 +76,9 @@ class SendingGroups:
         self._clock = clock
         self._dialers: dict[str, Dialer] = {}
         self._replicating: dict[str, asyncio.Task[None]] = {}
+        self.when_gave_up: Callable[[str], Awaitable[None]] | None = None
+        """Called once a group's sender has recorded that this site is to receive it."""
+        self._watching: dict[str, asyncio.Task[None]] = {}
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     # -- one group ---------------------------------------------------------------------
@@ -132,6 +135,26 @@ class SendingGroups:
         )
         self._replicating[name] = task
         task.add_done_callback(self._ended)
+        if self.when_gave_up is not None:
+            watching = asyncio.create_task(
+                self._watch_role(name, self.when_gave_up), name=f"role of {name}"
+            )
+            self._watching[name] = watching
+            watching.add_done_callback(self._role_changed)
+
+    def is_replicating(self, name: str) -> bool:
+        return name in self._replicating
+
+    async def _watch_role(
+        self, name: str, gave_up: Callable[[str], Awaitable[None]]
+    ) -> None:
+        await self.hosted[name].gave_up()
+        await gave_up(name)
+
+    def _role_changed(self, task: asyncio.Task[None]) -> None:
+        """An error that nobody expected ends the daemon; its next start goes on."""
+        if not task.cancelled() and task.exception() is not None:
+            self._ended(task)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         """Cycles end when they are told to: any other end is a bug of ours."""
@@ -144,10 +167,20 @@ class SendingGroups:
         """Raise what ends the cycles of any group; for ever, where nothing does."""
         await asyncio.shield(self._failed)
 
+    def withdraw(self, name: str) -> list[str]:
+        """Export a group's volumes no more; return the names of its exports."""
+        volumes = self._volumes.pop(name, [])
+        names = [f"{name}/{volume.name}" for volume in volumes]
+        return [*names, *(f"{each}@cut" for each in names)]
+
     async def close(self, name: str) -> None:
         """Stop a group in good order. Its hosts are gone, or were cut off."""
         hosted = self.hosted.pop(name)
         self._volumes.pop(name, None)
+        watching = self._watching.pop(name, None)
+        if watching is not None and watching is not asyncio.current_task():
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
         await self._stop(name)
         await hosted.close()
 
@@ -158,7 +191,11 @@ class SendingGroups:
             await asyncio.gather(task, return_exceptions=True)
 
     async def stop(self) -> None:
-        """End all cycles: no host is served any more."""
+        """End all cycles, and changes of roles: no host is served any more."""
+        watching = list(self._watching.values())
+        for task in watching:
+            task.cancel()
+        await asyncio.gather(*watching, return_exceptions=True)
         await asyncio.gather(*(self._stop(name) for name in list(self._replicating)))
 
     async def close_all(self) -> None:

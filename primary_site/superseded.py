@@ -6,12 +6,10 @@ here or there: which side goes on is for an operator to say.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from common.replication.lineage import ToldFork
 from common.service.moments import rfc3339
-from primary_site.group_state import GroupState
 
 if TYPE_CHECKING:
     from primary_site.group import ConsistencyGroup
@@ -20,28 +18,18 @@ ALARM = "superseded"
 SPLIT_BRAIN_ALARM = "split_brain"
 
 
-async def supersede(group: ConsistencyGroup, told: ToldFork) -> None:
-    """Refuse hosts' writes from now on, over restarts too.
-
-    Order: no further write is begun, in the same step; then the record, durably. The
-    crash it defends against: none, a start that knows nothing is told again before it
-    sends anything. What was written until then stays, as what this site alone has.
-    """
-    refuse_writes(group)
-
-    def superseded(state: GroupState) -> GroupState:
-        return replace(state, superseded=told)
-
-    if group.state.superseded != told:
-        await group.change(superseded)
-
-
 def refuse_writes(group: ConsistencyGroup) -> None:
+    """Take no write of a host from now on; those under way go on to their end."""
     for volume in group.volumes:
         volume.refuse_writes()
 
 
-def superseded_text(told: ToldFork) -> str:
+def allow_writes(group: ConsistencyGroup) -> None:
+    for volume in group.volumes:
+        volume.allow_writes()
+
+
+def superseded_text(group: str, told: ToldFork) -> str:
     """Return the alarm of the old primary: what is, and what may be done."""
     fork = told.fork
     older = ""
@@ -54,7 +42,9 @@ def superseded_text(told: ToldFork) -> str:
         f"the remote took over at {rfc3339(fork.at_ns)} from point "
         f"{fork.cycle.number}, cut at {rfc3339(fork.cut_ns)}, in lineage "
         f"{fork.lineage.hex()}; this site's is {fork.parent.hex()}. Hosts' writes are "
-        f"refused here, reads are served, and nothing was overwritten.{older}"
+        f"refused here, reads are served, and nothing was overwritten.{older} "
+        f"To receive the remote's data, and keep what this site alone has as a fork: "
+        f"farshore failback {group}"
     )
 
 

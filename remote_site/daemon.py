@@ -9,14 +9,13 @@ from typing import Any
 import click
 import structlog
 
-from common.errors import RefusedError
 from common.nbd.server import NbdServer
-from common.nbd.several_exports import SeveralExports
 from common.service.certificate_watch import CertificateWatch
 from common.service.clock import SystemClock
 from common.service.config import load_remote
 from common.service.config_nbd import NBD_TLS_KEYS, nbd_certificates
 from common.service.config_remote import RemoteConfig
+from common.service.config_roles import sending_group
 from common.service.control import ControlServer
 from common.service.http.site import SiteHttp
 from common.service.nbd_status import nbd_status
@@ -24,12 +23,13 @@ from common.service.notify import notify_ready
 from common.service.reload import Commit, Reloader
 from common.service.runner import run, wait_for_stop
 from common.service.site_record import SiteState, open_state_directory
-from common.service.status import GroupStatus, SiteStatus
+from common.service.status import SiteStatus
 from common.service.version import farshore_version
 from common.storage.files import SystemFiles
-from remote_site.receiving_groups import COMMANDS as RECEIVING
-from remote_site.receiving_groups import TLS_KEYS, ReceivingGroups
-from remote_site.sending import TakenOverGroups
+from primary_site.sending_groups import PACING_KEYS
+from primary_site.sending_groups import TLS_KEYS as LINK_TLS_KEYS
+from remote_site.receiving_groups import TLS_KEYS
+from remote_site.roles import SiteGroups
 
 NAME = "farshore-remote"
 
@@ -48,11 +48,13 @@ class RemoteDaemon:
         self._reload = reload
         self._clock = SystemClock()
         self._files = SystemFiles()
-        self._receiving = ReceivingGroups(config.site.name, self._files, self._clock)
-        self._taken_over = TakenOverGroups(config, config_path, self._clock)
+        site = config.site.name
+        self._groups = SiteGroups(site, config_path, self._files, self._clock)
         self._http = SiteHttp(config.http, self._status, self._clock)
         self.reloader = Reloader(config, self._load)
         self.reloader.register(TLS_KEYS, self._prepare_credentials)
+        self.reloader.register(LINK_TLS_KEYS, self._prepare_link_credentials)
+        self.reloader.register(PACING_KEYS, self._prepare_pacing)
 
     async def serve(self, stop: asyncio.Event) -> None:
         """Open everything, serve until `stop`, close in order."""
@@ -63,7 +65,7 @@ class RemoteDaemon:
             await self._http.close()
 
     async def _serve(self, stop: asyncio.Event) -> None:
-        site, receiving = self._config.site, self._receiving
+        site, receiving = self._config.site, self._groups.receiving
         await receiving.read_credentials(self._config.replication)
         state: SiteState = await asyncio.to_thread(
             open_state_directory,
@@ -75,31 +77,27 @@ class RemoteDaemon:
         try:
             for config in self._config.groups:
                 directory = f"{site.state_directory}/groups/{config.name}"
-                group = await receiving.open(config, directory)
-                await self._taken_over.attach(group, directory, self._files)
+                await self._groups.open_received(config, directory)
             await self._serve_peers(stop)
         finally:
             try:
-                await self._taken_over.close()
+                await self._groups.close()
             finally:
-                try:
-                    await receiving.close_all()
-                finally:
-                    state.lock.close()
+                state.lock.close()
 
     async def _serve_peers(self, stop: asyncio.Event) -> None:
         """Serve; on the way out senders go first, then hosts, then operators."""
-        receiving, hosts = self._receiving, self._config.nbd
-        exports = SeveralExports((self._taken_over.sending.exports, receiving.exports))
-        nbd = NbdServer(exports, hosts.limits.nbd_limits(), hosts.security())
-        receiving.nbd = nbd
+        groups, hosts = self._groups, self._config.nbd
+        receiving = groups.receiving
+        nbd = NbdServer(groups.exports, hosts.limits.nbd_limits(), hosts.security())
+        groups.serve(nbd)
         self.reloader.register(NBD_TLS_KEYS, nbd_certificates(nbd))
         control = ControlServer(self._config.site.control_socket, self._control)
         others = [
-            asyncio.create_task(self._taken_over.sending.watch()),
+            asyncio.create_task(groups.sending.watch()),
             asyncio.create_task(self.reloader.serve(self._reload)),
             asyncio.create_task(
-                CertificateWatch(receiving.certificates, self._clock).run()
+                CertificateWatch(groups.certificates, self._clock).run()
             ),
         ]
         try:
@@ -124,7 +122,7 @@ class RemoteDaemon:
             await asyncio.gather(*others, return_exceptions=True)
             await receiving.stop()
             await nbd.close()
-            await self._taken_over.stop()
+            await groups.stop()
             await control.close()
             log.info("daemon_stopped")
 
@@ -134,43 +132,30 @@ class RemoteDaemon:
         return await asyncio.to_thread(load_remote, self._config_path)
 
     async def _prepare_credentials(self, new: RemoteConfig) -> Commit:
-        return await self._receiving.prepare_credentials(new.replication)
+        return await self._groups.receiving.prepare_credentials(new.replication)
+
+    async def _prepare_link_credentials(self, new: RemoteConfig) -> Commit:
+        configs = [sending_group(group) for group in new.groups if group.link]
+        return await self._groups.sending.prepare_credentials(configs)
+
+    async def _prepare_pacing(self, new: RemoteConfig) -> Commit:
+        configs = [sending_group(group) for group in new.groups if group.link]
+        return self._groups.sending.prepare_pacing(configs)
 
     # -- control -----------------------------------------------------------------------
 
     async def _control(self, command: str, arguments: dict[str, Any]) -> Any:
         if command == "status":
             return (await self._status()).to_json()
-        name = arguments.pop("group")
-        if name not in self._receiving.groups:
-            known = ", ".join(self._receiving.groups)
-            raise RefusedError(f"no group {name!r} here; this site has: {known}")
-        taken_over = self._taken_over
-        if command == "takeover":
-            return await taken_over.ask(name, **arguments)
-        if taken_over.is_sent(name) and command not in RECEIVING:
-            return await taken_over.sending.ask(command, name, arguments)
-        return await self._receiving.ask(command, name, arguments)
-
-    async def _group_status(self, name: str) -> GroupStatus:
-        received = self._receiving.status(name)
-        if not self._taken_over.is_sent(name):
-            return received
-        sent = await self._taken_over.status(name)
-        kept = {"test_copies": received.test_copies, "last_drill": received.last_drill}
-        return sent.model_copy(update=kept)
+        return await self._groups.ask(command, arguments)
 
     async def _status(self) -> SiteStatus:
         return SiteStatus(
             site=self._config.site.name,
             role="remote",
             version=farshore_version(),
-            nbd=nbd_status(self._receiving.nbd),
-            groups=tuple(
-                await asyncio.gather(
-                    *(self._group_status(name) for name in self._receiving.groups)
-                )
-            ),
+            nbd=nbd_status(self._groups.receiving.nbd),
+            groups=await self._groups.status(),
         )
 
 

@@ -34,6 +34,7 @@ from common.service.config_remote import RemoteGroup
 from common.service.histogram import COMMIT_BOUNDS_SECONDS, Histogram
 from remote_site.admission import Expected, refusal
 from remote_site.drills import Drills
+from remote_site.exchanging import OnHandOver, no_hand_over
 from remote_site.receiver import WINDOW_BYTES, Receiver, VolumeShape
 from remote_site.scrubbing import Scrubbing
 from remote_site.secondary_device import DeviceHoldsDataError
@@ -69,6 +70,8 @@ class ReceivingGroup:
         self.commits = 0
         """Recovery points committed since the daemon started."""
         self.commit_times = Histogram(COMMIT_BOUNDS_SECONDS)
+        self.on_hand_over: OnHandOver = no_hand_over
+        """Asked by a session whose sender hands the group over."""
         self.is_refusing = False
         """The last HELLO was refused: an operator has to look."""
         self._site = site
@@ -248,6 +251,7 @@ class ReceivingGroup:
             threads=self._threads,
             clock=self._clock,
             on_committed=self._note_commit,
+            on_hand_over=self.on_hand_over,
         )
         # Known before it is told: further links may join at once.
         self.session = session

@@ -6,7 +6,8 @@ A group may come and go while the daemon runs. All of it is the main loop's.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
 from typing import Any
 
 import structlog
@@ -136,6 +137,23 @@ class ReceivingGroups:
         self._threads[config.name] = threads
         self.groups[config.name] = group
         return group
+
+    @asynccontextmanager
+    async def opened_store(
+        self, config: RemoteGroup, directory: str
+    ) -> AsyncIterator[GroupStore]:
+        """Open a group's store for a while: who connects does not find it."""
+        threads = WorkerThreads(config.name, THREADS_MAX)
+        try:
+            store = await GroupStore.open(
+                self._files, threads, store_settings(config, directory)
+            )
+            try:
+                yield store
+            finally:
+                await store.close()
+        finally:
+            threads.close()
 
     async def close(self, name: str) -> None:
         """End a group's session, then let go of its store."""

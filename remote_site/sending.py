@@ -6,13 +6,16 @@ role is the secondary devices, behind a file system that preserves what hosts ov
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from typing import Any
 
+import structlog
+
+from common.errors import FarshoreError
 from common.ports import Clock, Files
-from common.replication.lineage import CycleName
+from common.replication.lineage import CycleName, Fork
 from common.service.config_primary import PrimaryGroup
-from common.service.config_remote import RemoteConfig
 from common.service.config_roles import sending_group
 from common.service.status import GroupState, GroupStatus, LinkState
 from common.storage.geometry import Geometry
@@ -24,6 +27,8 @@ from remote_site.preserving_device import PreservingDevice, PreservingFiles
 from remote_site.store_state import StoreState, Takeover
 from remote_site.takeover import GroupTakeover
 from remote_site.takeover_disk import carried
+
+log = structlog.get_logger()
 
 
 def sending_directory(directory: str) -> str:
@@ -88,21 +93,27 @@ def preserving_files(files: Files, disk: GroupDisk) -> PreservingFiles:
 class TakenOverGroups:
     """The takeovers of a daemon's groups, by the group's name."""
 
-    def __init__(self, config: RemoteConfig, config_path: str, clock: Clock) -> None:
-        self.sending = SendingGroups(config.site.name, config_path, clock)
+    def __init__(self, sending: SendingGroups, clock: Clock) -> None:
+        self.sending = sending
         self.takeovers: dict[str, GroupTakeover] = {}
         self._clock = clock
         self._has_link: dict[str, bool] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def attach(
-        self, group: ReceivingGroup, directory: str, files: Files
+        self,
+        group: ReceivingGroup,
+        directory: str,
+        files: Files,
+        home: PrimaryGroup | None = None,
     ) -> GroupTakeover:
         """Make a group's takeover possible; one that was decided goes on by itself.
 
-        Where it was done already, hosts may write once this returns. Raises what
+        `home`: how a site sends it that sent it at first. Where it was taken over
+        already, hosts may write once this returns. Raises what
         opening a group to be sent raises.
         """
-        config = sending_group(group.config)
+        config = home or sending_group(group.config)
         state_directory = sending_directory(directory)
 
         def prepare(disk: GroupDisk) -> None:
@@ -118,6 +129,16 @@ class TakenOverGroups:
             )
             self.sending.replicate(group.name)
 
+        def handed_over(fork: Fork) -> str | None:
+            if group.config.link is None:
+                return (
+                    f"group {group.name!r} can't be handed over: add [group.link] to "
+                    "the remote's config, so that it can send, and restart it"
+                )
+            self._hand_over(group.name, fork)
+            return None
+
+        group.on_hand_over = handed_over
         self._has_link[group.name] = group.config.link is not None
         takeover = GroupTakeover(group, prepare, begin, self._clock)
         self.takeovers[group.name] = takeover
@@ -128,8 +149,23 @@ class TakenOverGroups:
                 takeover.resume()
         return takeover
 
-    def is_sent(self, name: str) -> bool:
-        return name in self.sending.hosted
+    def _hand_over(self, name: str, fork: Fork) -> None:
+        """Take a group over as its sender asks; that ends the session that asked."""
+
+        async def take_over() -> None:
+            try:
+                await self.takeovers[name].take_over(
+                    fork.cycle.number,
+                    force=True,
+                    lineage=fork.lineage,
+                    at_ns=fork.at_ns,
+                )
+            except FarshoreError as error:  # tried again, or asked again
+                log.warning("hand_over_failed", group=name, reason=str(error))
+
+        task = asyncio.create_task(take_over(), name=f"hand over {name}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     # -- what operators ask ------------------------------------------------------------
 

@@ -10,6 +10,7 @@ import click
 from common.cli.config_commands import config, init
 from common.cli.drill_command import drill
 from common.cli.exit_codes import NEXT_COMMANDS, exit_codes_text
+from common.cli.failback_commands import failback, forks, switchover
 from common.cli.group_commands import cut, points, resume, suspend
 from common.cli.grow_command import grow
 from common.cli.scrub_command import scrub
@@ -85,6 +86,9 @@ for _command in (
     test_copy,
     drill,
     takeover,
+    failback,
+    switchover,
+    forks,
     config,
     init,
 ):

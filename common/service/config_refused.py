@@ -30,10 +30,6 @@ _COMMON = (
 
 PRIMARY_REFUSED = (
     *_COMMON,
-    RefusedKey(
-        "replication",
-        "a primary that receives arrives with a later version: remove it",
-    ),
     RefusedKey("group.hooks", "hooks arrive with a later version: remove it"),
     RefusedKey(
         "group.flashcopy.limit",
@@ -50,13 +46,7 @@ PRIMARY_REFUSED = (
     ),
 )
 
-REMOTE_REFUSED = (
-    *_COMMON,
-    RefusedKey(
-        "group.link",
-        "a remote that sends arrives with a later version: remove the table",
-    ),
-)
+REMOTE_REFUSED = _COMMON
 
 
 def find_refused(

@@ -16,6 +16,8 @@ def receiving_group(group: PrimaryGroup) -> RemoteGroup:
     return RemoteGroup(
         name=group.name,
         peer=group.link.peer,
+        link=group.link,
+        flashcopy=group.flashcopy,
         journal=group.journal,
         volume=tuple(
             RemoteVolume(name=volume.name, device=volume.device)

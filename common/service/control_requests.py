@@ -116,6 +116,13 @@ class DrillArguments(GroupArguments):
     drill: DrillReport | None = None
 
 
+class ForksArguments(GroupArguments):
+    """`forks`: lists what was given up and is kept, once one has been deleted."""
+
+    action: Literal["list", "delete"]
+    number: Annotated[StrictInt, Field(ge=0)] | None = None
+
+
 class GrowArguments(GroupArguments):
     """`grow` names a volume of the group, and the size that it is to have."""
 
@@ -143,6 +150,9 @@ REQUESTS: dict[str, type[Arguments]] = {
     "verify": VerifyArguments,
     "scrub": ScrubArguments,
     "grow": GrowArguments,
+    "failback": GroupArguments,
+    "switchover": GroupArguments,
+    "forks": ForksArguments,
     "test-copy": CopyArguments,
     "drill": DrillArguments,
     "takeover": TakeoverArguments,

@@ -119,9 +119,9 @@ async def test_hosts_go_on_at_the_remote_and_the_old_primary_has_no_effect(
         await until(
             lambda: pair.group("g")["link"]["state"] == "refused", "it is refused"
         )
-        (alarm,) = [a for a in pair.group("g")["alarms"] if a["name"] == "refused"]
+        (alarm,) = [a for a in pair.group("g")["alarms"] if a["name"] == "superseded"]
         assert told["lineage"] in alarm["message"]
-        assert "taken over" in alarm["message"]
+        assert "took over" in alarm["message"]
         again = await taken_over(pair, "--yes", "--json")
         assert json.loads(again.stdout) == told
         assert await served(pair) == now

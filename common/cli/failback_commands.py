@@ -1,0 +1,188 @@
+"""`farshore failback`, `switchover` and `forks`: the way back after a takeover."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.markup import escape as escape_markup
+from rich.table import Table
+
+from common.cli.daemon_options import connect, daemon_options, json_option
+from common.cli.display import console, plain, print_json, size_text
+from common.service.logging import escape
+
+
+@click.command()
+@click.argument("group")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@json_option
+@daemon_options
+def failback(
+    group: str, yes: bool, as_json: bool, socket_path: str | None, config: str | None
+) -> None:
+    """Receive GROUP at this site again: at the old primary, after a takeover.
+
+    What this site has written and the other one has not is kept as a fork, and then
+    overwritten on its devices by what either side has changed since the common point.
+    The other site serves hosts meanwhile; `farshore switchover` there returns the
+    roles. Hosts of GROUP that are connected here are cut off.
+    """
+    with connect(socket_path, config) as client:
+        status: dict[str, Any] = client.call("status", {})
+        for sentence in _given_up(group, status):
+            click.echo(escape(sentence), err=True)
+        if not yes:
+            click.confirm(f"Fail {escape(group)} back now?", abort=True, err=True)
+        with _waiting(f"failing back {group} (Ctrl-C ends the wait only)"):
+            done: dict[str, Any] = client.call(
+                "failback", {"group": group}, timeout_seconds=None
+            )
+    if as_json:
+        print_json(done)
+        return
+    click.echo(
+        escape(
+            f"{group}: received from now on, in lineage {done['lineage']}\n"
+            f"what this site alone had is fork {done['fork']}: {group}/VOLUME@"
+            f"{done['fork']}, read-only, until farshore forks delete {group} "
+            f"{done['fork']}\n"
+            f"once farshore status shows a newer recovery point, at the other site: "
+            f"farshore switchover {group}"
+        )
+    )
+
+
+def _given_up(group: str, status: dict[str, Any]) -> list[str]:
+    """Say what a failback overwrites here, as far as it is known."""
+    for each in status["groups"]:
+        if each["name"] == group:
+            changed = each["changed_bytes"]
+            size = "unknown" if changed is None else size_text(changed)
+            sentence = (
+                f"{group}: this site gives up what it wrote in lineage "
+                f"{each['lineage']}, {size} at most beside what the other site has; "
+                "it stays as a fork, until you delete that"
+            )
+            return [sentence]
+    return []
+
+
+@click.command()
+@click.argument("group")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@json_option
+@daemon_options
+def switchover(
+    group: str, yes: bool, as_json: bool, socket_path: str | None, config: str | None
+) -> None:
+    """Exchange the roles of GROUP's sites: at the one that sends, losing nothing.
+
+    Hosts' writes here are refused from now on, a last cycle brings the other site all
+    that they wrote, and it serves GROUP from then on; this site receives. Until the
+    other site has everything, a failure leaves hosts as they were.
+    """
+    if not yes:
+        click.confirm(
+            f"Hosts of {escape(group)} can't write here any more, and are cut off: "
+            "exchange the roles now?",
+            abort=True,
+            err=True,
+        )
+    with (
+        connect(socket_path, config) as client,
+        _waiting(f"handing {group} over (Ctrl-C ends the wait only)"),
+    ):
+        done: dict[str, Any] = client.call(
+            "switchover", {"group": group}, timeout_seconds=None
+        )
+    if as_json:
+        print_json(done)
+        return
+    click.echo(
+        escape(
+            f"{group}: the other site serves it now, in lineage {done['lineage']}; "
+            "this one receives\nto see it: farshore status, at both sites"
+        )
+    )
+
+
+def _waiting(text: str) -> Any:
+    """Return what a terminal shows meanwhile."""
+    return Console(stderr=True).status(escape_markup(escape(text)))
+
+
+@click.group()
+def forks() -> None:
+    """What a site wrote and gave up: kept by `farshore failback`, until deleted."""
+
+
+@forks.command("list")
+@click.argument("group")
+@json_option
+@daemon_options
+def list_forks(
+    group: str, as_json: bool, socket_path: str | None, config: str | None
+) -> None:
+    """List the forks of GROUP that are kept at this site, oldest first."""
+    arguments = {"group": group, "action": "list"}
+    with connect(socket_path, config) as client:
+        found: list[dict[str, Any]] = client.call("forks", arguments)
+    if as_json:
+        print_json(found)
+    elif not found:
+        click.echo(f"{escape(group)}: no fork is kept here")
+    else:
+        console().print(_table(found))
+
+
+def _table(found: list[dict[str, Any]]) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("FORK", justify="right")
+    table.add_column("KEPT AT")
+    table.add_column("LINEAGE")
+    table.add_column("BYTES", justify="right")
+    table.add_column("EXPORTS")
+    for fork in found:
+        table.add_row(
+            plain(fork["number"], "bold"),
+            plain(fork["kept_at"]),
+            plain(fork["lineage"]),
+            plain(size_text(fork["bytes"])),
+            plain(" ".join(fork["exports"])),
+        )
+    return table
+
+
+@forks.command("delete")
+@click.argument("group")
+@click.argument("number", type=click.IntRange(min=0))
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@json_option
+@daemon_options
+def delete_fork(
+    group: str,
+    number: int,
+    yes: bool,
+    as_json: bool,
+    socket_path: str | None,
+    config: str | None,
+) -> None:
+    """Delete fork NUMBER of GROUP: what was written there is then nowhere any more.
+
+    Its room is given back with the next recovery point.
+    """
+    if not yes:
+        click.confirm(
+            f"Delete fork {number} of {escape(group)}, the only copy of what it holds?",
+            abort=True,
+            err=True,
+        )
+    arguments = {"group": group, "action": "delete", "number": number}
+    with connect(socket_path, config) as client:
+        left: list[dict[str, Any]] = client.call("forks", arguments)
+    if as_json:
+        print_json(left)
+    else:
+        click.echo(f"{escape(group)}: fork {number} is kept no longer")

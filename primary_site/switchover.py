@@ -1,0 +1,182 @@
+"""A planned exchange of roles, at the site that has sent until now.
+
+Hosts write no more; the last cycle brings the remote everything; the record says to
+whom the group goes; then the remote is asked to take over from just that point. Its
+answer is its next goodbye. Nothing is lost, whatever stops it where.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from dataclasses import replace
+from typing import Any
+
+import structlog
+
+from common.errors import FarshoreError, RefusedError
+from common.ports import Clock
+from common.replication.features import EXCHANGE
+from common.replication.lineage import ID_BYTES, CycleName, Fork, ToldFork
+from common.replication.messages import HandOver
+from primary_site.alarms import Alarms
+from primary_site.group import ConsistencyGroup
+from primary_site.group_cycles import GroupCycles
+from primary_site.group_state import GroupState
+from primary_site.session import SendingSession
+from primary_site.superseded import allow_writes, refuse_writes
+
+ALARM = "handing_over"
+
+WRITES_SECONDS_MAX = 60.0
+"""Writes under way may take so long to end; else hosts go on as before."""
+
+log = structlog.get_logger()
+
+
+class Switchover:
+    """Of one group, on its loop; `gave_up` is set once the group is the remote's."""
+
+    def __init__(
+        self,
+        group: ConsistencyGroup,
+        cycles: GroupCycles,
+        alarms: Alarms,
+        clock: Clock,
+    ) -> None:
+        self.gave_up = asyncio.Event()
+        """This site is to receive: its sending role ends."""
+        self._group = group
+        self._cycles = cycles
+        self._alarms = alarms
+        self._clock = clock
+        self._refused: asyncio.Future[None] | None = None
+        state = group.state
+        if state.superseded is not None or state.handing is not None:
+            refuse_writes(group)
+        if state.gives_up:
+            self.gave_up.set()
+
+    @property
+    def is_handing(self) -> bool:
+        """The remote is asked to take over: no cycle is begun any more."""
+        return self._group.state.handing is not None
+
+    async def hand_over(self, session: SendingSession) -> None:
+        """Bring everything to the remote, and record to whom the group goes.
+
+        Order: no host's write is begun any more, in one step, and those under way have
+        ended; then a cut, committed at the remote; then the record, durably; only then
+        is the remote asked. The crashes it defends against: a write after the last
+        cut that was acknowledged; two sites that serve. What fails before the record
+        leaves hosts as they were.
+        """
+        if EXCHANGE not in session.features:
+            raise RefusedError("the remote's release can't take a group over")
+        group = self._group
+        refuse_writes(group)
+        try:
+            await self._writes_ended()
+            self._cycles.wake.set()
+            ticket = self._cycles.tickets.ask(None)
+            await ticket.safe
+            async with self._cycles.boundary:
+                await self._record()
+        except BaseException:
+            if group.state.handing is None:
+                allow_writes(group)
+            raise
+        self._alarms.set(
+            ALARM,
+            "hosts' writes are refused: the remote is asked to take over, and has not "
+            "answered yet",
+        )
+
+    async def _writes_ended(self) -> None:
+        try:
+            async with asyncio.timeout(WRITES_SECONDS_MAX):
+                for volume in self._group.volumes:
+                    await volume.writes_ended()
+        except TimeoutError:
+            raise RefusedError(
+                f"group {self._group.name}: writes under way did not end within "
+                f"{WRITES_SECONDS_MAX:g} s; see the device"
+            ) from None
+
+    async def _record(self) -> None:
+        group, state = self._group, self._group.state
+        if group.cut is not None or group.has_changed():
+            raise RefusedError("the last cycle was not the last; try again")
+        assert state.committed_number is not None
+        assert state.committed_cut_ns is not None
+        fork = Fork(
+            secrets.token_bytes(ID_BYTES),
+            state.lineage,
+            CycleName(state.committed_number, state.committed_cycle_id),
+            state.committed_cut_ns,
+            self._clock.now_ns(),
+        )
+        self._cycles.tickets.fail_asked("the group is handed over to its remote")
+        await group.update(handing=fork)
+        log.warning("group_handed_over", group=group.name, number=fork.cycle.number)
+
+    async def ask(self, session: SendingSession) -> None:
+        """Ask the remote to take over, in this session, if it is to."""
+        fork = self._group.state.handing
+        if fork is not None:
+            await session.send(HandOver(session.epoch, fork))
+
+    async def ended(self) -> None:
+        """Wait until the remote has taken over. Raises `RefusedError` if it refuses."""
+        self._refused = asyncio.get_running_loop().create_future()
+        gave_up = asyncio.create_task(self.gave_up.wait())
+        waiting: set[asyncio.Future[Any]] = {gave_up, self._refused}
+        try:
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            if self._refused.done():
+                self._refused.result()
+        finally:
+            gave_up.cancel()
+
+    async def refused(self, error: FarshoreError) -> None:
+        """The remote can't take over, and has not: hosts go on here."""
+        await self._group.update(handing=None)
+        allow_writes(self._group)
+        self._alarms.clear(ALARM)
+        self._cycles.wake.set()
+        if self._refused is not None and not self._refused.done():
+            self._refused.set_exception(RefusedError(str(error)))
+
+    async def superseded(self, told: ToldFork) -> None:
+        """The remote has taken over: by agreement, or from one that was not there.
+
+        Order: as `superseded.supersede`; with the same record this site gives up, where
+        it had agreed. Raises `StorageError`.
+        """
+        group = self._group
+        refuse_writes(group)
+        handing = group.state.handing
+        is_agreed = handing is not None and handing.lineage == told.fork.lineage
+
+        def superseded(state: GroupState) -> GroupState:
+            return replace(state, superseded=told, gives_up=state.gives_up or is_agreed)
+
+        await group.change(superseded)
+        self._alarms.clear(ALARM)
+        if is_agreed:
+            self.gave_up.set()
+
+    async def give_up(self) -> None:
+        """Give up what this site has beside the remote's: an operator says so.
+
+        Raises `RefusedError` where the remote is not known to have taken over.
+        """
+        group = self._group
+        if group.state.superseded is None:
+            raise RefusedError(
+                f"group {group.name} is served here, and no other site is known to "
+                "have taken it over: there is nothing to fail back to; see farshore "
+                "status at both sites"
+            )
+        await group.update(gives_up=True)
+        self.gave_up.set()

@@ -1,0 +1,371 @@
+"""The groups of a daemon of either kind, each in the role that its durable state says.
+
+A group that is sent and given up (`farshore failback`, or a switchover that the other
+site has answered) is received from then on; one that is received and taken over is sent
+(`sending.py`). Both go on by themselves after a restart. All of it is the main loop's.
+
+Which role a group has: the store's record says it, where there is one that is ready;
+else the sender's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from typing import Any
+
+import structlog
+
+from common.certificates import Certificate
+from common.errors import FarshoreError, RefusedError
+from common.nbd.server import NbdServer
+from common.nbd.several_exports import SeveralExports
+from common.ports import Clock, Files
+from common.replication.lineage import ID_BYTES
+from common.service.config_primary import PrimaryGroup
+from common.service.config_remote import RemoteGroup
+from common.service.config_roles import receiving_group
+from common.service.status import (
+    AlarmStatus,
+    GroupRole,
+    GroupState,
+    GroupStatus,
+    LinkState,
+    LinkStatus,
+)
+from primary_site.parting import Parted, read_parted
+from primary_site.sending_groups import SendingGroups
+from remote_site.fork_requests import fork_request
+from remote_site.giving_up import Beginning
+from remote_site.group import ReceivingGroup
+from remote_site.receiving_groups import COMMANDS as RECEIVING
+from remote_site.receiving_groups import ReceivingGroups
+from remote_site.sending import TakenOverGroups, sending_directory
+from remote_site.store_record import RECORD_NAME
+from remote_site.store_state import Point
+
+RETRY_SECONDS = 5.0
+"""Between tries of a change of roles that cannot go on: for want of room, say."""
+
+ALARM = "role_change_stalled"
+
+log = structlog.get_logger()
+
+
+class SiteGroups:
+    """All groups of a daemon; `exports` is what they export, whatever their roles."""
+
+    def __init__(self, site: str, config_path: str, files: Files, clock: Clock) -> None:
+        self.sending = SendingGroups(site, config_path, clock)
+        self.receiving = ReceivingGroups(site, files, clock)
+        self.taken_over = TakenOverGroups(self.sending, clock)
+        self.exports = SeveralExports((self.sending.exports, self.receiving.exports))
+        self.can_receive = True
+        """The config says where the other site connects."""
+        self._files = files
+        self._clock = clock
+        self._homes: dict[str, tuple[PrimaryGroup, str]] = {}
+        """Groups that this site sends at first, and where their state is."""
+        self._nbd: NbdServer | None = None
+        self._changing: dict[str, GroupStatus] = {}
+        self._changed = asyncio.Condition()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.sending.when_gave_up = self._gave_up
+
+    @property
+    def names(self) -> list[str]:
+        found = [*self._homes, *self.receiving.groups, *self._changing]
+        return list(dict.fromkeys(found))
+
+    def certificates(self) -> dict[str, Certificate]:
+        """Return those in use, by what people call them."""
+        return self.sending.certificates() | self.receiving.certificates()
+
+    def serve(self, nbd: NbdServer) -> None:
+        """Have hosts of `nbd` cut off when a group's role changes; begin all cycles."""
+        self._nbd = self.receiving.nbd = nbd
+        for name in list(self.sending.hosted):
+            if not self.sending.is_replicating(name):
+                self.sending.replicate(name)
+
+    # -- the start ---------------------------------------------------------------------
+
+    async def open_received(self, config: RemoteGroup, directory: str) -> None:
+        """Open a group that this site receives, or has taken over."""
+        group = await self.receiving.open(config, directory)
+        await self._attach(group, directory)
+
+    async def _attach(self, group: ReceivingGroup, directory: str) -> None:
+        home = self._homes.get(group.name)
+        config = None if home is None else home[0]
+        await self.taken_over.attach(group, directory, self._files, config)
+
+    async def check_sent(self, config: PrimaryGroup, state_directory: str) -> None:
+        """Raise what `open_sent` would for an operator's mistake; change nothing."""
+        if not self._is_received(config.name, state_directory):
+            await self.sending.check(config, state_directory, self._files)
+
+    def _is_received(self, name: str, state_directory: str) -> bool:
+        directory = _receiving_directory(name, state_directory)
+        return self._files.exists(f"{directory}/{RECORD_NAME}")
+
+    async def open_sent(self, config: PrimaryGroup, state_directory: str) -> None:
+        """Open a group that this site sends, unless it has given that up."""
+        self._homes[config.name] = config, state_directory
+        directory = _receiving_directory(config.name, state_directory)
+        if self._is_received(config.name, state_directory):
+            received = _received(config)
+            group = await self.receiving.open(received, directory)
+            if group.store.is_ready:
+                await self._attach(group, directory)
+                return
+            await self.receiving.close(config.name)  # cut short: see `_gave_up`
+        await self.sending.open(config, state_directory, self._files)
+
+    # -- a change of roles -------------------------------------------------------------
+
+    async def _gave_up(self, name: str) -> None:
+        """Receive a group that was sent: its sender has recorded that it gives up.
+
+        Order: hosts are cut off, the sending role is closed and its bitmaps are
+        durable, then the store begins (`giving_up.begin_receiving`). What fails is
+        tried again; a start finds the same records and goes the same way.
+        """
+        status = await self.sending.status(name)
+        self._changing[name] = status
+        await self._cut_off(name)
+        await self.sending.close(name)
+        while True:  # ends once there is room, or with the daemon
+            try:
+                await self._receive(name)
+            except FarshoreError as error:
+                log.error(  # noqa: TRY400 - for an operator, no bug of ours
+                    "role_change_failed", group=name, reason=str(error)
+                )
+                self._changing[name] = _stalled(status, str(error))
+                await asyncio.sleep(RETRY_SECONDS)
+            else:
+                break
+        del self._changing[name]
+        log.warning("group_receiving", group=name)
+        async with self._changed:
+            self._changed.notify_all()
+
+    async def _cut_off(self, name: str) -> None:
+        """Let no host read any more what is overwritten soon."""
+        for export in self.sending.withdraw(name):
+            if self._nbd is not None:
+                await self._nbd.disconnect(export)
+
+    async def _receive(self, name: str) -> None:
+        home = self._homes.get(name)
+        group = self.receiving.groups.get(name)
+        if group is not None:
+            directory = group.store.disk.settings.state_directory
+            beginning = await self._beginning(sending_directory(directory), group)
+            await group.store.begin_receiving(beginning)
+            await self._attach(group, directory)
+            return
+        assert home is not None
+        config, state_directory = home
+        directory = _receiving_directory(name, state_directory)
+        received = _received(config)
+        async with self.receiving.opened_store(received, directory) as store:
+            beginning = await self._beginning(state_directory, None, config=config)
+            await store.begin_receiving(beginning)
+        await self.open_received(received, directory)
+
+    async def _beginning(
+        self,
+        state_directory: str,
+        group: ReceivingGroup | None,
+        *,
+        config: PrimaryGroup | None = None,
+    ) -> Beginning:
+        name = group.name if group is not None else config.name if config else ""
+        parted = await asyncio.to_thread(
+            read_parted, self._files, state_directory, name
+        )
+        peer = group.config.peer if group is not None else _peer(config)
+        points = [] if group is None else group.store.points
+        newest = points[-1].number if points else 0
+        return beginning_of(parted, peer, newest, self._clock.now_ns())
+
+    # -- what operators ask ------------------------------------------------------------
+
+    async def ask(self, command: str, arguments: dict[str, Any]) -> Any:
+        """Carry out a command for a group, in the role that it has now."""
+        name = arguments.pop("group")
+        if name not in self.names:
+            known = ", ".join(self.names)
+            raise RefusedError(f"no group {name!r} here; this site has: {known}")
+        if name in self._changing:
+            raise RefusedError(
+                f"group {name} is changing its role; see farshore status"
+            )
+        group = self.receiving.groups.get(name)
+        match command:
+            case "takeover":
+                return await self._take_over(name, arguments)
+            case "failback":
+                return await self._fail_back(name)
+            case "switchover":
+                return await self._switch_over(name)
+            case "forks":
+                return await fork_request(group, name, **arguments)
+        if name in self.sending.hosted and not (group and command in RECEIVING):
+            return await self.sending.ask(command, name, arguments)
+        return await self.receiving.ask(command, name, arguments)
+
+    async def _take_over(self, name: str, arguments: dict[str, Any]) -> Any:
+        if name not in self.receiving.groups:
+            raise RefusedError(
+                f"takeover: this site sends group {name!r}; run the command at the "
+                "receiving site"
+            )
+        return await self.taken_over.ask(name, **arguments)
+
+    def _check_sent(self, command: str, name: str) -> None:
+        if name not in self.sending.hosted:
+            raise RefusedError(
+                f"{command}: this site receives group {name!r}; run the command at "
+                "the other site"
+            )
+        if not self.can_receive:
+            raise RefusedError(
+                f"{command}: this site can't receive: add [replication] with listen "
+                "to its config, and restart it"
+            )
+
+    async def _fail_back(self, name: str) -> dict[str, Any]:
+        self._check_sent("failback", name)
+        hosted = self.sending.hosted[name]
+        await hosted.ask(hosted.replicator.switchover.give_up)
+        return await self._received_here(name)
+
+    async def _switch_over(self, name: str) -> dict[str, Any]:
+        self._check_sent("switchover", name)
+        hosted = self.sending.hosted[name]
+        await hosted.ask(hosted.replicator.hand_over)
+        return await self._received_here(name)
+
+    async def _received_here(self, name: str) -> dict[str, Any]:
+        """Wait until the group is received; tell what was kept."""
+        async with self._changed:
+            await self._changed.wait_for(
+                lambda: (
+                    name not in self._changing
+                    and name not in self.sending.hosted
+                    and name in self.receiving.groups
+                )
+            )
+        store = self.receiving.groups[name].store
+        return {
+            "group": name,
+            "lineage": store.lineage.hex() if store.lineage else None,
+            "fork": store.forks[-1].number if store.is_divided else None,
+        }
+
+    async def status(self) -> tuple[GroupStatus, ...]:
+        return tuple(await asyncio.gather(*map(self._status, self.names)))
+
+    async def _status(self, name: str) -> GroupStatus:
+        if name in self._changing:
+            return self._changing[name]
+        if name not in self.sending.hosted:
+            return self.receiving.status(name)
+        if name in self.receiving.groups:
+            received = self.receiving.status(name)
+            sent = await self.taken_over.status(name)
+            kept = {
+                "test_copies": received.test_copies,
+                "last_drill": received.last_drill,
+            }
+            return sent.model_copy(update=kept)
+        return await self.sending.status(name)
+
+    # -- the end -----------------------------------------------------------------------
+
+    async def stop(self) -> None:
+        """End changes of roles, takeovers between two steps, and all cycles."""
+        await self.taken_over.stop()
+
+    async def close(self) -> None:
+        """Close what is sent, then the stores below."""
+        try:
+            await self.taken_over.close()
+        finally:
+            await self.receiving.close_all()
+
+
+def beginning_of(parted: Parted, peer: str, newest: int, now_ns: int) -> Beginning:
+    """Return what a site receives from now on, and keeps, by its sender's last state.
+
+    `newest`: the number of the newest point in its store, 0 for none. Pure.
+    """
+    state = parted.state
+    told = state.superseded
+    assert told is not None, "nobody gives up without knowing to whom"
+    fork = told.fork
+    is_agreed = state.handing is not None and state.handing.lineage == fork.lineage
+    if is_agreed:
+        assert state.committed_number is not None
+        assert state.committed_cut_ns is not None
+        point = Point(
+            state.committed_number,
+            state.committed_cycle_id,
+            state.committed_cut_ns,
+            state.current_as_of_ns or state.committed_cut_ns,
+            state.committed_label,
+        )
+    else:
+        number = max(state.cycle_number, state.committed_number or 0, newest) + 1
+        label = f"fork of {state.lineage.hex()}"
+        cycle_id = secrets.token_bytes(ID_BYTES)
+        point = Point(number, cycle_id, now_ns, now_ns, label)
+    is_known = told.is_known and parted.changed is not None
+    return Beginning(
+        group_id=state.group_id,
+        lineage=fork.lineage,
+        peer=peer,
+        volumes=parted.volumes,
+        point=point,
+        is_fork=not is_agreed,
+        own_lineage=state.lineage,
+        common=fork.cycle if is_known else None,
+        changed=parted.changed or {},
+    )
+
+
+def _received(config: PrimaryGroup) -> RemoteGroup:
+    """Return a primary's group as it is received; its devices hold data, of course."""
+    group = receiving_group(config)
+    volumes = tuple(
+        volume.model_copy(update={"accept_existing": True}) for volume in group.volumes
+    )
+    return group.model_copy(update={"volumes": volumes})
+
+
+def _peer(config: PrimaryGroup | None) -> str:
+    assert config is not None
+    return config.link.peer
+
+
+def _receiving_directory(name: str, state_directory: str) -> str:
+    return f"{state_directory}/groups/{name}/receiving"
+
+
+def _stalled(status: GroupStatus, reason: str) -> GroupStatus:
+    """Return the status of a group that nobody sends and nobody receives yet."""
+    alarm = AlarmStatus(
+        name=ALARM, message=f"the group is to be received here, and can't: {reason}"
+    )
+    return GroupStatus(
+        name=status.name,
+        role=GroupRole.RECEIVING,
+        state=GroupState.FAILED,
+        lineage=status.lineage,
+        link=LinkStatus(state=LinkState.DOWN),
+        volumes=status.volumes,
+        alarms=(alarm,),
+    )
