@@ -52,7 +52,7 @@ COMPONENTS = {
         Component(RegionLogExploration, 40, 100, 34_000),
         Component(JournalExploration, 40, 70, 20_000),
         Component(PrimaryExploration, 10, 50, 43_000),
-        Component(RemoteExploration, 12, 40, 43_000),
+        Component(RemoteExploration, 12, 48, 43_000),
         Component(TakeoverExploration, 8, 10, 2_000),
     )
 }
