@@ -6,6 +6,7 @@ Each part is a program of its own with its own options, run one after the other:
     link        wan_link.py       how much of a shaped long link one connection fills
     throughput  wan_throughput.py a first copy beside nbdcopy, the age of a point
     host-cost   wan_host_cost.py  random writes with delta encoding, and without
+    verify-cost wan_verify_cost.py  random writes beside a verify, and without
 
 `--only bytes link` runs some; words after `--` go to each part that is run. Tables go
 to stdout. Needs root, and a machine with nothing else to do.
@@ -24,6 +25,7 @@ PARTS = {
     "link": "wan_link.py",
     "throughput": "wan_throughput.py",
     "host-cost": "wan_host_cost.py",
+    "verify-cost": "wan_verify_cost.py",
 }
 
 
