@@ -4,7 +4,9 @@
 same daemons and the same volume, each job right after a cut, so that each first write
 of a track preserves. Both sites and the client share this machine: what the remote
 reads and hashes is counted as well. "from the disk" drops the volume from memory
-before each job, at both sites.
+before each job, at both sites. A ratio is the median of those of single rounds: a
+machine's speed changes over minutes. A verify begins before fio does, and reads at its
+full rate until then.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from benchmarks.jobs import drop_from_cache, fio
 from benchmarks.processes import wait_until
 from benchmarks.servers import fill
 
-SIZE_BYTES = 1 << 30
+SIZE_BYTES = 512 << 20
 RATES = ("", "50MiB/s", "1GiB/s")
 """Of a verify: none, the default, and more than it can read."""
 
@@ -67,15 +69,17 @@ def _row(
     pair: Pair, site: Site, options: argparse.Namespace, place: str, depth: int
 ) -> str:
     found: dict[str, list[Ran]] = {rate: [] for rate in RATES}
-    for turn in range(options.rounds):
-        for rate in RATES if turn % 2 == 0 else RATES[::-1]:
+    for turn in range(options.rounds + 1):
+        order = RATES if turn % 2 else RATES[::-1]
+        for rate in order if turn else ("",):  # the first job finds nothing warm
             site.call("cut", group="bench")
             wait_until(lambda: settled(site), "the cycle", CYCLE_SECONDS_MAX)
             if place != "memory":
                 drop_from_cache(pair.image)
                 drop_from_cache(pair.where / "remote.img")
             ran = _job(pair, site, rate, depth, options.seconds)
-            found[rate].append(ran)
+            if turn:
+                found[rate].append(ran)
             name = f"depth {depth}, {place}, {rate or 'no verify'}"
             print(f"{name}: {ran}", file=sys.stderr, flush=True)
     return _told(f"depth {depth}, from {place}", found)
@@ -105,11 +109,13 @@ def _told(name: str, found: dict[str, list[Ran]]) -> str:
     for rate, runs in found.items():
         if not rate:
             continue
+        pairs = zip(runs, found[""], strict=True)
+        ratios = [ran.rate / other.rate for ran, other in pairs]
         median = statistics.median(ran.rate for ran in runs)
         p99 = statistics.median(ran.p99_us for ran in runs) / 1000
         compared = statistics.median(ran.compared_mib for ran in runs)
         cells.append(f"{median:,.0f} /s (p99 {p99:.1f} ms)")
-        cells += [f"{median / base:.2f}", f"{compared:.0f} MiB/s"]
+        cells += [f"{statistics.median(ratios):.2f}", f"{compared:.0f} MiB/s"]
     return "| " + " | ".join(cells) + " |"
 
 

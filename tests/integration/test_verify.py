@@ -270,6 +270,12 @@ async def test_what_makes_no_sense_is_refused_with_the_reason(tmp_path: Path) ->
         await pair.cut()
         pair.primary.call("verify", group="g", action="start", rate="64KiB/s")
         stopped = pair.primary.call("verify", group="g", action="stop")
-        assert stopped["result"] == "stopped"
+        assert (stopped["result"], stopped["reason"]) == ("stopped", "it was stopped")
+        pair.primary.call("verify", group="g", action="start", rate="64KiB/s")
+        size_bytes = VOLUMES[1].size_bytes + 512
+        pair.primary.call("grow", group="g", volume="small", size_bytes=size_bytes)
+        ended = pair.primary.call("verify", group="g", action="report")
+        assert ended["result"] == "stopped"
+        assert ended["reason"] == "a volume has grown: begin anew"
         with pytest.raises(CommandFailedError, match="sending site"):
             pair.remote.call("verify", group="g", action="start")
