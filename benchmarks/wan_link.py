@@ -1,12 +1,13 @@
-"""How much of a long link farshore fills: one cycle of random data over a shaped one.
+"""How much of a link farshore uses: all that there is, or the rate it is asked to hold.
 
-    python benchmarks/wan_link.py --megabits 100 --round-trip-ms 50 --connections 1
+    python benchmarks/wan_link.py --megabits 100 --round-trip-ms 50
+    python benchmarks/wan_link.py --only paced
 
-The link is a proxy in a process of its own: bytes leave it at the rate, one after the
-other whatever connection they are of, and arrive half a round trip later; what waits in
-front of it is bounded, as in a router. The proxy answers for TCP itself: what the round
-trip costs here is what farshore waits for, credit and answers, not TCP's own window.
-Figures go to stdout.
+Over a cable of that rate and round trip between two network namespaces: one cycle of
+random data, from the command `cut` to its answer, beside one plain TCP connection that
+carries as many bytes; over one connection and over two. Then, on loopback, profiles and
+bandwidths: the bytes that a proxy sees leave per second, between the first and the last
+tenth of a cycle, over the rate asked for. Needs root for the cable.
 """
 
 from __future__ import annotations
@@ -14,128 +15,165 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import multiprocessing
 import random
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.long_link import LongLink, long_link
+from benchmarks.servers import describe_machine
+from common.replication.profiles import PROFILES
 from tests.support.sites import Pair, VolumeSpec, free_port
+from tests.support.tcp_proxy import TcpProxy
 
 MIB = 1 << 20
-CHUNK_BYTES = 16 << 10
-ROUTER_SECONDS = 0.05
-"""Bytes that wait for the link, in seconds of its rate."""
+SHARE_WANTED = 0.95
+PACED_SECONDS = 15.0
+LOOK_SECONDS = 0.02
+
+Figures = dict[str, Any]
 
 
-class Line:
-    """One direction: a rate, a delay, and a queue that all connections share."""
-
-    def __init__(self, bytes_per_second: float, delay_seconds: float) -> None:
-        self._rate = bytes_per_second
-        self._delay = delay_seconds
-        self._free_at = 0.0
-
-    async def carry(
-        self, reader: asyncio.StreamReader, sink: Callable[[bytes], None]
-    ) -> None:
-        loop = asyncio.get_running_loop()
-        while data := await reader.read(CHUNK_BYTES):
-            now = loop.time()
-            self._free_at = max(self._free_at, now) + len(data) / self._rate
-            loop.call_at(self._free_at + self._delay, sink, data)
-            ahead = self._free_at - now - ROUTER_SECONDS
-            if ahead > 0:
-                await asyncio.sleep(ahead)
-        await asyncio.sleep(max(0.0, self._free_at - loop.time()) + self._delay)
-
-
-async def shaped(port: int, target: int, rate: float, delay: float) -> None:
-    """Serve the link for ever."""
-    there, back = Line(rate, delay), Line(rate, delay)
-
-    async def accept(
-        reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
-        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", target)
-        await asyncio.wait(
-            [
-                asyncio.create_task(there.carry(reader, far_writer.write)),
-                asyncio.create_task(back.carry(far_reader, writer.write)),
-            ],
-            return_when=asyncio.FIRST_COMPLETED,
-        )
-        writer.transport.abort()
-        far_writer.transport.abort()
-
-    server = await asyncio.start_server(accept, "127.0.0.1", port)
-    await server.serve_forever()
-
-
-def _serve(port: int, target: int, rate: float, delay: float) -> None:
-    asyncio.run(shaped(port, target, rate, delay))
-
-
-async def measure(
-    megabits: float, round_trip: float, connections: int, mebibytes: int
-) -> dict[str, float]:
-    """Return what one cycle of incompressible data reached of the link."""
-    rate = megabits * 1e6 / 8
-    options: dict[str, object] = {"connections": connections, "compression": "off"}
-    with tempfile.TemporaryDirectory(prefix="fs-") as name:
-        port, volumes = free_port(), [VolumeSpec("v", mebibytes * MIB)]
-        with Pair(Path(name), volumes, link=options, link_port=port) as pair:
-            link = multiprocessing.get_context("spawn").Process(
-                target=_serve,
-                args=(port, pair.replication_port, rate, round_trip / 2),
-                daemon=True,
-            )
-            link.start()
-            try:
-                await pair.start()
-                return await _cycle(pair, mebibytes, rate)
-            finally:
-                link.kill()
-                link.join()
-
-
-async def _cycle(pair: Pair, mebibytes: int, rate: float) -> dict[str, float]:
+async def fill(pair: Pair, size: int, seed: int = 1) -> None:
     client = await pair.primary.nbd("g/v")
-    rng = random.Random(1)
-    for index in range(mebibytes):
-        await client.write(index * MIB, rng.randbytes(MIB))
+    rng = random.Random(seed)
+    for at in range(0, size, MIB):
+        await client.write(at, rng.randbytes(min(MIB, size - at)))
     await client.disconnect()
-    began = time.monotonic()
-    await pair.cut()
-    seconds = time.monotonic() - began
-    sent = pair.primary.group()["last_cycle"]["bytes_on_wire"]
+
+
+async def over_cable(
+    link: LongLink, directory: Path, connections: int, mebibytes: int
+) -> Figures:
+    """Return what one cycle of incompressible data reached of the cable."""
+    options: dict[str, object] = {"connections": connections, "compression": "off"}
+    volumes = [VolumeSpec("v", mebibytes * MIB)]
+    with link.pair(directory, volumes, options) as pair:
+        await pair.start()
+        await fill(pair, mebibytes * MIB)
+        before, dropped = link.cable.carried_bytes[1], link.cable.dropped
+        began = time.monotonic()
+        await pair.cut()
+        seconds = time.monotonic() - began
+        sent = pair.primary.group()["last_cycle"]["bytes_on_wire"]
+    rate = link.cable.bytes_per_second
+    assert rate is not None
     return {
         "bytes_on_wire": sent,
         "seconds": round(seconds, 3),
-        "share_of_rate": round(sent / seconds / rate, 4),
+        "share_of_rate": round(
+            (link.cable.carried_bytes[1] - before) / seconds / rate, 4
+        ),
+        "share_without_ip_and_tcp": round(sent / seconds / rate, 4),
+        "packets_dropped": link.cable.dropped - dropped,
     }
+
+
+def cable_part(megabits: float, round_trip: float, mebibytes: int) -> Figures:
+    found: Figures = {}
+    rate = megabits * 1e6 / 8
+    with (
+        tempfile.TemporaryDirectory(prefix="fs-") as name,
+        long_link(megabits, round_trip) as link,
+    ):
+        for connections in (1, 2):
+            folder = Path(name) / str(connections)
+            one = asyncio.run(over_cable(link, folder, connections, mebibytes))
+            before = link.cable.carried_bytes[1]
+            seconds = link.plain_tcp_seconds(int(one["bytes_on_wire"]))
+            carried = link.cable.carried_bytes[1] - before
+            one["plain_tcp_share_of_rate"] = round(carried / seconds / rate, 4)
+            one["of_plain_tcp"] = round(seconds / one["seconds"], 4)
+            found[f"{connections} connection{'s' * (connections > 1)}"] = one
+    return found
+
+
+async def paced(options: dict[str, object], rate: float) -> Figures:
+    """Return the rate that a cycle of some seconds held, over the one asked for."""
+    size = int(rate * PACED_SECONDS) // MIB * MIB + MIB
+    port = free_port()
+    link = {"connections": 2, "compression": "off", **options}
+    with (
+        tempfile.TemporaryDirectory(prefix="fs-") as name,
+        Pair(Path(name), [VolumeSpec("v", size)], link=link, link_port=port) as pair,
+    ):
+        proxy = TcpProxy(pair.replication_port, takes_little=True)
+        await proxy.start(port)
+        try:
+            await pair.start()
+            await fill(pair, size)
+            looks = await _watched(pair, proxy)
+        finally:
+            await proxy.close()
+    begun, ended = looks[0][1], looks[-1][1]
+    tenth = (ended - begun) / 10
+    first = next(look for look in looks if look[1] >= begun + tenth)
+    last = next(look for look in looks if look[1] >= ended - tenth)
+    held = (last[1] - first[1]) / (last[0] - first[0])
+    return {
+        "asked_bytes_per_second": rate,
+        "held_bytes_per_second": round(held),
+        "held_over_asked": round(held / rate, 4),
+        "seconds_looked_at": round(last[0] - first[0], 2),
+    }
+
+
+async def _watched(pair: Pair, proxy: TcpProxy) -> list[tuple[float, int]]:
+    """Return (moment, bytes that have left) all along a cycle."""
+    cutting = asyncio.create_task(pair.cut())
+    looks = []
+    while not cutting.done():
+        looks.append((time.monotonic(), proxy.forwarded_bytes))
+        await asyncio.sleep(LOOK_SECONDS)
+    await cutting
+    return looks
+
+
+def paced_part() -> Figures:
+    found: Figures = {}
+    for name in ("t1", "t3"):
+        rate = PROFILES[name].rate
+        assert rate is not None
+        found[name] = asyncio.run(paced({"profile": name}, rate))
+    rate = 10 * MIB
+    found["bandwidth 10MiB/s"] = asyncio.run(paced({"bandwidth": "10MiB/s"}, rate))
+    return found
 
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--megabits", type=float, default=100.0)
     options.add_argument("--round-trip-ms", type=float, default=50.0)
-    options.add_argument("--connections", type=int, default=1)
     options.add_argument("--mebibytes", type=int, default=192)
+    options.add_argument("--only", choices=["cable", "paced"])
+    options.add_argument("--json", type=Path, help="write everything measured here")
     chosen = options.parse_args()
-    found = asyncio.run(
-        measure(
-            chosen.megabits,
-            chosen.round_trip_ms / 1000,
-            chosen.connections,
-            chosen.mebibytes,
+    found: Figures = {"machine": describe_machine()}
+    if chosen.only != "paced":
+        round_trip = chosen.round_trip_ms / 1000
+        found["cable"] = cable_part(chosen.megabits, round_trip, chosen.mebibytes)
+        print(
+            "| over | share of its rate | wanted | plain TCP | of plain TCP's speed |"
         )
-    )
-    print(json.dumps(vars(chosen) | found))
+        print("|---|---:|---:|---:|---:|")
+        for over, one in found["cable"].items():
+            print(
+                f"| {over} | {one['share_of_rate']:.3f} | {SHARE_WANTED} | "
+                f"{one['plain_tcp_share_of_rate']:.3f} | {one['of_plain_tcp']:.3f} |"
+            )
+    if chosen.only != "cable":
+        found["paced"] = paced_part()
+        print("\n| asked | held | held ÷ asked |\n|---|---:|---:|")
+        for name, one in found["paced"].items():
+            rate = one["held_bytes_per_second"]
+            print(f"| {name} | {rate / 1e6:.3f} MB/s | {one['held_over_asked']:.3f} |")
+    print(json.dumps(found))
+    if chosen.json:
+        chosen.json.write_text(json.dumps(found, indent=2) + "\n")
 
 
 if __name__ == "__main__":

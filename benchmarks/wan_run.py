@@ -3,7 +3,8 @@
 Each part is a program of its own with its own options, run one after the other:
 
     bytes       wan.py            bytes on the wire for a cut, beside others
-    link        wan_link.py       how much of a shaped long link one connection fills
+    link        wan_link.py       how much of a shaped long link is used; rates held
+    fall        wan_fall.py       the age of a point while its link falls to a tenth
     throughput  wan_throughput.py a first copy beside nbdcopy, the age of a point
     host-cost   wan_host_cost.py  random writes with delta encoding, and without
     verify-cost wan_verify_cost.py  random writes beside a verify, and without
@@ -23,6 +24,7 @@ HERE = Path(__file__).resolve().parent
 PARTS = {
     "bytes": "wan.py",
     "link": "wan_link.py",
+    "fall": "wan_fall.py",
     "throughput": "wan_throughput.py",
     "host-cost": "wan_host_cost.py",
     "verify-cost": "wan_verify_cost.py",

@@ -108,14 +108,22 @@ class TunLink:
     """A slow cable: each packet takes `delay_seconds`, or until `release`.
 
     A thread of this process carries the packets between a TUN device in each of two
-    namespaces.
+    namespaces. With a rate they leave one after the other in each direction, and what
+    would wait for longer than `queue_seconds` is lost, as at a router.
     """
 
     def __init__(
         self, one: Namespace, other: Namespace, addresses: tuple[str, str], delay: float
     ) -> None:
         self.delay_seconds = delay
+        self.bytes_per_second: float | None = None
+        """Of packets with their IP headers; may be changed at any time."""
+        self.queue_seconds = 0.05
         self.packets = 0
+        self.dropped = 0
+        self.carried_bytes = [0, 0]
+        """Delivered to the one, and to the other."""
+        self._free_at = [0.0, 0.0]
         self._ends = [
             _tun(namespace, address)
             for namespace, address in zip((one, other), addresses, strict=True)
@@ -166,13 +174,26 @@ class TunLink:
                 else:
                     arrivals, self._held = self._held + arrivals, []
             for to, packet in arrivals:
-                due = now + self.delay_seconds
-                heapq.heappush(under_way, (due, next(order), to, packet))
+                due = self._due(to, len(packet), now)
+                if due is not None:
+                    heapq.heappush(under_way, (due, next(order), to, packet))
             while under_way and under_way[0][0] <= time.monotonic():
                 _, _, to, packet = heapq.heappop(under_way)
                 self.packets += 1
+                self.carried_bytes[to] += len(packet)
                 with contextlib.suppress(OSError):  # the queue is full: a lost packet
                     os.write(self._ends[to], packet)
+
+    def _due(self, to: int, size_bytes: int, now: float) -> float | None:
+        """Return when a packet arrives; None: there is no room for it."""
+        if self.bytes_per_second is None:
+            return now + self.delay_seconds
+        free_at = max(self._free_at[to], now)
+        if free_at - now > self.queue_seconds:
+            self.dropped += 1
+            return None
+        self._free_at[to] = free_at + size_bytes / self.bytes_per_second
+        return self._free_at[to] + self.delay_seconds
 
     def _received(self, end: int) -> Iterator[tuple[int, bytes]]:
         with contextlib.suppress(BlockingIOError):
