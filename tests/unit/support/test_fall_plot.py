@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
-from xml.etree import ElementTree as XmlTree
+from xml.etree import ElementTree as ET
 
 from benchmarks.wan_fall import summary
 from benchmarks.wan_fall_plot import drawing
@@ -45,7 +45,7 @@ def test_every_look_is_a_point_and_every_moment_has_its_words() -> None:
         "rpo_seconds": 5.0,
         "runs": [run | summary(looks())] * 2,
     }
-    tree = XmlTree.fromstring(drawing(recorded))
+    tree = ET.fromstring(drawing(recorded))
     lines = tree.findall(f"{SVG}polyline")
     assert [len(str(each.get("points")).split()) for each in lines] == [5, 5]
     words = [each.text for each in tree.findall(f"{SVG}text")]
