@@ -120,8 +120,8 @@ def test_a_link_too_slow_is_forecast_before_the_breach_and_told_once() -> None:
 def test_a_sudden_fall_is_forecast_unless_little_was_left_when_it_came(
     phase: int, share: float
 ) -> None:
-    """Where the cycle under way has less than a quarter of the target left to be
-    through, there is nothing to see before it is late."""
+    """Of a link that cycles use most of the time. One that falls between two cycles
+    shows only when the next one uses it."""
     fell = 200 + phase * TARGET / 7.3
 
     def link(now: float) -> float:
