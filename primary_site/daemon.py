@@ -50,7 +50,7 @@ class PrimaryDaemon:
         self._groups = SiteGroups(site, config_path, self._files, self._clock)
         self._groups.can_receive = config.replication is not None
         self._nbd: NbdServer | None = None
-        self._http = SiteHttp(config.http, self._status, self._clock)
+        self._http = SiteHttp(config.http, self._status, self._control, self._clock)
         self.reloader = Reloader(config, self._load)
         self.reloader.register(TLS_KEYS, self._prepare_credentials)
         self.reloader.register(PACING_KEYS, self._prepare_pacing)

@@ -11,6 +11,7 @@ from common.service.status import CutStatus
 from common.service.units import parse_bandwidth
 from primary_site.replicator import Replicator
 from primary_site.report import points
+from primary_site.write_map import write_map
 
 
 async def _cut(
@@ -64,5 +65,6 @@ OPERATIONS: dict[str, Callable[..., Coroutine[Any, Any, Any]]] = {
     "points": _points,
     "verify": _verify,
     "grow": _grow,
+    "write_map": write_map,
 }
 """By the command's name, each given the replicator and the command's arguments."""

@@ -137,6 +137,13 @@ class RegionHeat:
         region.marked_at = self._marks
         return True
 
+    def written_since(self, mark: int) -> tuple[int, list[int]]:
+        """Return a mark of now, and the regions not cold that were written since one.
+
+        0 is the daemon's start.
+        """
+        return self._marks, [n for n, r in self.table.items() if r.marked_at > mark]
+
     def unpin(self, region: Region) -> None:
         region.pins -= 1
         assert region.pins >= 0

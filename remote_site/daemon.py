@@ -50,7 +50,7 @@ class RemoteDaemon:
         self._files = SystemFiles()
         site = config.site.name
         self._groups = SiteGroups(site, config_path, self._files, self._clock)
-        self._http = SiteHttp(config.http, self._status, self._clock)
+        self._http = SiteHttp(config.http, self._status, self._control, self._clock)
         self.reloader = Reloader(config, self._load)
         self.reloader.register(TLS_KEYS, self._prepare_credentials)
         self.reloader.register(LINK_TLS_KEYS, self._prepare_link_credentials)

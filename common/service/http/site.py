@@ -1,9 +1,10 @@
-"""What a daemon tells over HTTP: health, metrics, status."""
+"""What a daemon tells over HTTP: health, metrics, status, and a page for people."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import urllib.parse
 from collections.abc import Awaitable, Callable
 
 import structlog
@@ -11,9 +12,11 @@ import structlog
 from common.errors import FarshoreError
 from common.ports import Clock
 from common.service.config_http import HttpTable
-from common.service.http.answers import JSON, Answer, Request, text
+from common.service.http.answers import JSON, Answer, Request, Stream, text
 from common.service.http.limits import HttpLimits
 from common.service.http.listener import HttpListener
+from common.service.http.pages import page_routes
+from common.service.http.site_history import Ask, SiteHistory
 from common.service.http.taking import StatusTaker
 from common.service.metrics import MetricsPage
 from common.service.status import GroupState, SiteStatus
@@ -32,13 +35,16 @@ class SiteHttp:
         self,
         config: HttpTable | None,
         status: Callable[[], Awaitable[SiteStatus]],
+        ask: Ask,
         clock: Clock,
         limits: HttpLimits | None = None,
     ) -> None:
-        """`status` is not called before `serving`."""
+        """`status` and `ask`, the daemon's commands, aren't called before `serving`."""
         self.is_serving = False
         self._config = config
         self._taker = StatusTaker(status, clock)
+        self._history = SiteHistory(self._taker, ask, clock)
+        self._sampling: asyncio.Task[None] | None = None
         self._metrics = MetricsPage()
         self._clock = clock
         self._limits = limits
@@ -55,6 +61,9 @@ class SiteHttp:
             "/readyz": self._readiness,
             "/metrics": self._show_metrics,
             "/status.json": self._show_status,
+            "/history.json": self._show_history,
+            "/events": self._watch,
+            **await asyncio.to_thread(page_routes),
         }
         self._listener = HttpListener(routes, names, self._clock, self._limits)
         await self._listener.listen(address)
@@ -63,6 +72,8 @@ class SiteHttp:
     def serving(self) -> None:
         """From now on the site serves, and has a status."""
         self.is_serving = True
+        if self._listener is not None:
+            self._sampling = asyncio.create_task(self._history.run())
 
     def ending(self) -> None:
         """From now on the site serves no more."""
@@ -71,6 +82,9 @@ class SiteHttp:
     async def close(self) -> None:
         if self._listener is not None:
             await self._listener.close()
+        if self._sampling is not None:
+            self._sampling.cancel()
+            await asyncio.wait({self._sampling})
         await self._taker.close()
 
     async def _health(self, _request: Request) -> Answer:
@@ -110,3 +124,25 @@ class SiteHttp:
         except FarshoreError as error:
             return text(503, str(error))
         return Answer(json.dumps(status.to_json()).encode(), JSON)
+
+    async def _show_history(self, request: Request) -> Answer:
+        """Answer `/history.json?group=NAME`."""
+        if not self.is_serving:
+            return text(503, "not serving: starting, or stopping")
+        try:
+            asked = dict(urllib.parse.parse_qsl(request.query, max_num_fields=4))
+        except ValueError:
+            return text(400, "write /history.json?group=NAME")
+        try:
+            found = await self._history.of_group(asked.get("group", ""))
+        except FarshoreError as error:
+            return text(503, str(error))
+        if found is None:
+            return text(404, "there is no such group, or nothing is known of it yet")
+        body = await asyncio.to_thread(json.dumps, found)
+        return Answer(body.encode(), JSON)
+
+    async def _watch(self, _request: Request) -> Answer | Stream:
+        if not self.is_serving:
+            return text(503, "not serving: starting, or stopping")
+        return Stream(self._history.watch(), "text/event-stream; charset=utf-8")

@@ -66,7 +66,7 @@ def test_the_status_has_every_promised_key() -> None:
     site = SiteStatus(site="a", role="primary", version="1", groups=(full_group(),))
     status = site.to_json()
 
-    assert list(status) == ["site", "role", "version", "groups"]
+    assert list(status) == ["site", "role", "version", "nbd", "groups"]
     (group,) = status["groups"]
     assert list(group) == [
         "name",
@@ -87,6 +87,8 @@ def test_the_status_has_every_promised_key() -> None:
         "last_scrub",
         "test_copies",
         "last_drill",
+        "totals",
+        "history",
         "alarms",
     ]
     assert group["recovery_point"] == {
@@ -100,6 +102,7 @@ def test_the_status_has_every_promised_key() -> None:
         "encrypted",
         "peers",
         "rate_bytes_per_second",
+        "session_sent_bytes",
         "certificate",
         "peer_certificate",
     ]

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
@@ -25,7 +26,7 @@ from common.service.status import (
     SiteStatus,
 )
 from tests.support.daemon import free_port
-from tests.support.http_raw import ask
+from tests.support.http_raw import RawHttp, ask, request
 
 
 class Site:
@@ -35,6 +36,7 @@ class Site:
         self.state = GroupState.IDLE
         self.error: FarshoreError | None = None
         self.taken = 0
+        self.since: list[dict[str, int]] = []
         self.go_on = asyncio.Event()
         self.go_on.set()
 
@@ -51,6 +53,14 @@ class Site:
         )
         return SiteStatus(site="a", role="primary", version="1", groups=(group,))
 
+    async def ask(self, command: str, arguments: dict[str, Any]) -> Any:
+        assert arguments.pop("group") == "g"
+        if command == "points":
+            return [{"number": 7}]
+        assert command == "write_map"
+        self.since.append(arguments["since"])
+        return {"v": {"mark": 5, "columns": [0, 3]}}
+
 
 class MovedClock(SystemClock):
     """A clock that only tests move."""
@@ -65,7 +75,8 @@ class MovedClock(SystemClock):
 async def served(site: Site, clock: SystemClock) -> AsyncIterator[tuple[SiteHttp, int]]:
     port = free_port()
     table = HttpTable(listen=TcpAddress("127.0.0.1", port).host_and_port)
-    http = SiteHttp(table, site.status, clock, HttpLimits(turns_at_once=1000))
+    limits = HttpLimits(turns_at_once=1000)
+    http = SiteHttp(table, site.status, site.ask, clock, limits)
     await http.listen()
     try:
         yield http, port
@@ -104,6 +115,53 @@ async def test_health_and_readiness_follow_the_site() -> None:
         assert (await ask(port, "/readyz")).status == 503
 
 
+async def test_the_history_begins_with_the_first_sample() -> None:
+    site, clock = Site(), MovedClock()
+
+    async with served(site, clock) as (http, port):
+        page = "/history.json?group=g"
+        assert (await ask(port, page)).status == 503
+        http.serving()
+        while (told := await ask(port, page)).status != 200:
+            await asyncio.sleep(0.005)
+        found = json.loads(told.body)
+        assert found["points"] == [{"number": 7}]
+        assert found["written"]["v"]["rows"] == [[0, 3]]
+        assert len(found["fine"][0]) == 1
+        assert found["coarse"] == [[] for _ in found["fields"]]
+        assert site.since == [{}]
+        for other in (
+            "/history.json",
+            "/history.json?group=x",
+            "/history.json?" + "&" * 9,
+        ):
+            assert (await ask(port, other)).status in {400, 404}
+
+
+async def test_a_page_that_is_watched_gets_the_status_as_events() -> None:
+    site, clock = Site(), MovedClock()
+
+    async with served(site, clock) as (http, port):
+        http.serving()
+        watching = await RawHttp.connect(port)
+        watching.send(request("/events"))
+        status, headers = await watching.head()
+        assert status == 200
+        assert headers["content-type"] == "text/event-stream; charset=utf-8"
+        event = await watching.reader.readuntil(b"\n\n")
+        assert b"event: status\ndata: {" in event
+        told = json.loads(event.split(b"data: ", 1)[1])
+        assert told == (await site.status()).to_json()
+
+        site.error = FarshoreError("group g does not answer")
+        clock.now += SHARED_SECONDS
+        trouble = b""
+        while b"event: trouble" not in trouble:
+            trouble = await watching.reader.readuntil(b"\n\n")
+        assert b"group g does not answer" in trouble
+        await watching.close()
+
+
 async def test_all_who_ask_at_once_cost_one_status() -> None:
     site, clock = Site(), MovedClock()
     site.go_on.clear()
@@ -128,7 +186,7 @@ async def test_all_who_ask_at_once_cost_one_status() -> None:
 
 
 async def test_without_a_table_there_is_no_listener() -> None:
-    http = SiteHttp(None, Site().status, SystemClock())
+    http = SiteHttp(None, Site().status, Site().ask, SystemClock())
 
     await http.listen()
     http.serving()
