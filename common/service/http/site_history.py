@@ -11,6 +11,7 @@ import structlog
 
 from common.errors import FarshoreError
 from common.ports import Clock
+from common.service.control_requests import parse_request
 from common.service.http.history import FIELDS, SAMPLE_SECONDS, GroupHistory, sample
 from common.service.http.taking import StatusTaker
 from common.service.status import GroupRole, SiteStatus
@@ -60,7 +61,7 @@ class SiteHistory:
         history = self._groups.get(name)
         if history is None:
             return None
-        points = await self._ask("points", {"group": name})
+        points = await self._ask(*_request("points", {"group": name}))
         return {**history.to_json(), "points": points[:POINTS_SHOWN_MAX]}
 
     async def watch(self) -> AsyncGenerator[bytes, None]:
@@ -77,6 +78,12 @@ class SiteHistory:
                 told = json.dumps({"reason": str(error)})
                 yield f"event: trouble\ndata: {told}\n\n".encode()
             await asyncio.sleep(STATUS_SECONDS)
+
+
+def _request(command: str, arguments: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Return a command as the control socket would pass it on: with every argument."""
+    line = json.dumps({"command": command, "arguments": arguments})
+    return parse_request(line.encode())
 
 
 __all__ = ["FIELDS", "SiteHistory"]

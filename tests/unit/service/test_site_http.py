@@ -54,7 +54,7 @@ class Site:
         return SiteStatus(site="a", role="primary", version="1", groups=(group,))
 
     async def ask(self, command: str, arguments: dict[str, Any]) -> Any:
-        assert arguments.pop("group") == "g"
+        assert arguments["group"] == "g"
         if command == "points":
             return [{"number": 7}]
         assert command == "write_map"
