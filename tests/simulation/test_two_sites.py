@@ -63,6 +63,9 @@ def test_no_disaster_breaks_a_promise() -> None:
     assert totals.lacks_of_room_said > totals.seeds // 50
     assert totals.growths > totals.seeds // 10
     assert totals.merges > totals.seeds // 20
+    assert totals.takeovers > totals.seeds // 40
+    assert min(totals.takeover_deaths, totals.takeovers_older) > 0
+    assert totals.takeover_writes > 10 * totals.takeovers
     assert totals.copies_put_back > totals.seeds // 10
     assert totals.verifies_clean > totals.seeds // 20
     assert totals.tracks_mended > totals.seeds // 4

@@ -59,6 +59,10 @@ class Totals:
     lacks_of_room_said: int = 0
     verifies_clean: int = 0
     tracks_mended: int = 0
+    takeovers: int = 0
+    takeovers_older: int = 0
+    takeover_deaths: int = 0
+    takeover_writes: int = 0
     kills: int = 0
     power_losses: int = 0
     faults: Counter[str] = field(default_factory=Counter)
@@ -82,6 +86,10 @@ class Totals:
         self.lacks_of_room_said += outcome.lacks_of_room_said
         self.verifies_clean += outcome.verifies_clean
         self.tracks_mended += outcome.tracks_mended
+        self.takeovers += outcome.takeovers
+        self.takeovers_older += outcome.takeovers_older
+        self.takeover_deaths += outcome.takeover_deaths
+        self.takeover_writes += outcome.takeover_writes
         self.kills += outcome.kills
         self.power_losses += outcome.power_losses
         self.faults.update(outcome.faults)

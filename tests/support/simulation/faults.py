@@ -104,6 +104,12 @@ class Faults:
         if self._kinds:
             self._later()
 
+    def leave_copies_alone(self) -> None:
+        """No operator puts older copies back from now on."""
+        kinds = [k for k in self._kinds if not k.__name__.startswith("_restore")]
+        self._kinds = kinds
+        self.is_active = self.is_active and bool(kinds)
+
     def _later(self) -> None:
         self._world.after(self._pause * 2 * self._world.rng.random(), self._next)
 

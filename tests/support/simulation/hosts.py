@@ -7,6 +7,7 @@ requests along; the hosts go on with the next one, once they looked at what is t
 
 from __future__ import annotations
 
+import errno
 import itertools
 from typing import Any
 
@@ -21,7 +22,7 @@ from tests.support.simulation.model import (
     VolumeModel,
     summary,
 )
-from tests.support.simulation.sites import STATE, PrimarySite
+from tests.support.simulation.sites import STATE, Site
 
 WAIT_SECONDS_MAX = 4.0
 """With a disk that is not slow: a hold, a region that heats behind one that cools,
@@ -34,7 +35,7 @@ class Hosts:
     """All hosts. `is_active` while they begin new requests."""
 
     def __init__(
-        self, world: World, site: PrimarySite, sizes: dict[str, int], budget: int
+        self, world: World, site: Site, sizes: dict[str, int], budget: int
     ) -> None:
         self.world = world
         self.models = {name: VolumeModel(name, size) for name, size in sizes.items()}
@@ -42,6 +43,10 @@ class Hosts:
         self.budget = budget
         """Requests to be made at most: bounds the run."""
         self.think_seconds = 0.02
+        self.may_be_refused = False
+        """The other site has taken over: once this one knows, nobody may write."""
+        self.excuses: tuple[str, ...] = ("/devices", STATE)
+        """Where a disk may fail so that hosts notice."""
         self.writes_replied = 0
         self.errors_met = 0
         self.growths = 0
@@ -163,12 +168,14 @@ class Hosts:
         self.writes_replied += not done.error
         self.errors_met += bool(done.error)
         self.world.note(f"{model.name} {write.first}+{write.count} {done.error}")
+        if done.error == errno.EPERM and self.may_be_refused:
+            return
         if done.error and not self._is_excused():
             self.world.problem(f"{model.name}: a host's write failed: {done.error}")
 
     def _is_excused(self) -> bool:
         """Hosts see what befalls their devices, and the log of regions; no more."""
-        return self._site.machine.has_failed_at("/devices", STATE)
+        return self._site.machine.has_failed_at(*self.excuses)
 
     def _flush(self, life: int, name: str) -> None:
         model = self.models[name]

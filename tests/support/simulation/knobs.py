@@ -35,6 +35,7 @@ from remote_site import (
     leases,
     listed_points,
     point_map,
+    preserving_device,
     receiver,
     secondary,
     session,
@@ -110,6 +111,7 @@ def controlled(world: World) -> Iterator[None]:
             listed_points,
             open_journals,
             point_map,
+            preserving_device,
         ):
             put(place, "threading", locks)
         put(secrets, "token_bytes", lambda count=32: world.chance.randbytes(count))

@@ -1,8 +1,7 @@
 """What operators do in a run, between all that goes wrong.
 
-Takeover and failback belong here once the product has them: an operation of
-`Operators`, and what the oracle has to know of it. After a takeover that is another
-model of what hosts were promised (the point's), and cuts of another lineage.
+A takeover is the end of a run and has a module of its own, `takeovers`: what hosts were
+promised is another model from then on, the point's.
 """
 
 from __future__ import annotations

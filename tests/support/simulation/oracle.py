@@ -251,6 +251,7 @@ class Oracle:
             relation: bytes = await commit(**what)
             self.world.note(f"commit {number}")
             self.commits += 1
+            self._check_receives(store, number)
             self._promise_point(number)
             self._compare_committed(number, store)
             return relation
@@ -281,6 +282,10 @@ class Oracle:
         if not self.is_tampered:
             self.durability.committed(number, store)
             self.compare_points(store, store.points[-self.judged_points :])
+
+    def _check_receives(self, store: GroupStore, number: int) -> None:
+        if store.takeover is not None:
+            self._fail("I8", f"point {number} of a sender that was taken over from")
 
     def compare_points(
         self,

@@ -53,6 +53,11 @@ class Restoring:
         self._is_only_state = False
         self.count = 0
 
+    @property
+    def is_away(self) -> bool:
+        """An older copy runs, whose newest state is still to be put back."""
+        return self._newest is not None
+
     # -- the remote --------------------------------------------------------------------
 
     def remote(self) -> None:

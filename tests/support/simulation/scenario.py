@@ -39,6 +39,7 @@ from tests.support.simulation.readers import PointReaders
 from tests.support.simulation.restoring import Restoring
 from tests.support.simulation.shadows import Shadows
 from tests.support.simulation.sites import PrimarySite, RemoteSite, Site
+from tests.support.simulation.takeovers import Takeovers
 from tests.support.simulation.tampering import Tampering
 from tests.support.simulation.verifies import Verifies
 
@@ -80,6 +81,10 @@ class Outcome:
     lacks_of_room_said: int
     verifies_clean: int
     tracks_mended: int
+    takeovers: int
+    takeovers_older: int
+    takeover_deaths: int
+    takeover_writes: int
     kills: int
     power_losses: int
     faults: dict[str, int]
@@ -135,6 +140,7 @@ class Simulation:
         self._ticket: CutTicket | None = None
         self._ticket_life = 0
         self.restoring = Restoring(self)
+        self.takeovers = Takeovers(self)
         self.verifies = Verifies(self)
         self.tampering = Tampering(self)
 
@@ -216,7 +222,9 @@ class Simulation:
             self.is_over = self.tampering.go_on()
         else:
             self.verifies.look()
-            if self.is_healing:
+            if self.takeovers.is_on:
+                self.takeovers.go_on()
+            elif self.is_healing:
                 self._heal_on()
         if not self.is_over:
             self.world.after(0.25, self._tick)
@@ -247,8 +255,10 @@ class Simulation:
             return self.primary.group is not None and (
                 self.primary.group.failed is not None
             )
-        store = self.remote.store
-        return store is not None and store.failed is not None
+        store, sent = self.remote.store, self.remote.taken_over
+        return (store is not None and store.failed is not None) or (
+            sent is not None and sent.failed is not None
+        )
 
     def _look(self) -> None:
         if self.tampering.is_on:
@@ -304,12 +314,21 @@ class Simulation:
     # -- the heal phase ----------------------------------------------------------------
 
     def _heal(self, faults: Faults) -> None:
+        if self.takeovers.is_due and self.takeovers.begin(faults):
+            return
         world = self.world
         world.note("heal")
         faults.is_active = False
         self.is_healing = True
         self._healed_at = world.now
         self.restoring.put_newest_back()
+        self.end_trouble()
+        self.hosts.budget = max(self.hosts.budget, 20)
+        self._ticket = None
+        world.after(SETTLE_SECONDS, self._quiesce_hosts)
+
+    def end_trouble(self) -> None:
+        """Disks, links and processes are well from now on."""
         self.network.rate, self.network.delay_seconds = 50e6, 0.001
         for stream in self.network.streams:
             stream.rate, stream.delay = 50e6, 0.001
@@ -323,9 +342,6 @@ class Simulation:
             if site.is_alive:
                 site.loop.fuse = 0
                 site.loop.is_frozen = False
-        self.hosts.budget = max(self.hosts.budget, 20)
-        self._ticket = None
-        world.after(SETTLE_SECONDS, self._quiesce_hosts)
 
     def _quiesce_hosts(self) -> None:
         self.hosts.is_active = False
@@ -433,6 +449,10 @@ def simulate(seed: int, *, keep_trace: bool = False) -> Outcome:
         lacks_of_room_said=simulation.alarms.said,
         verifies_clean=simulation.verifies.clean,
         tracks_mended=simulation.tampering.tracks_mended,
+        takeovers=simulation.takeovers.count,
+        takeovers_older=simulation.takeovers.older,
+        takeover_deaths=simulation.takeovers.deaths,
+        takeover_writes=simulation.takeovers.writes,
         kills=sum(site.deaths["kill"] for site in sites),
         power_losses=sum(site.deaths["power"] for site in sites),
         faults=faults.counts if faults else {},

@@ -45,6 +45,10 @@ class Shadows:
         primary.machine.on_operation = partial(self._operation, primary.name)
         remote.machine.on_operation = partial(self._operation, remote.name)
 
+    def look_again(self, site: str) -> None:
+        """Look as often again: something new begins."""
+        self._left[site] = SHADOWS_MAX
+
     def _operation(self, site: str, operation: str, path: str) -> None:
         if not self._left[site] or operation not in OPERATIONS or self._is_looking:
             return

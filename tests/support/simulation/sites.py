@@ -15,15 +15,21 @@ from typing import Any
 
 from common.errors import FarshoreError
 from common.replication.link import Link
+from common.service.config_link import FlashCopyTable
 from common.service.config_primary import PrimaryGroup
 from common.service.config_remote import RemoteGroup
+from common.service.config_roles import sending_group
 from primary_site.group import ConsistencyGroup
 from primary_site.opening import open_group
 from primary_site.promptness import PROOF_BATCHES
 from primary_site.replicator import Replicator
+from primary_site.taking_over import prepare_sending
 from remote_site.group import ReceivingGroup
+from remote_site.group_disk import GroupDisk
 from remote_site.listener import ReplicationListener
+from remote_site.sending import preserving_files, sending_start
 from remote_site.store import GroupStore, Point, StoreSettings
+from remote_site.takeover import GroupTakeover
 from tests.support.simulation.links import Network
 from tests.support.simulation.loop import SimulatedLoop, World
 from tests.support.simulation.machine import Machine, SimulatedThreads
@@ -32,6 +38,7 @@ GROUP = "orders"
 STATE = "/state"
 DEVICE_THREADS = 8
 HISTORY_POINTS = 6
+SENDING = f"{STATE}/{GROUP}/sending"
 
 
 class Site:
@@ -203,6 +210,13 @@ class PrimarySite(Site):
         self.on_gone()
 
 
+async def _nobody(address: str) -> Link:
+    """A remote without a link of its own: it is never connected."""
+    del address
+    link: asyncio.Future[Link] = asyncio.get_running_loop().create_future()
+    return await link
+
+
 class RemoteSite(Site):
     """The receiving daemon."""
 
@@ -230,6 +244,29 @@ class RemoteSite(Site):
         self.before_close: Callable[[], bool] = lambda: True
         """Ends what hosts do here; called again until it says that it has."""
         self._listener: ReplicationListener | None = None
+        self.takeover: GroupTakeover | None = None
+        self.taken_over: ConsistencyGroup | None = None
+        """The group as it is sent from here, once hosts may write."""
+        self.on_taken_over: Callable[[ConsistencyGroup], None] = lambda _: None
+        self.on_hosts_gone: Callable[[], None] = lambda: None
+        self.stop_hosts: Callable[[], bool] = lambda: True
+        self.lost_power = False
+        """Since hosts last looked here."""
+        self._running: asyncio.Task[None] | None = None
+        self._replicator: Replicator | None = None
+        self._sending = sending_group(config).model_copy(
+            update={"flashcopy": FlashCopyTable(directory="/flashcopy")}
+        )
+
+    def die(self, *, power: bool) -> None:
+        self.lost_power = self.lost_power or power
+        super().die(power=power)
+
+    def start(self) -> None:
+        """A failed fdatasync is as a power loss to what was not flushed."""
+        devices = self.machine.files._directories["/devices"]
+        self.lost_power |= any(each.has_lost for each in devices.names.values())
+        super().start()
 
     def retain(self, points: Sequence[Point]) -> set[int]:
         """Keep the newest few, and some older ones: the store's rule of retention."""
@@ -264,6 +301,14 @@ class RemoteSite(Site):
         self._listener = ReplicationListener({GROUP: group}, machine.clock)
         self.network.listener = self._listener
         self.network.listener_loop = self.loop
+        self.takeover = GroupTakeover(
+            group, self._prepare_sending, self._begin_sending, machine.clock
+        )
+        if self.takeover.intent is not None:
+            if self.takeover.intent.is_done:
+                await self.takeover.serve_again()
+            else:
+                self.takeover.resume()
         self.is_serving = True
         self.on_serving()
 
@@ -277,6 +322,46 @@ class RemoteSite(Site):
 
         store._disk.replace_merged = counted
 
+    # -- once it takes over ------------------------------------------------------------
+
+    def _prepare_sending(self, disk: GroupDisk) -> None:
+        start = sending_start(disk, self._sending)
+        prepare_sending(self.machine.files, SENDING, start)
+
+    async def _begin_sending(self, receiving: ReceivingGroup) -> None:
+        """As `SendingGroups.open` does, on this loop."""
+        machine, disk = self.machine, receiving.store.disk
+        files = preserving_files(machine.files, disk)
+        threads = self._threads("sending", 2)
+        opened = await threads.run(
+            open_group, files, SENDING, self._sending, "remote.toml"
+        )
+        group = ConsistencyGroup(
+            self._sending,
+            opened,
+            files,
+            lambda name: self._threads(name, DEVICE_THREADS),
+            threads,
+            machine.clock,
+        )
+        self._replicator = Replicator(group, self.name, _nobody, machine.clock)
+        self.taken_over = group
+        self.on_taken_over(group)
+        self._running = asyncio.ensure_future(self._replicator.run())
+
+    async def _stop_sending(self) -> None:
+        assert self.takeover is not None
+        await self.takeover.stop()
+        group, running, replicator = self.taken_over, self._running, self._replicator
+        if group is None or running is None or replicator is None:
+            return
+        while not self.stop_hosts():
+            await asyncio.sleep(0.01)
+        replicator.stop()
+        running.cancel()
+        await asyncio.wait([running])
+        await group.close()
+
     async def _close(self) -> None:
         assert self._listener is not None
         assert self.group is not None
@@ -285,9 +370,13 @@ class RemoteSite(Site):
         await self._listener.stop_accepting()
         await self.group.end_sessions()
         await self._listener.close()
+        await self._stop_sending()
         await self.group.close()
 
     def _gone(self) -> None:
         self.network.listener = None
+        if self.taken_over is not None:
+            self.taken_over = None
+            self.on_hosts_gone()
         if not self.is_stopping:
             self.on_gone()
