@@ -320,7 +320,7 @@ STORE = (
             "unit/remote_site/test_store.py::"
             "test_a_pinned_point_stays_while_newer_ones_commit"
         ),
-        says="assert",
+        says="assert|Assertion",
     ),
     Exhibit(
         "O130",
