@@ -1,6 +1,7 @@
 # farshore: every target sets up what it needs, with or without root.
 #   make test    the checks of style, types and layers, then all tests
 #   make demo    both sites on this machine, a disaster, the recovered copy checked
+#   make demo-rewind  a file system overwritten with noise, and the point before it
 #   make run     both sites on this machine from config/, until Ctrl-C
 #   make hunt    a million crash images of both sites' storage, and ten thousand
 #                disasters of two simulated sites, seed by seed; kills, cuts, lost
@@ -23,7 +24,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint demo run bench fuzz clean
+.PHONY: help setup test lint demo demo-rewind run bench fuzz clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -118,6 +119,9 @@ evidence: $(STAMP)
 
 demo: $(STAMP)
 	@$(BIN)/python -m demo $(ARGS)
+
+demo-rewind: $(STAMP)
+	@$(BIN)/python -m demo.rewind $(ARGS)
 
 run: $(STAMP)
 	@$(BIN)/python -m demo.both_sites $(ARGS)

@@ -86,7 +86,7 @@ async def test_the_probe_s_verdict_is_told_and_kept(tmp_path: Path) -> None:
         assert "cannot be run" in missing["reason"]
         assert missing["verdict"] == "failed"
 
-        slow = script(tmp_path, "slow", "sleep 1000 & echo $! > pid; wait")
+        slow = script(tmp_path, "slow", "sleep 1000 & wait")
         ended = await drill(pair, "--probe", slow, "--timeout", "200ms")
         assert ended["verdict"] == "timed_out"
         await no_copy_is_left(pair)
