@@ -31,6 +31,7 @@ from remote_site.drills import Drills
 from remote_site.exports import RecoveryExports
 from remote_site.group import ReceivingGroup
 from remote_site.history import RulesOfRetention
+from remote_site.identity import identity_of
 from remote_site.listener import ReplicationListener
 from remote_site.report import group_status, points
 from remote_site.store import GroupStore, StoreSettings
@@ -267,6 +268,10 @@ async def _scrub(
     return None if report is None else report.to_json()
 
 
+async def _identity(group: ReceivingGroup) -> dict[str, Any]:
+    return identity_of(group).model_dump(mode="json")
+
+
 async def _drill(
     group: ReceivingGroup, *, action: str, drill: dict[str, Any] | None
 ) -> list[dict[str, Any]]:
@@ -282,6 +287,7 @@ OPERATIONS: dict[str, Callable[..., Coroutine[Any, Any, Any]]] = {
     "points": _points,
     "scrub": _scrub,
     "drill": _drill,
+    "identity": _identity,
 }
 """By the command's name, each given the group and the command's arguments."""
 

@@ -44,9 +44,11 @@ class Places:
 class RestoredSite:
     """A state directory, locked against daemons until `close`. Everything blocks."""
 
-    def __init__(self, directory: str, files: Files) -> None:
+    def __init__(
+        self, directory: str, files: Files, *, is_locked: bool = False
+    ) -> None:
         """Raises `RefusedError` for what is no state directory of a remote, and
-        `DeviceBusyError` where a daemon has it."""
+        `DeviceBusyError` where a daemon has it. `is_locked`: by the caller."""
         self._directory = directory
         self._files = UnwrittenFiles(files)
         self._lock: File | None = None
@@ -61,7 +63,7 @@ class RestoredSite:
                 "site.state_dir of a farshore-remote, or a copy of it"
             )
         lock = f"{directory}/{LOCK_NAME}"
-        if files.exists(lock):
+        if files.exists(lock) and not is_locked:
             self._lock = self._files.open(lock, lock=True)
 
     def close(self) -> None:

@@ -13,6 +13,7 @@ from common.cli.exit_codes import NEXT_COMMANDS, exit_codes_text
 from common.cli.failback_commands import failback, forks, switchover
 from common.cli.group_commands import cut, points, resume, suspend
 from common.cli.grow_command import grow
+from common.cli.identity_command import identity
 from common.cli.scrub_command import scrub
 from common.cli.status_command import status
 from common.cli.takeover_command import takeover
@@ -25,7 +26,11 @@ from common.service.version import farshore_version
 EXIT_INTERRUPTED = 130
 
 
-OF_SITES = {"restore": "remote_site.restore_command"}
+OF_SITES = {
+    "adopt": "primary_site.adopt_command",
+    "forget": "remote_site.forget_command",
+    "restore": "remote_site.restore_command",
+}
 """Commands that no daemon carries out but the site's own code, by module: named here
 and imported when used, since this layer knows no site."""
 
@@ -85,6 +90,7 @@ for _command in (
     grow,
     test_copy,
     drill,
+    identity,
     takeover,
     failback,
     switchover,

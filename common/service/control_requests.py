@@ -155,6 +155,7 @@ REQUESTS: dict[str, type[Arguments]] = {
     "forks": ForksArguments,
     "test-copy": CopyArguments,
     "drill": DrillArguments,
+    "identity": GroupArguments,
     "takeover": TakeoverArguments,
 }
 

@@ -1,0 +1,111 @@
+"""A primary that has lost its state takes up where the remote knows it to have been.
+
+What it becomes is the sender that the remote has last met, with every track suspected:
+nothing of the devices is trusted, all of it is compared by hashes, and what differs is
+sent with the next cycle. Recovery points of before stay.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+from common.errors import RefusedError, StateMismatchError
+from common.ports import Files
+from common.service.config_primary import PrimaryConfig, PrimaryGroup
+from common.service.group_identity import GroupIdentity, VolumeIdentity
+from common.service.site_record import open_state_directory
+from common.storage.record import DurableRecord
+from primary_site.group_state import GroupState, VolumeState, to_record
+
+RECORD_NAME = "group.record"
+
+
+def adopt(
+    files: Files, config: PrimaryConfig, group: PrimaryGroup, found: GroupIdentity
+) -> None:
+    """Write the record of a group that has none, durably. The daemon has to be down.
+
+    Order: every check, then the one record, whole when it has its name. A crash leaves
+    a group with a state or without one, as it was.
+
+    Raises `RefusedError` where there is a state already, `StateMismatchError` where the
+    identity is of something else, `DeviceBusyError` where the daemon runs.
+    """
+    state = _state(config, group, found)
+    site = config.site
+    with ExitStack() as stack:
+        held = open_state_directory(files, site.state_directory, "primary", site.name)
+        stack.callback(held.lock.close)
+        directory = f"{site.state_directory}/groups/{group.name}"
+        record = DurableRecord(f"{directory}/{RECORD_NAME}", files)
+        if record.load() is not None:
+            raise RefusedError(
+                f"{directory}/{RECORD_NAME} has the state of group {group.name} "
+                f"already; farshore forget {group.name} --config FILE gives it up"
+            )
+        for volume in found.volumes:
+            _check_device(files, group, volume)
+        files.make_directory(directory)
+        record.store(to_record(state))
+
+
+def _check_device(files: Files, group: PrimaryGroup, volume: VolumeIdentity) -> None:
+    path = next(each.device for each in group.volumes if each.name == volume.name)
+    device = files.open(path, read_only=True, lock=True)
+    try:
+        size = device.size()
+    finally:
+        device.close()
+    if size < volume.size_bytes:
+        raise StateMismatchError(
+            f"device {path} of volume {volume.name} has {size} bytes, the remote's "
+            f"points have {volume.size_bytes}; name the device that was replicated"
+        )
+
+
+def _state(
+    config: PrimaryConfig, group: PrimaryGroup, found: GroupIdentity
+) -> GroupState:
+    for what, told, own in (
+        ("group", found.group, group.name),
+        ("primary", found.primary, config.site.name),
+        (
+            "volumes",
+            sorted(volume.name for volume in found.volumes),
+            sorted(volume.name for volume in group.volumes),
+        ),
+    ):
+        if told != own:
+            raise StateMismatchError(
+                f"the identity has {what} {told!r}, the config {own!r}; take the "
+                "identity that the remote tells of this group"
+            )
+    newest, point = found.begun or found.point, found.point
+    return GroupState(
+        group=group.name,
+        group_id=bytes.fromhex(found.group_id),
+        lineage=bytes.fromhex(found.lineage),
+        cycle_number=newest.number if newest else 0,
+        cycle_id=bytes.fromhex(newest.id) if newest else b"",
+        committed_number=point.number if point else None,
+        committed_cycle_id=bytes.fromhex(point.id) if point else b"",
+        committed_cut_ns=point.cut_ns if point else None,
+        current_as_of_ns=point.current_as_of_ns if point else None,
+        committed_label=point.label if point else None,
+        epoch=found.epoch,
+        receipt=bytes.fromhex(found.receipt),
+        volumes={
+            volume.name: VolumeState(
+                volume_id=bytes.fromhex(volume.id),
+                size_bytes=volume.size_bytes,
+                track_bytes=volume.track_bytes,
+                region_bytes=max(_region_bytes(group, volume), volume.track_bytes),
+                suspect=True,
+            )
+            for volume in found.volumes
+        },
+    )
+
+
+def _region_bytes(group: PrimaryGroup, volume: VolumeIdentity) -> int:
+    return next(each.region_bytes for each in group.volumes if each.name == volume.name)
