@@ -12,6 +12,7 @@ from tests.museum import (
     own_orders_links,
     own_orders_primary,
     own_orders_remote,
+    own_orders_roles,
     own_orders_starts,
     own_orders_takeover,
 )
@@ -46,6 +47,7 @@ OWN: tuple[Exhibit, ...] = tuple(
             *own_orders_history.EXHIBITS,
             *own_orders_links.EXHIBITS,
             *own_orders_takeover.EXHIBITS,
+            *own_orders_roles.EXHIBITS,
         ),
         key=_catalogue_place,
     )
