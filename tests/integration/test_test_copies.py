@@ -36,6 +36,10 @@ async def write_and_cut(pair: Pair) -> None:
     await pair.cut()
 
 
+def points_held(pair: Pair) -> set[int]:
+    return {point["number"] for point in pair.remote.call("points", group="g")}
+
+
 def overlay_files(pair: Pair) -> list[str]:
     """Return the open files of the remote below its folders of test copies."""
     assert pair.remote.process is not None
@@ -98,8 +102,7 @@ async def test_hosts_write_to_copies_while_replication_goes_on(tmp_path: Path) -
         assert await pair.remote.read_whole("g/fs") == pair.content("fs")
         assert pair.remote.group()["test_copies"] == ["copy1", "two"]
         assert len(overlay_files(pair)) == 4
-        held = [point["number"] for point in pair.remote.call("points", group="g")]
-        assert held == [3, 2, 1]
+        assert {1, 3} <= points_held(pair), "2 goes whenever it is thinned out"
 
         host = await pair.remote.nbd("g/v+copy1")  # is sent away
         stopped = await copies(pair, "stop", "--name", "copy1")
@@ -111,8 +114,7 @@ async def test_hosts_write_to_copies_while_replication_goes_on(tmp_path: Path) -
         assert await copies(pair, "list") == []
         assert overlay_files(pair) == []
         await write_and_cut(pair)  # frees what only the copies kept
-        held = [point["number"] for point in pair.remote.call("points", group="g")]
-        assert held == [4]
+        await until(lambda: points_held(pair) == {4}, "nothing else is kept")
         folder = pair.remote.state_directory / "journal/g/test-copies"
         assert list(folder.iterdir()) == []
 
