@@ -27,19 +27,23 @@ SERVING_MEANING = "1 once the site serves, 0 while it starts or stops."
 class MetricsPage:
     """Renders pages; any thread may."""
 
-    def render(self, status: SiteStatus | None, accept: str) -> tuple[bytes, str]:
-        """Return a page and its content type; `status` is None while none is served.
-
-        `accept` is the client's header: OpenMetrics for who asks for it.
-        """
+    def render(self, status: SiteStatus | None, *, wants_openmetrics: bool) -> bytes:
+        """Return a page; `status` is None while there is none."""
         registry = CollectorRegistry()
         registry.register(_StatusCollector(status))
         ProcessCollector(registry=registry)
         GCCollector(registry=registry)
-        if OPENMETRICS in accept:
+        if wants_openmetrics:
             page: bytes = openmetrics.generate_latest(registry)  # type: ignore[no-untyped-call]
-            return page, openmetrics.CONTENT_TYPE_LATEST
-        return generate_latest(registry), CONTENT_TYPE_LATEST
+            return page
+        return generate_latest(registry)
+
+    def content_type(self, wants_openmetrics: bool) -> str:
+        return (
+            openmetrics.CONTENT_TYPE_LATEST
+            if wants_openmetrics
+            else CONTENT_TYPE_LATEST
+        )
 
 
 class _StatusCollector(Collector):

@@ -16,9 +16,10 @@ from common.service.http.answers import JSON, Answer, Request, Stream, text
 from common.service.http.limits import HttpLimits
 from common.service.http.listener import HttpListener
 from common.service.http.pages import page_routes
+from common.service.http.sharing import SharedBodies
 from common.service.http.site_history import Ask, SiteHistory
 from common.service.http.taking import StatusTaker
-from common.service.metrics import MetricsPage
+from common.service.metrics import OPENMETRICS, MetricsPage
 from common.service.status import GroupState, SiteStatus
 
 log = structlog.get_logger()
@@ -46,6 +47,7 @@ class SiteHttp:
         self._history = SiteHistory(self._taker, ask, clock)
         self._sampling: asyncio.Task[None] | None = None
         self._metrics = MetricsPage()
+        self._bodies = SharedBodies(clock)
         self._clock = clock
         self._limits = limits
         self._listener: HttpListener | None = None
@@ -104,26 +106,34 @@ class SiteHttp:
         return text(200, f"serving {len(status.groups)} groups")
 
     async def _show_metrics(self, request: Request) -> Answer:
-        status = None
-        if self.is_serving:
-            try:
-                status = await self._taker.take()
-            except FarshoreError as error:
-                return text(503, str(error))
-        # In a thread: thousands of lines must not hold up handshakes.
-        body, content_type = await asyncio.to_thread(
-            self._metrics.render, status, request.headers.get("accept", "")
-        )
-        return Answer(body, content_type)
+        wants_openmetrics = OPENMETRICS in request.headers.get("accept", "")
+        render = self._metrics.render
+
+        async def make() -> bytes:
+            status = await self._taker.take() if self.is_serving else None
+            # In a thread: thousands of lines must not hold up handshakes.
+            return await asyncio.to_thread(
+                render, status, wants_openmetrics=wants_openmetrics
+            )
+
+        name = f"metrics {self.is_serving} {wants_openmetrics}"
+        try:
+            body = await self._bodies.get(name, make)
+        except FarshoreError as error:
+            return text(503, str(error))
+        return Answer(body, self._metrics.content_type(wants_openmetrics))
 
     async def _show_status(self, _request: Request) -> Answer:
         if not self.is_serving:
             return text(503, "not serving: starting, or stopping")
         try:
-            status = await self._taker.take()
+            return Answer(await self._bodies.get("status", self._status_json), JSON)
         except FarshoreError as error:
             return text(503, str(error))
-        return Answer(json.dumps(status.to_json()).encode(), JSON)
+
+    async def _status_json(self) -> bytes:
+        status = await self._taker.take()
+        return json.dumps(status.to_json()).encode()
 
     async def _show_history(self, request: Request) -> Answer:
         """Answer `/history.json?group=NAME`."""
@@ -133,14 +143,18 @@ class SiteHttp:
             asked = dict(urllib.parse.parse_qsl(request.query, max_num_fields=4))
         except ValueError:
             return text(400, "write /history.json?group=NAME")
+        group = asked.get("group", "")
+        if not self._history.has(group):
+            return text(404, "there is no such group, or nothing is known of it yet")
+
+        async def make() -> bytes:
+            found = await self._history.of_group(group)
+            return (await asyncio.to_thread(json.dumps, found)).encode()
+
         try:
-            found = await self._history.of_group(asked.get("group", ""))
+            return Answer(await self._bodies.get(f"history {group}", make), JSON)
         except FarshoreError as error:
             return text(503, str(error))
-        if found is None:
-            return text(404, "there is no such group, or nothing is known of it yet")
-        body = await asyncio.to_thread(json.dumps, found)
-        return Answer(body.encode(), JSON)
 
     async def _watch(self, _request: Request) -> Answer | Stream:
         if not self.is_serving:

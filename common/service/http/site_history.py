@@ -56,11 +56,13 @@ class SiteHistory:
                 arguments = {"group": group.name, "since": history.marks()}
                 history.add_map(now, await self._ask("write_map", arguments))
 
-    async def of_group(self, name: str) -> dict[str, Any] | None:
-        """Return what a page draws of a group; None: there is no such group."""
-        history = self._groups.get(name)
-        if history is None:
-            return None
+    def has(self, name: str) -> bool:
+        """Tell whether something is known of a group."""
+        return name in self._groups
+
+    async def of_group(self, name: str) -> dict[str, Any]:
+        """Return what a page draws of a group that there is."""
+        history = self._groups[name]
         points = await self._ask(*_request("points", {"group": name}))
         return {**history.to_json(), "points": points[:POINTS_SHOWN_MAX]}
 

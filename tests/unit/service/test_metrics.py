@@ -155,7 +155,7 @@ def site(*groups: GroupStatus) -> SiteStatus:
 
 
 def scraped(status: SiteStatus | None) -> Samples:
-    page, _ = MetricsPage().render(status, "")
+    page = MetricsPage().render(status, wants_openmetrics=False)
     return {
         (sample.name, tuple(sorted(sample.labels.items()))): sample.value
         for family in text_string_to_metric_families(page.decode())
@@ -233,10 +233,9 @@ def test_a_histogram_adds_up() -> None:
 
 
 def test_a_client_that_asks_for_openmetrics_gets_it() -> None:
-    accept = "application/openmetrics-text;version=1.0.0;q=0.8,text/plain;q=0.5"
-    page, content_type = MetricsPage().render(site(full_group()), accept)
+    page = MetricsPage().render(site(full_group()), wants_openmetrics=True)
 
-    assert content_type.startswith("application/openmetrics-text")
+    assert MetricsPage().content_type(True).startswith("application/openmetrics-text")
     names = {family.name for family in openmetrics_families(page.decode())}
     assert "farshore_cycles" in names
 

@@ -15,6 +15,7 @@ from common.errors import FarshoreError
 from common.service.clock import SystemClock
 from common.service.config_http import HttpTable, is_loopback
 from common.service.http.limits import HttpLimits
+from common.service.http.sharing import COST_SHARE, SharedBodies
 from common.service.http.site import SiteHttp
 from common.service.http.taking import SHARED_SECONDS, StatusTaker
 from common.service.status import (
@@ -111,6 +112,12 @@ async def test_health_and_readiness_follow_the_site() -> None:
             assert (told.status, told.text) == (503, "group g does not answer\n")
         assert (await ask(port, "/healthz")).status == 200
 
+        accept = "Accept: application/openmetrics-text;version=1.0.0,text/plain"
+        site.error = None
+        told = await ask(port, "/metrics", accept)
+        assert told.headers["content-type"].startswith("application/openmetrics-text")
+        assert told.body.endswith(b"# EOF\n")
+
         http.ending()
         assert (await ask(port, "/readyz")).status == 503
 
@@ -183,6 +190,25 @@ async def test_all_who_ask_at_once_cost_one_status() -> None:
     await taker.take()
     assert site.taken == 2
     await taker.close()
+
+
+async def test_what_took_long_to_make_is_kept_for_longer() -> None:
+    clock = MovedClock()
+    bodies = SharedBodies(clock)
+    made = []
+
+    async def make() -> bytes:
+        made.append(None)
+        clock.now += 0.2
+        return b"body"
+
+    assert [await bodies.get("a", make) for _ in range(3)] == [b"body"] * 3
+    clock.now += 0.2 * COST_SHARE - 0.01
+    await bodies.get("a", make)
+    assert len(made) == 1
+    clock.now += 0.02
+    await bodies.get("a", make)
+    assert len(made) == 2
 
 
 async def test_without_a_table_there_is_no_listener() -> None:
