@@ -36,6 +36,12 @@ NOISE_SECONDS = 0.005
 NOISE_WEIGHT = 0.1
 """Of the newest cycle in what cycles are held to differ by."""
 
+SMALL_SHARE = 0.25
+LARGE_FADE = 0.9
+"""Of the largest cycle of late, which fades with each that follows: a cycle smaller
+than this share of it that takes long has met another overhead, as far as anyone can
+tell; what it says of the rate, cycles many times as large would have to bear."""
+
 RATIO_WEIGHT = 0.3
 SECONDS_PER_BYTE_MIN = 1e-11
 
@@ -69,6 +75,7 @@ class DrainRates:
         self._p_both = 0.0
         self._p_rate = (2 * FIRST_SECONDS_PER_BYTE) ** 2
         self._noise_share = NOISE_SHARE_MIN
+        self._large_bytes = 0.0
 
     def predict(self, size_bytes: float, paced: float | None = None) -> Prediction:
         """Return what a cycle of `size_bytes` takes.
@@ -101,6 +108,7 @@ class DrainRates:
         self._drift()
         predicted = self.overhead_seconds + self.seconds_per_byte * size_bytes
         surprise = seconds - predicted
+        self._large_bytes = max(self._large_bytes * LARGE_FADE, size_bytes)
         self._doubt(size_bytes, surprise, predicted)
         h_overhead = self._p_overhead + size_bytes * self._p_both
         h_rate = self._p_both + size_bytes * self._p_rate
@@ -123,7 +131,8 @@ class DrainRates:
         if abs(surprise) < SURPRISE_DEVIATIONS * spread:
             return
         self._p_both = 0.0
-        if self.seconds_per_byte * size_bytes > predicted / 2:
+        is_small = size_bytes < SMALL_SHARE * self._large_bytes
+        if self.seconds_per_byte * size_bytes > predicted / 2 and not is_small:
             self._p_rate = max(self._p_rate, (surprise / size_bytes) ** 2)
         else:
             self._p_overhead = max(self._p_overhead, surprise**2)
