@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 import click
 
 from common.errors import UnreachableError
-from common.service.config import load_any
 from common.service.control_client import ControlClient
 
 DEFAULT_SOCKETS = ("/run/farshore/primary.sock", "/run/farshore/remote.sock")
@@ -49,6 +48,9 @@ def find_socket(socket_path: str | None, config: str | None) -> str:
     if socket_path:
         return socket_path
     if config:
+        # Only then: it takes longer than all the rest of a command.
+        from common.service.config import load_any  # noqa: PLC0415
+
         return load_any(config).site.control_socket
     if from_environment := os.environ.get(SOCKET_VARIABLE):
         return from_environment

@@ -7,18 +7,7 @@ from typing import Any
 
 import click
 
-from common.cli.config_commands import config, init
-from common.cli.drill_command import drill
 from common.cli.exit_codes import NEXT_COMMANDS, exit_codes_text
-from common.cli.failback_commands import failback, forks, switchover
-from common.cli.group_commands import cut, points, resume, suspend
-from common.cli.grow_command import grow
-from common.cli.identity_command import identity
-from common.cli.scrub_command import scrub
-from common.cli.status_command import status
-from common.cli.takeover_command import takeover
-from common.cli.test_copy_command import test_copy
-from common.cli.verify_command import verify
 from common.errors import FarshoreError
 from common.service.logging import escape
 from common.service.version import farshore_version
@@ -26,27 +15,46 @@ from common.service.version import farshore_version
 EXIT_INTERRUPTED = 130
 
 
-OF_SITES = {
+MODULES = {
     "adopt": "primary_site.adopt_command",
+    "config": "common.cli.config_commands",
+    "cut": "common.cli.group_commands",
+    "drill": "common.cli.drill_command",
+    "failback": "common.cli.failback_commands",
     "forget": "remote_site.forget_command",
+    "forks": "common.cli.failback_commands",
+    "grow": "common.cli.grow_command",
+    "identity": "common.cli.identity_command",
+    "init": "common.cli.config_commands",
+    "points": "common.cli.group_commands",
     "restore": "remote_site.restore_command",
+    "resume": "common.cli.group_commands",
+    "scrub": "common.cli.scrub_command",
+    "status": "common.cli.status_command",
+    "suspend": "common.cli.group_commands",
+    "switchover": "common.cli.failback_commands",
+    "takeover": "common.cli.takeover_command",
+    "test-copy": "common.cli.test_copy_command",
+    "verify": "common.cli.verify_command",
 }
-"""Commands that no daemon carries out but the site's own code, by module: named here
-and imported when used, since this layer knows no site."""
+"""Commands by module, each imported when it is used: most need little of what the
+others do, and a command is typed often. Those that no daemon carries out are the
+site's own code, which this layer does not know."""
 
 
 class FarshoreGroup(click.Group):
     """Ends with the exit code of the error, never with a traceback for it."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted([*super().list_commands(ctx), *OF_SITES])
+        return sorted({*super().list_commands(ctx), *MODULES})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name in OF_SITES:
-            found = getattr(import_module(OF_SITES[cmd_name]), cmd_name)
-            assert isinstance(found, click.Command)
-            return found
-        return super().get_command(ctx, cmd_name)
+        if cmd_name not in MODULES:
+            return super().get_command(ctx, cmd_name)
+        module = import_module(MODULES[cmd_name])
+        found = getattr(module, cmd_name.replace("-", "_"))
+        assert isinstance(found, click.Command)
+        return found
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -77,28 +85,6 @@ def _explain(error: FarshoreError) -> None:
 def cli() -> None:
     """Watch and steer the farshore daemons, which keep a crash-consistent copy of
     block volumes at a second site."""
-
-
-for _command in (
-    status,
-    cut,
-    suspend,
-    resume,
-    points,
-    verify,
-    scrub,
-    grow,
-    test_copy,
-    drill,
-    identity,
-    takeover,
-    failback,
-    switchover,
-    forks,
-    config,
-    init,
-):
-    cli.add_command(_command)
 
 
 def main() -> None:
