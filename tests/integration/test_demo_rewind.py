@@ -16,6 +16,7 @@ DEMO_SECONDS_MAX = 240
 
 
 @pytest.mark.needs_package("mkfs.ext4", "debugfs", "e2fsck")
+@pytest.mark.hunt
 def test_the_demo_finds_the_point_before_the_noise(tmp_path: Path) -> None:
     run = subprocess.run(
         [sys.executable, "-m", "demo.rewind"],

@@ -144,6 +144,7 @@ async def test_after_restarts_of_either_site_the_data_is_right(tmp_path: Path) -
             assert cycle["tracks_refused"] == 0
 
 
+@pytest.mark.hunt
 async def test_a_cycle_cut_short_over_and_over_ends_with_the_right_data(
     tmp_path: Path,
 ) -> None:

@@ -111,6 +111,7 @@ def is_running(pid: int) -> bool:
     return state != "Z"
 
 
+@pytest.mark.hunt
 async def test_an_interrupted_drill_ends_its_probe_and_its_copy(tmp_path: Path) -> None:
     with Pair(tmp_path, [VolumeSpec("v", MIB)]) as pair:
         await pair.start()

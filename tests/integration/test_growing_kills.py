@@ -213,6 +213,7 @@ async def test_a_remote_killed_as_it_follows(tmp_path: Path) -> None:
         assert len(pair.primary.events("volume_grown")) == len(REMOTE_STEPS)
 
 
+@pytest.mark.hunt
 async def test_a_primary_killed_again_as_it_finishes_a_growth(tmp_path: Path) -> None:
     with Pair(tmp_path, [VolumeSpec("v", FIRST)]) as pair:
         await pair.start()
@@ -235,6 +236,7 @@ async def test_a_primary_killed_again_as_it_finishes_a_growth(tmp_path: Path) ->
             await goes_on(pair, host, after)
 
 
+@pytest.mark.hunt
 async def test_both_sites_killed_at_once_as_a_volume_grows(tmp_path: Path) -> None:
     with Pair(tmp_path, [VolumeSpec("v", FIRST)]) as pair:
         await pair.start()

@@ -126,6 +126,7 @@ async def fio(*words: str) -> None:
 
 
 @pytest.mark.needs_package("fio")
+@pytest.mark.hunt
 async def test_points_across_growths_are_one_instant_each(tmp_path: Path) -> None:
     chance = random.Random(SEED)
     specs = [VolumeSpec(f"v{n}", size) for n, size in enumerate(FIRST)]

@@ -220,7 +220,14 @@ async def kill_within_start_up(daemon: Daemon, chance: random.Random) -> None:
     FIGURES["kills_during_recovery"] += 1
 
 
-@pytest.mark.parametrize("role", ["primary", "remote", "both"])
+@pytest.mark.parametrize(
+    "role",
+    [
+        pytest.param("primary", marks=pytest.mark.hunt),
+        pytest.param("remote", marks=pytest.mark.hunt),
+        "both",
+    ],
+)
 async def test_killed_again_and_again_while_it_recovers(
     tmp_path: Path, role: str
 ) -> None:

@@ -116,6 +116,7 @@ async def test_files_of_odd_sizes(tmp_path: Path) -> None:
 
 @pytest.mark.needs_root
 @pytest.mark.needs_package("losetup")
+@pytest.mark.hunt
 async def test_block_devices_of_odd_sizes(tmp_path: Path) -> None:
     with contextlib.ExitStack() as undo:
         pair = Pair(tmp_path, volumes())

@@ -113,6 +113,7 @@ async def test_a_point_is_restored_from_the_disks_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.needs_root
+@pytest.mark.hunt
 async def test_a_site_on_read_only_media_is_served(tmp_path: Path) -> None:
     volumes = [VolumeSpec("v", 8 * MIB, {"track_size": "4KiB"})]
     with Pair(tmp_path, volumes, link={"bandwidth": "512KiB/s"}) as pair:

@@ -119,6 +119,7 @@ async def test_a_link_lost_often_costs_a_window_each_time(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("role", ["primary", "remote"])
+@pytest.mark.hunt
 async def test_a_killed_daemon_costs_a_window_and_hashes(
     tmp_path: Path, role: str
 ) -> None:

@@ -152,6 +152,7 @@ async def test_a_link_that_is_down_is_named_before_the_point_is_too_old(
 
 @pytest.mark.needs_root
 @pytest.mark.needs_package("fusermount3")
+@pytest.mark.hunt
 async def test_a_remote_whose_disk_is_slow_is_named(tmp_path: Path) -> None:
     with FaultyDisk(tmp_path / "disk") as disk:
         slow = Slow("v.remote.img", 0)
@@ -170,6 +171,7 @@ async def test_a_remote_whose_disk_is_slow_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.needs_root
 @pytest.mark.needs_package("fusermount3")
+@pytest.mark.hunt
 async def test_a_primary_whose_disk_is_slow_to_read_is_named(tmp_path: Path) -> None:
     """Hosts that write feel little of it; cycles, which read at the cut, do."""
     with FaultyDisk(tmp_path / "disk") as disk:

@@ -16,6 +16,7 @@ TRACK = 4096
 
 
 @pytest.mark.parametrize("killed", ["sender", "receiver"])
+@pytest.mark.hunt
 async def test_a_switchover_goes_on_by_itself_whoever_is_killed(
     tmp_path: Path, killed: str
 ) -> None:

@@ -135,6 +135,7 @@ async def test_a_copy_ends_with_its_daemon_and_says_so(tmp_path: Path) -> None:
         await pair.remote.stop()  # does not wait for anybody to stop it
 
 
+@pytest.mark.hunt
 async def test_copies_outlive_a_takeover_and_can_be_made_after_it(
     tmp_path: Path,
 ) -> None:
