@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,9 @@ from benchmarks.processes import (
     process,
     wait_until,
 )
+from common.cli.site_certificates import CA_CERTIFICATE
 
+PLAINTEXT = "allow_plaintext_replication = true\n"
 BIN = Path(__file__).resolve().parent.parent / ".venv" / "bin"
 
 
@@ -109,6 +112,28 @@ device = "{where}/remote.img"
         config.write_text(
             text.replace(link, f'remotes = ["127.0.0.1:{port}"]\n{keys}\n')
         )
+
+    def encrypt(self) -> None:
+        """Have both sites speak TLS, with what `farshore init` makes for it."""
+        made = [str(BIN / "farshore"), "init", str(self.where / "made")]
+        subprocess.run(
+            [*made, "--primary", "near", "--remote", "far"],
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
+        for config, site in (("primary", "near"), ("remote", "far")):
+            path = self.where / f"{config}.toml"
+            files = {
+                "ca": f"{self.where}/made/{CA_CERTIFICATE}",
+                "cert": f"{self.where}/made/{site}.pem",
+                "key": f"{self.where}/made/{site}.key",
+            }
+            keys = ", ".join(
+                f"{key} = {json.dumps(file)}" for key, file in files.items()
+            )
+            text = path.read_text()
+            assert PLAINTEXT in text
+            path.write_text(text.replace(PLAINTEXT, f"tls = {{ {keys} }}\n"))
 
     @contextmanager
     def primary(self) -> Iterator[Site]:

@@ -23,9 +23,16 @@ SMALL, LARGE = "1GiB", "16777215MiB"
 
 
 def first_copy(
-    where: Path, size: int, fill_with: Callable[[Path, int], None] = fill
+    where: Path,
+    size: int,
+    fill_with: Callable[[Path, int], None] = fill,
+    *,
+    encrypted: bool = False,
 ) -> dict[str, float]:
-    """First copy of a full volume, against nbdcopy between two nbdkits."""
+    """First copy of a full volume, against nbdcopy between two nbdkits.
+
+    `encrypted`: ours over TLS; theirs is over Unix sockets in any case.
+    """
     folder = where / "copy"
     places = [Place(folder / name, "unix", size) for name in ("from", "to")]
     for place in places:
@@ -38,6 +45,8 @@ def first_copy(
         subprocess.run(["nbdcopy", "--flush", source.uri, to.uri], check=True)
         nbdcopy_seconds = time.monotonic() - began
     pair = Pair(folder, f"{size}B", 'interval = "1h"')
+    if encrypted:
+        pair.encrypt()
     (places[0].folder / "image").rename(pair.image)
     with connected(pair) as site:
         wait_until(lambda: idle(site), "first copy", 600)

@@ -64,10 +64,15 @@ class Restorable:
         return copy
 
     def put_back(self, copy: Path, part: str = "") -> None:
-        """Replace the machine, or a part of it, by a copy; its daemon is down."""
+        """Replace the machine, or a part of it, by a copy; its daemon is down.
+
+        Files stay the ones they are, as on a disk that is put back as a whole.
+        """
         path = self.directory / part
-        shutil.rmtree(path)
-        shutil.copytree(copy / part, path)
+        for file in [each for each in path.rglob("*") if not each.is_dir()]:
+            if not (copy / part / file.relative_to(path)).exists():
+                file.unlink()
+        shutil.copytree(copy / part, path, dirs_exist_ok=True)
 
 
 class PrimaryMachine(Restorable):
