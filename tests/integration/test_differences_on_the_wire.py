@@ -171,6 +171,7 @@ async def test_a_cycle_cut_short_over_and_over_ends_with_the_right_data(
             await exact(pair, table)
 
 
+@pytest.mark.hunt
 async def test_an_abandoned_cycle_is_no_base_and_the_next_one_is(
     tmp_path: Path,
 ) -> None:

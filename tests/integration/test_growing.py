@@ -160,6 +160,7 @@ def enlarge(device: Path, backing: Path, content: bytes) -> None:
 
 @pytest.mark.needs_root
 @pytest.mark.needs_package("losetup")
+@pytest.mark.hunt
 async def test_block_devices_grow_once_they_are_enlarged_at_both_sites(
     tmp_path: Path,
 ) -> None:

@@ -190,6 +190,7 @@ async def test_a_primary_killed_as_a_volume_grows(tmp_path: Path) -> None:
         assert len(pair.primary.events("growth_resumed")) >= 3
 
 
+@pytest.mark.hunt
 async def test_a_remote_killed_as_it_follows(tmp_path: Path) -> None:
     with Pair(tmp_path, [VolumeSpec("v", FIRST)]) as pair:
         await pair.start()

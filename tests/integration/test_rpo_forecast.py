@@ -137,6 +137,7 @@ async def test_a_link_too_slow_is_forecast_and_named(tmp_path: Path) -> None:
         assert site.pair.primary.events("rpo_breached_ended")
 
 
+@pytest.mark.hunt
 async def test_a_link_that_is_down_is_named_before_the_point_is_too_old(
     tmp_path: Path,
 ) -> None:

@@ -178,6 +178,7 @@ async def prove_fast(hosts: Hosts, client: NbdClient) -> None:
             return
 
 
+@pytest.mark.hunt
 async def test_hosts_come_and_go_while_a_device_is_slow(hosts: Hosts) -> None:
     pair = hosts.pair
 

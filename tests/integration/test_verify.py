@@ -143,6 +143,7 @@ async def test_sites_that_are_equal_are_never_called_different(tmp_path: Path) -
         assert pair.committed("g") - first >= 5 * VERIFIES
 
 
+@pytest.mark.hunt
 async def test_a_verify_goes_on_after_the_link_was_lost(tmp_path: Path) -> None:
     port = free_port()
     with Pair(tmp_path, VOLUMES, group=OFTEN, link_port=port) as pair:
@@ -180,6 +181,7 @@ def compared(pair: Pair) -> int:
     return int(progress["done_bytes"])
 
 
+@pytest.mark.hunt
 async def test_a_verify_outlives_the_remote_but_not_the_primary(tmp_path: Path) -> None:
     with Pair(tmp_path, VOLUMES, group=OFTEN) as pair:
         await pair.start()
