@@ -6,16 +6,11 @@ not be carried through, 130 on Ctrl-C.
 
 from __future__ import annotations
 
-import os
-import shutil
-import signal
 import sys
-import tempfile
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from types import FrameType
-from typing import Final, Never
+from typing import Final
 
 from rich.console import Console
 from rich.live import Live
@@ -27,7 +22,8 @@ from demo.cycle_table import CycleTable
 from demo.nbd_export import NbdExport
 from demo.pair_config import PairConfig
 from demo.recovery_host import Recovered, recover
-from demo.sites import SOCKET_PATH_BYTES_MAX, DemoError, Site, free_port
+from demo.scratch import run_in_scratch
+from demo.sites import DemoError, Site, free_port
 from demo.verdict import Disaster, Verdict
 from demo.volume_vfs import VolumeVfs
 
@@ -42,44 +38,18 @@ NOTICE_SECONDS_MAX: Final = 10.0
 WATCH_SECONDS: Final = 0.05
 AIM_SECONDS: Final = 0.002
 VFS: Final = "farshore-volumes"
-SOCKET_NAME_BYTES: Final = 32
 
 
 def main() -> int:
     """Run the demo in a directory of its own; keep that only if it failed."""
-    screen = console()
-    signal.signal(signal.SIGTERM, _terminated)
-    root = _scratch_directory()
-    try:
-        verdict = _run(screen, root)
-    except KeyboardInterrupt:
-        shutil.rmtree(root, ignore_errors=True)
-        return 130
-    except (DemoError, FarshoreError, OSError) as error:
-        screen.print(f"\nThe demo could not be carried through: {error}")
-        screen.print(f"Configs, logs and state are kept in {root}", soft_wrap=True)
-        return 2
+    return run_in_scratch(console(), "farshore-demo-", _has_held)
+
+
+def _has_held(screen: Console, root: Path) -> bool:
+    verdict = _run(screen, root)
     for line in verdict.lines():
         screen.print(line)
-    if not verdict.held:
-        screen.print(f"Configs, logs and state are kept in {root}", soft_wrap=True)
-        return 1
-    shutil.rmtree(root, ignore_errors=True)
-    return 0
-
-
-def _terminated(number: int, frame: FrameType | None) -> Never:
-    del number, frame
-    raise KeyboardInterrupt
-
-
-def _scratch_directory() -> Path:
-    """Return a new directory whose sockets' paths are short enough."""
-    root = Path(tempfile.mkdtemp(prefix="farshore-demo-"))
-    if len(os.fsencode(root)) + SOCKET_NAME_BYTES > SOCKET_PATH_BYTES_MAX:
-        root.rmdir()
-        root = Path(tempfile.mkdtemp(prefix="farshore-demo-", dir="/tmp"))
-    return root
+    return verdict.held
 
 
 def _run(screen: Console, root: Path) -> Verdict:

@@ -7,20 +7,15 @@ carried through, 130 on Ctrl-C.
 
 from __future__ import annotations
 
-import os
 import secrets
-import shutil
-import signal
 import statistics
 import sys
-import tempfile
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from types import FrameType
-from typing import Any, Final, Never
+from typing import Any, Final
 
 from rich.console import Console
 from rich.table import Table
@@ -31,7 +26,8 @@ from common.service.control_client import ControlClient
 from demo.file_system import Examined, HostFiles, examine
 from demo.nbd_export import NbdExport
 from demo.rewind_config import EXPORT, GROUP, RewindConfig
-from demo.sites import SOCKET_PATH_BYTES_MAX, DemoError, Site, free_port
+from demo.scratch import run_in_scratch
+from demo.sites import DemoError, Site, free_port
 
 EDITS: Final = 12
 EDIT_SECONDS: Final = 0.4
@@ -47,36 +43,10 @@ READ_BYTES: Final = 1 << 20
 SUSPICIOUS: Final = 8.0
 """Times what is usual: more has changed than somebody's work explains."""
 
-SOCKET_NAME_BYTES: Final = 32
-
 
 def main() -> int:
     """Run the demo in a directory of its own; keep that only if it failed."""
-    screen = console()
-    signal.signal(signal.SIGTERM, _terminated)
-    root = Path(tempfile.mkdtemp(prefix="farshore-rewind-"))
-    if len(os.fsencode(root)) + SOCKET_NAME_BYTES > SOCKET_PATH_BYTES_MAX:
-        root.rmdir()
-        root = Path(tempfile.mkdtemp(prefix="farshore-rewind-", dir="/tmp"))
-    try:
-        is_good = _run(screen, root)
-    except KeyboardInterrupt:
-        shutil.rmtree(root, ignore_errors=True)
-        return 130
-    except (DemoError, FarshoreError, OSError) as error:
-        screen.print(f"\nThe demo could not be carried through: {error}")
-        screen.print(f"Configs, logs and state are kept in {root}", soft_wrap=True)
-        return 2
-    if not is_good:
-        screen.print(f"Configs, logs and state are kept in {root}", soft_wrap=True)
-        return 1
-    shutil.rmtree(root, ignore_errors=True)
-    return 0
-
-
-def _terminated(number: int, frame: FrameType | None) -> Never:
-    del number, frame
-    raise KeyboardInterrupt
+    return run_in_scratch(console(), "farshore-rewind-", _run)
 
 
 def _run(screen: Console, root: Path) -> bool:
