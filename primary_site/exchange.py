@@ -53,6 +53,7 @@ async def carry_told_changes(cycles: GroupCycles, session: SendingSession) -> No
         await group.update(cycle_number=numbers_up_to, cycle_id=secrets.token_bytes(16))
     if numbers_up_to > (group.state.committed_number or 0):
         log.info("remote_told_changes", group=group.name, tracks=told_tracks)
+        cycles.carries_told = True
         cycles.want_cut()
 
 

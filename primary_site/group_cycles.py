@@ -79,6 +79,8 @@ class GroupCycles:
         self.totals = CycleTotals()
         self.drain: CycleDrain | None = None
         self.drain_began = 0.0
+        self.carries_told = False
+        """The next cycle, or this one, carries what the remote had changed itself."""
         self.wake = asyncio.Event()
         """Set when there may be something to do: a cut was asked for, say."""
         self.tend_soon = asyncio.Event()
@@ -352,6 +354,7 @@ class GroupCycles:
             self.tickets.safe(cut.number)
         self.when_moved_on()
         self.drain = None
+        self.carries_told = False
         self._last_commit = self._clock.monotonic()
         if self.keeper is not None:
             self.keeper.as_of = self.cut_at

@@ -74,7 +74,7 @@ def resume_growths(
     """
     for volume, device in zip(config.volumes, devices, strict=True):
         before = state.volumes[volume.name]
-        saved = _resumed(volume.name, before, device)
+        saved = _resumed(config.name, volume.name, before, device)
         state = state.with_volume(volume.name, saved)
         if saved.size_bytes != before.size_bytes:
             # Of the last track the remote was sent a part: see `growing`.
@@ -82,15 +82,18 @@ def resume_growths(
     return state
 
 
-def _resumed(name: str, saved: VolumeState, device: File | None) -> VolumeState:
+def _resumed(
+    group: str, name: str, saved: VolumeState, device: File | None
+) -> VolumeState:
     if saved.growing_bytes is None or device is None:
         return saved
     try:
         extend(device, saved.growing_bytes)
     except (DeviceError, StorageError) as error:
-        log.warning("growth_dropped", volume=name, reason=str(error))
+        log.warning("growth_dropped", group=group, volume=name, reason=str(error))
         return replace(saved, growing_bytes=None)
-    log.info("growth_resumed", volume=name, size_bytes=saved.growing_bytes)
+    size_bytes = saved.growing_bytes
+    log.info("growth_resumed", group=group, volume=name, size_bytes=size_bytes)
     return saved.grown(saved.growing_bytes)
 
 

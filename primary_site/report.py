@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from common.ports import Clock
+from common.service.link_status import connected
+from common.service.role_status import role_change
 from common.service.status import (
     AlarmStatus,
     ForecastStatus,
@@ -16,12 +18,15 @@ from common.service.status import (
     PointStatus,
     ProgressStatus,
     RecoveryPointStatus,
+    RoleChangeStatus,
+    RoleStep,
     VolumeStatus,
     age_seconds,
 )
 from primary_site.cycle_figures import LastCycle, changed_bytes, out_of_sync_bytes
 from primary_site.replicator import Replicator
 from primary_site.session import SendingSession
+from primary_site.superseded import SPLIT_BRAIN_ALARM
 
 
 def group_status(replicator: Replicator, clock: Clock) -> GroupStatus:
@@ -41,6 +46,7 @@ def group_status(replicator: Replicator, clock: Clock) -> GroupStatus:
         ),
         link=LinkStatus(
             state=LinkState(replicator.link_state),
+            site=group.config.link.peer,
             peers=_peers(session) if session else (),
             rate_bytes_per_second=replicator.pacing.rate,
             session_sent_bytes=session.sent_bytes if session else None,
@@ -60,6 +66,7 @@ def group_status(replicator: Replicator, clock: Clock) -> GroupStatus:
         last_verify=replicator.verifying.last,
         forecast=_forecast(replicator),
         totals=replicator.cycles.totals.status(replicator.group.holds),
+        role_change=_role_change(replicator),
         alarms=tuple(
             AlarmStatus(name=a.name, message=a.message, since_ns=a.since_ns)
             for a in replicator.alarms.all()
@@ -69,23 +76,24 @@ def group_status(replicator: Replicator, clock: Clock) -> GroupStatus:
 
 def _peers(session: SendingSession) -> tuple[PeerStatus, ...]:
     """Return the connections that live, and those that are being made again."""
-    living = [
-        PeerStatus(
-            address=link.peer,
-            state=LinkState.CONNECTED,
-            number=link.number,
-            carries_control=link is session.control_link,
-            sent_bytes=link.sent_bytes,
-            received_bytes=link.received_bytes,
-            round_trip_seconds=link.round_trip_seconds,
-        )
-        for link in session.links
-    ]
-    missing = [
+    missing = (
         PeerStatus(address=address, state=LinkState.CONNECTING)
         for address in session.missing
-    ]
-    return (*living, *missing)
+    )
+    return (*connected(session.links, session.control_link), *missing)
+
+
+def _role_change(replicator: Replicator) -> RoleChangeStatus | None:
+    state = replicator.group.state
+    if state.superseded is not None:
+        return role_change(RoleStep.SUPERSEDED, state.superseded.fork)
+    if state.handing is not None:
+        return role_change(RoleStep.HANDING_OVER, state.handing)
+    if replicator.switchover.is_under_way:
+        return RoleChangeStatus(step=RoleStep.HANDING_OVER)
+    if any(alarm.name == SPLIT_BRAIN_ALARM for alarm in replicator.alarms.all()):
+        return RoleChangeStatus(step=RoleStep.SPLIT_BRAIN)
+    return None
 
 
 def _last_cycle(last: LastCycle) -> LastCycleStatus:
@@ -156,19 +164,27 @@ def points(replicator: Replicator) -> list[PointStatus]:
 
 
 def progress(replicator: Replicator, clock: Clock) -> ProgressStatus | None:
-    """Return how far the first copy, or a full comparison, has come."""
-    group, drain = replicator.group, replicator.cycles.drain
-    if drain is None or not any(volume.changes.whole for volume in group.volumes):
+    """Return how far the first copy, a full comparison, or the cycle that brings the
+    remote back from what it wrote itself, has come."""
+    group, cycles = replicator.group, replicator.cycles
+    drain = cycles.drain
+    if drain is None:
         return None
-    total = sum(volume.size_bytes for volume in group.volumes)
-    done = total - out_of_sync_bytes(replicator.group)
-    seconds = clock.monotonic() - replicator.cycles.drain_began
+    if any(volume.changes.whole for volume in group.volumes):
+        total = sum(volume.size_bytes for volume in group.volumes)
+        done = total - out_of_sync_bytes(group)
+        first = group.state.committed_number is None
+        operation = "first_copy" if first else "compare"
+    elif cycles.carries_told:
+        total, done, operation = drain.size_bytes, drain.bytes_done, "failback"
+    else:
+        return None
+    seconds = clock.monotonic() - cycles.drain_began
     eta = None
     if drain.bytes_done and seconds > 0:
         eta = (total - done) * seconds / drain.bytes_done
-    first = group.state.committed_number is None
     return ProgressStatus(
-        operation="first_copy" if first else "compare",
+        operation=operation,
         done_bytes=max(0, done),
         total_bytes=total,
         eta_seconds=eta,

@@ -275,7 +275,15 @@ async def open_session(
         for link in links:
             link.abort()
         raise
-    found = SessionLinks(welcome, links, addresses, connect, pacing, outlives=outlives)
+    found = SessionLinks(
+        welcome,
+        links,
+        addresses,
+        connect,
+        pacing,
+        group=hello.group,
+        outlives=outlives,
+    )
     return SendingSession(welcome, found, pacing, hello)
 
 

@@ -63,9 +63,13 @@ class SessionLinks:
         connect: Connect,
         pacing: Pacing,
         *,
+        group: str,
         outlives: bool,
     ) -> None:
-        """`addresses`: one for each link there shall be, those of `links` first."""
+        """`addresses`: one for each link there shall be, those of `links` first.
+
+        `group` is whose session it is, for the log.
+        """
         self.living = list(links)
         self.addresses = list(addresses)
         self.control = ControlChannel(welcome.epoch, links[0], outlives=outlives)
@@ -89,7 +93,7 @@ class SessionLinks:
         self._is_moving = False
         self._garbled_count = 0
         self._tasks: asyncio.TaskGroup
-        self._log = log.bind(epoch=welcome.epoch)
+        self._log = log.bind(group=group, epoch=welcome.epoch)
         for link in links:
             link.number = self._new_number()
             pacing.pace(link)

@@ -46,6 +46,8 @@ class Switchover:
     ) -> None:
         self.gave_up = asyncio.Event()
         """This site is to receive: its sending role ends."""
+        self.is_under_way = False
+        """Hosts' writes are refused, and a last cycle brings the remote the rest."""
         self._group = group
         self._cycles = cycles
         self._alarms = alarms
@@ -75,6 +77,7 @@ class Switchover:
             raise RefusedError("the remote's release can't take a group over")
         group = self._group
         refuse_writes(group)
+        self.is_under_way = True
         try:
             await self._writes_ended()
             self._cycles.wake.set()
@@ -86,6 +89,8 @@ class Switchover:
             if group.state.handing is None:
                 allow_writes(group)
             raise
+        finally:
+            self.is_under_way = False
         self._alarms.set(
             ALARM,
             "hosts' writes are refused: the remote is asked to take over, and has not "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from common.service.link_status import connected
+from common.service.role_status import role_change
 from common.service.status import (
     AlarmStatus,
     GroupRole,
@@ -10,9 +12,10 @@ from common.service.status import (
     HistoryStatus,
     LinkState,
     LinkStatus,
-    PeerStatus,
     PointStatus,
     RecoveryPointStatus,
+    RoleChangeStatus,
+    RoleStep,
     TotalsStatus,
     VolumeStatus,
     age_seconds,
@@ -68,15 +71,41 @@ def group_status(group: ReceivingGroup, now_ns: int) -> GroupStatus:
             cycles_committed=group.commits,
             commit_seconds=group.commit_times.status(),
         ),
-        history=HistoryStatus(
-            points=len(store.points),
-            journal_bytes=store.journal_bytes,
-        ),
+        history=_history(group),
+        role_change=_role_change(group),
         alarms=tuple(
             AlarmStatus(name=name, message=message, since_ns=since_ns)
             for name, (message, since_ns) in group.alarms.items()
         ),
     )
+
+
+def _history(group: ReceivingGroup) -> HistoryStatus:
+    store = group.store
+    return HistoryStatus(
+        points=len(store.points),
+        journal_bytes=store.journal_bytes,
+        journal_limit_bytes=group.config.journal.limit_bytes,
+        oldest_cut_ns=store.points[0].cut_ns if store.points else None,
+        kept=sum(point.is_kept for point in store.points),
+        forks=len(store.forks),
+        retain=tuple(str(rule) for rule in group.config.retain),
+    )
+
+
+def _role_change(group: ReceivingGroup) -> RoleChangeStatus | None:
+    store = group.store
+    if store.takeover is not None:
+        return role_change(RoleStep.TAKING_OVER, store.takeover.fork)
+    if store.is_divided:
+        fork = store.points[-1]
+        return RoleChangeStatus(
+            step=RoleStep.FAILING_BACK,
+            point=fork.number,
+            cut_ns=fork.cut_ns,
+            lineage=store.lineage.hex() if store.lineage else None,
+        )
+    return None
 
 
 def points(group: ReceivingGroup) -> list[PointStatus]:
@@ -116,20 +145,9 @@ def _cycle_number(group: ReceivingGroup) -> int | None:
 
 
 def _link(group: ReceivingGroup) -> LinkStatus:
-    session = group.session
+    session, site = group.session, group.config.peer
     if session is not None and session.is_open:
-        peers = tuple(
-            PeerStatus(
-                address=link.peer,
-                state=LinkState.CONNECTED,
-                number=link.number,
-                carries_control=link is session.control_link,
-                sent_bytes=link.sent_bytes,
-                received_bytes=link.received_bytes,
-                round_trip_seconds=link.round_trip_seconds,
-            )
-            for link in session.links
-        )
-        return LinkStatus(state=LinkState.CONNECTED, peers=peers)
+        peers = connected(session.links, session.control_link)
+        return LinkStatus(state=LinkState.CONNECTED, site=site, peers=peers)
     state = LinkState.REFUSED if group.is_refusing else LinkState.DOWN
-    return LinkStatus(state=state)
+    return LinkStatus(state=state, site=site)

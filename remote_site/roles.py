@@ -279,7 +279,7 @@ class SiteGroups:
         if name in self._changing:
             return self._changing[name]
         if name not in self.sending.hosted:
-            return self.receiving.status(name)
+            return self._received_status(name)
         if name in self.receiving.groups:
             received = self.receiving.status(name)
             sent = await self.taken_over.status(name)
@@ -289,6 +289,15 @@ class SiteGroups:
             }
             return sent.model_copy(update=kept)
         return await self.sending.status(name)
+
+    def _received_status(self, name: str) -> GroupStatus:
+        """Return the status of a group that is received, or on its way to be sent."""
+        status = self.receiving.status(name)
+        takeover = self.taken_over.takeovers.get(name)
+        progress = None if takeover is None else takeover.progress()
+        if progress is None:
+            return status
+        return status.model_copy(update={"progress": progress})
 
     # -- the end -----------------------------------------------------------------------
 

@@ -17,7 +17,8 @@ from common.ports import Clock, Files
 from common.replication.lineage import CycleName, Fork
 from common.service.config_primary import PrimaryGroup
 from common.service.config_roles import sending_group
-from common.service.status import GroupState, GroupStatus, LinkState
+from common.service.role_status import role_change
+from common.service.status import GroupState, GroupStatus, LinkState, RoleStep
 from common.storage.geometry import Geometry
 from primary_site.sending_groups import SendingGroups
 from primary_site.taking_over import SendingStart, StartingVolume, prepare_sending
@@ -184,6 +185,10 @@ class TakenOverGroups:
         `taken_over` as long as it has nobody to send to.
         """
         status = await self.sending.status(name)
+        intent = self.takeovers[name].intent
+        if status.role_change is None and intent is not None:
+            changed = role_change(RoleStep.TAKEN_OVER, intent.fork)
+            status = status.model_copy(update={"role_change": changed})
         if status.state is GroupState.DISCONNECTED:
             status = status.model_copy(update={"state": GroupState.TAKEN_OVER})
         if not self._has_link[name]:

@@ -19,6 +19,7 @@ from common.service.status import (
     GroupStatus,
     HistogramStatus,
     LinkState,
+    RoleStep,
     SiteStatus,
 )
 
@@ -230,6 +231,14 @@ POINT_METRICS: Final = (
         GroupState,
         "state",
     ),
+    _one_of(
+        "farshore_role_change",
+        "1 for where an exchange of the sites' roles stands, once there was one.",
+        "step",
+        RoleStep,
+        "role_change.step",
+        when="role_change",
+    ),
     _of_each(
         "farshore_alarm",
         "1 for each alarm that stands; docs/operating/monitor.md has their names.",
@@ -261,6 +270,30 @@ POINT_METRICS: Final = (
         "farshore_journal_bytes",
         "Bytes of the journals that recovery points are made of.",
         "history.journal_bytes",
+        site="receiving",
+    ),
+    _of_groups(
+        "farshore_journal_limit_bytes",
+        "What they may have, where `group.journal.limit` says so.",
+        "history.journal_limit_bytes",
+        site="receiving",
+    ),
+    _of_groups(
+        "farshore_oldest_recovery_point_timestamp_seconds",
+        "When the oldest recovery point was cut, since 1970 in UTC.",
+        "history.oldest_cut_ns",
+        site="receiving",
+    ),
+    _of_groups(
+        "farshore_kept_recovery_points",
+        "Recovery points that stay by an operator's word, whatever `retain` says.",
+        "history.kept",
+        site="receiving",
+    ),
+    _of_groups(
+        "farshore_forks",
+        "Forks kept: what this site wrote, and gave up in a failback.",
+        "history.forks",
         site="receiving",
     ),
     _of_each("farshore_volume_size_bytes", "Size of a volume.", ("volume",), _volumes),
@@ -419,7 +452,7 @@ CYCLE_METRICS: Final = (
     ),
     _of_each(
         "farshore_progress_done_bytes",
-        "How far a first copy, comparison, verify or scrub has come.",
+        "How far a first copy, comparison, verify, scrub, takeover or failback has come.",
         ("operation",),
         _progress_done,
     ),

@@ -85,7 +85,8 @@ class PeerStatus(Snapshot):
 
 
 class LinkStatus(Snapshot):
-    """`peers` has each connection of the group's session.
+    """`peers` has each connection of the group's session; `site` is the other site's
+    name, as the config has it.
 
     `rate_bytes_per_second`: what paces sending now, of each connection with a profile
     whose lanes are paced one by one; None: not paced, or not known here.
@@ -95,6 +96,7 @@ class LinkStatus(Snapshot):
     """
 
     state: LinkState
+    site: str | None = None
     encrypted: bool = False
     peers: tuple[PeerStatus, ...] = ()
     rate_bytes_per_second: int | None = None
@@ -161,10 +163,43 @@ class TotalsStatus(Snapshot):
 
 
 class HistoryStatus(Snapshot):
-    """Recovery points kept at the receiving site, and the bytes of their journals."""
+    """Recovery points kept at the receiving site, and the bytes of their journals.
+
+    `oldest_cut_ns`: how far back they go. `kept` stay by an operator's word, `forks`
+    are what this site wrote and gave up. `retain`: the rules, as the config has them.
+    """
 
     points: int
     journal_bytes: int
+    journal_limit_bytes: int | None = None
+    oldest_cut_ns: Moment | None = Field(
+        default=None, serialization_alias="oldest_cut_time"
+    )
+    kept: int = 0
+    forks: int = 0
+    retain: tuple[str, ...] = ()
+
+
+class RoleStep(enum.StrEnum):
+    """Where an exchange of the two sites' roles stands, seen from this site."""
+
+    HANDING_OVER = "handing_over"
+    TAKING_OVER = "taking_over"
+    TAKEN_OVER = "taken_over"
+    SUPERSEDED = "superseded"
+    SPLIT_BRAIN = "split_brain"
+    FAILING_BACK = "failing_back"
+
+
+class RoleChangeStatus(Snapshot):
+    """`point`, cut at `cut_ns`, is what the two lines of data have in common, or, while
+    failing back, the fork that is kept. `at_ns`: when it was taken over."""
+
+    step: RoleStep
+    point: int | None = None
+    cut_ns: Moment | None = Field(default=None, serialization_alias="cut_time")
+    at_ns: Moment | None = Field(default=None, serialization_alias="at")
+    lineage: str | None = None
 
 
 class VolumeStatus(Snapshot):
@@ -238,6 +273,7 @@ class GroupStatus(Snapshot):
     last_drill: DrillSummary | None = None
     totals: TotalsStatus | None = None
     history: HistoryStatus | None = None
+    role_change: RoleChangeStatus | None = None
     alarms: tuple[AlarmStatus, ...] = ()
 
 

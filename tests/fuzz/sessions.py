@@ -229,7 +229,9 @@ class Settling:
 
         fake: Any = Paces()
         welcome: Any = Answer()
-        self.links = SessionLinks(welcome, lanes, [], fake, fake, outlives=True)
+        self.links = SessionLinks(
+            welcome, lanes, [], fake, fake, group="g", outlives=True
+        )
         self.links._cycle_id = self.CYCLE
         self.sequence = 0
         self.durable: set[int] = set()

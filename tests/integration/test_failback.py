@@ -59,6 +59,12 @@ async def cut(pair: ExchangingPair) -> None:
     assert found.returncode == 0, found.stderr
 
 
+def step(daemon: Daemon) -> str | None:
+    """Return where an exchange of roles stands, as a site sees it."""
+    found = daemon.group()["role_change"]
+    return found["step"] if found else None
+
+
 def sent_bytes(daemon: Daemon) -> int:
     """Return what all cycles of a site have brought on the wire."""
     return sum(e.get("bytes_on_wire", 0) for e in daemon.events("cycle_committed"))
@@ -69,6 +75,7 @@ async def test_an_old_primary_gets_what_either_side_changed_and_keeps_its_own(
 ) -> None:
     with ExchangingPair(tmp_path, VOLUMES) as pair:
         own, unsent = await lost_and_taken_over(pair)
+        assert step(pair.remote) == "taken_over"
         changed = unsent + await written(pair.remote, 3)
 
         await pair.primary.start()
@@ -80,6 +87,12 @@ async def test_an_old_primary_gets_what_either_side_changed_and_keeps_its_own(
         await until(lambda: bool(pair.primary.group()["alarms"]), "it says so")
         (alarm,) = pair.primary.group()["alarms"]
         assert alarm["name"] == "superseded"
+        forked = pair.primary.group()["role_change"]
+        assert forked == {**pair.remote.group()["role_change"], "step": "superseded"}
+        assert (
+            f"from point {forked['point']}, cut at {forked['cut_time']}"
+            in (alarm["message"])
+        )
         assert "farshore failback g" in alarm["message"]
         assert await served(pair.primary) == own
         refused = await pair.command(pair.remote, "failback", "g", "--yes")
@@ -89,6 +102,8 @@ async def test_an_old_primary_gets_what_either_side_changed_and_keeps_its_own(
         told = await pair.done(pair.primary, "failback", "g")
         number = await pair.received(pair.primary, told["fork"])
         assert number > told["fork"]
+        assert step(pair.primary) is None
+        assert pair.primary.group()["history"]["forks"] == 1
         assert await served(pair.primary) == await served(pair.remote)
         assert await served(pair.primary, f"@{told['fork']}") == own
         assert sent_bytes(pair.remote) <= 1.2 * TRACK * changed

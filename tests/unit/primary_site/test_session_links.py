@@ -118,6 +118,7 @@ class Sending:
             [f"dr:{number}" for number in range(self._count)],
             self._connect,
             pacing,
+            group="g",
             outlives=True,
         )
         hello = EXAMPLES["hello"]

@@ -74,3 +74,26 @@ def test_an_event_whose_name_cannot_be_found_is_an_error(tmp_path: Path) -> None
 
     with pytest.raises(ValueError, match=r"common\.one:1"):
         find_events(root)
+
+
+ALARM_NAMES = (
+    r"(?:\w*ALARM|PINS_ENDED|JOURNAL_LIMIT|THINNING_FAILED) = \"(\w+)\"",
+    r"(?:alarms\.set|raise_alarm)\(\s*\"(\w+)\"",
+    r"Promise\.\w+: \"(\w+)\"",
+    r"AlarmStatus\(\s*name=\"(\w+)\"",
+    r"^ +name = \"(\w+_(?:starved|unavailable))\"$",
+)
+
+
+def test_every_alarm_is_told_on_the_page_about_monitoring() -> None:
+    page = (ROOT / "docs/operating/monitor.md").read_text()
+    raised = {
+        name
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("*.py")
+        for pattern in ALARM_NAMES
+        for name in re.findall(pattern, path.read_text(), re.MULTILINE)
+    }
+
+    assert len(raised) > 20
+    assert {name for name in raised if f"\n| `{name}` |" not in page} == set()

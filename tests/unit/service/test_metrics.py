@@ -20,6 +20,7 @@ from common.service.metric_definitions import (
     DRILL_VERDICTS,
     METRICS,
     PROMISES,
+    TOPICS,
     Kind,
 )
 from common.service.metrics import SERVING, MetricsPage
@@ -40,6 +41,8 @@ from common.service.status import (
     PeerStatus,
     ProgressStatus,
     RecoveryPointStatus,
+    RoleChangeStatus,
+    RoleStep,
     ScrubSummary,
     SiteStatus,
     TotalsStatus,
@@ -135,7 +138,15 @@ def full_group(**others: Any) -> GroupStatus:
             cycle_seconds=histogram(0.2).status(),
             commit_seconds=histogram(0.05).status(),
         ),
-        "history": HistoryStatus(points=3, journal_bytes=77),
+        "history": HistoryStatus(
+            points=3,
+            journal_bytes=77,
+            journal_limit_bytes=100,
+            oldest_cut_ns=10**18,
+            kept=1,
+            forks=2,
+        ),
+        "role_change": RoleChangeStatus(step=RoleStep.FAILING_BACK, point=6),
         "alarms": (
             AlarmStatus(name="cut_starved", message="see"),
             AlarmStatus(name="cut_starved", message="again"),
@@ -209,6 +220,9 @@ def test_values_and_labels_are_those_of_the_status() -> None:
     assert of("farshore_group_state", ("state", "draining")) == 1
     assert of("farshore_group_state", ("state", "idle")) == 0
     assert of("farshore_rpo_forecast_cause", ("cause", "link")) == 1
+    assert of("farshore_role_change", ("step", "failing_back")) == 1
+    assert of("farshore_role_change", ("step", "superseded")) == 0
+    assert of("farshore_oldest_recovery_point_timestamp_seconds") == 1e9
     assert of("farshore_rpo_forecast_promise", ("promise", "kept")) == 0
     assert of("farshore_certificate_expires_seconds", ("whose", "peer")) == -5
     assert of("farshore_link_connections", ("state", "connecting")) == 1
@@ -313,3 +327,24 @@ def test_the_dashboard_names_metrics_that_exist_and_labels_that_they_have() -> N
     assert len(used) > 25
     ids = [panel["id"] for panel in dashboard["panels"]]
     assert len(set(ids)) == len(ids)
+
+
+def test_the_dashboard_shows_every_group_of_figures_and_no_panel_covers_another() -> (
+    None
+):
+    dashboard = json.loads(DASHBOARD.read_text())
+    text = json.dumps(dashboard)
+    cells: set[tuple[int, int]] = set()
+
+    for topic, metrics in TOPICS.items():
+        assert any(metric.name in text for metric in metrics), topic
+    for panel in dashboard["panels"]:
+        at = panel["gridPos"]
+        own = {
+            (x, y)
+            for x in range(at["x"], at["x"] + at["w"])
+            for y in range(at["y"], at["y"] + at["h"])
+        }
+        assert not cells & own, panel["title"]
+        cells |= own
+    assert max(x for x, _ in cells) < 24

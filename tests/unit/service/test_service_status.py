@@ -89,6 +89,7 @@ def test_the_status_has_every_promised_key() -> None:
         "last_drill",
         "totals",
         "history",
+        "role_change",
         "alarms",
     ]
     assert group["recovery_point"] == {
@@ -99,6 +100,7 @@ def test_the_status_has_every_promised_key() -> None:
     }
     assert list(group["link"]) == [
         "state",
+        "site",
         "encrypted",
         "peers",
         "rate_bytes_per_second",
