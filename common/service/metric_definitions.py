@@ -452,7 +452,7 @@ CYCLE_METRICS: Final = (
     ),
     _of_each(
         "farshore_progress_done_bytes",
-        "How far a first copy, comparison, verify, scrub, takeover or failback has come.",
+        "How far an operation that takes long has come: a first copy, a verify.",
         ("operation",),
         _progress_done,
     ),

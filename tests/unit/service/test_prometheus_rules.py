@@ -135,6 +135,9 @@ SINCE = {
 """When it is looked, past `for`; else after three hours."""
 
 
+FIRES = 'group by (alertname) (ALERTS{alertstate="firing"})'
+
+
 def scenarios() -> list[dict[str, Any]]:
     """Return for each alert a test in which it fires alone, and one with none."""
     values: dict[str, dict[str, tuple[str, str]]] = {
@@ -155,7 +158,7 @@ def scenarios() -> list[dict[str, Any]]:
                     "input_series": told,
                     "promql_expr_test": [
                         {
-                            "expr": 'group by (alertname) (ALERTS{alertstate="firing"})',
+                            "expr": FIRES,
                             "eval_time": SINCE.get(alert, "3h"),
                             "exp_samples": expected,
                         }
