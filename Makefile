@@ -15,6 +15,7 @@
 #   make bench-wan  bytes on the wire beside other replicators, how much of a link is
 #                used, what it costs hosts; as root (ARGS="--only bytes" for a part)
 #   make fuzz    each parser under libFuzzer for a minute; SECONDS=600 for longer
+#   make deb     a Debian package in dist/, with all that farshore needs
 #   make lint    the checks alone
 #   make clean   remove what the other targets made (asks nothing; keeps sources)
 # PYTHON=/path/to/python3 picks an interpreter, ARGS="-k name" goes to pytest,
@@ -139,6 +140,10 @@ fuzz: $(STAMP)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	  --require-hashes -r tests/fuzz/requirements.lock
 	@$(BIN)/python -m tests.fuzz.run --seconds $(SECONDS) $(ARGS)
+
+.PHONY: deb
+deb: $(STAMP)
+	@$(BIN)/python -m release.deb $(ARGS)
 
 clean:
 	rm -rf $(VENV) run dist build *.egg-info .pytest_cache .mypy_cache .ruff_cache \

@@ -7,6 +7,7 @@ daemon that finds a certificate expiring says so in its own words.
 from __future__ import annotations
 
 import contextlib
+import os
 import ssl
 import time
 from collections.abc import Mapping
@@ -18,6 +19,12 @@ from common.errors import ConfigError
 
 KEY_MODE_FORBIDDEN: Final = 0o077
 """Whoever else may read a key may pretend to be this daemon."""
+
+CREDENTIAL_MODE_FORBIDDEN: Final = 0o007
+"""systemd lists who may read a credential (acl(5)): the group's bits show the mask."""
+
+CREDENTIALS_VARIABLE: Final = "CREDENTIALS_DIRECTORY"
+"""Where systemd puts what LoadCredential= names, for this service alone."""
 
 FILE_BYTES_MAX: Final = 1 << 20
 """A chain or a bundle of CAs is a few KiB; more is another kind of file."""
@@ -37,6 +44,31 @@ class TlsFiles:
     cert: str
     key: str
     verify_clients: bool = True
+
+
+def credential_path(
+    value: str, environment: Mapping[str, str] = os.environ
+) -> str | None:
+    """Return where the credential is that "$CREDENTIALS_DIRECTORY/NAME" names.
+
+    Not run by systemd there is no such folder: then the text stays as it is, so that
+    a config can be checked. None: the text names no credential. Raises ValueError if
+    it leads out of the folder.
+    """
+    prefix = f"${CREDENTIALS_VARIABLE}/"
+    if not value.startswith(prefix):
+        return None
+    name = value.removeprefix(prefix)
+    if not name or "/" in name or name in {".", ".."}:
+        raise ValueError(f"{value!r}: after {prefix} comes the name of one credential")
+    folder = environment.get(CREDENTIALS_VARIABLE)
+    return value if folder is None else f"{folder}/{name}"
+
+
+def _forbidden_mode(path: str) -> int:
+    folder = os.environ.get(CREDENTIALS_VARIABLE)
+    is_credential = folder is not None and str(Path(path).parent) == folder
+    return CREDENTIAL_MODE_FORBIDDEN if is_credential else KEY_MODE_FORBIDDEN
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +126,7 @@ def load(context: ssl.SSLContext, files: TlsFiles, table: str) -> None:
         key: _read(f"{table}.{key}", path)
         for key, path in (("ca", files.ca), ("cert", files.cert), ("key", files.key))
     }
-    if Path(files.key).stat().st_mode & KEY_MODE_FORBIDDEN:
+    if Path(files.key).stat().st_mode & _forbidden_mode(files.key):
         raise ConfigError(
             f"{table}.key: others than its owner may use {files.key}: "
             f"chmod 600 {files.key}, and replace the key if they may have read it"
@@ -125,8 +157,7 @@ def _read(key: str, path: str) -> bytes:
             data = file.read(FILE_BYTES_MAX + 1)
     except OSError as error:
         raise ConfigError(
-            f"{key}: cannot read {path} ({error.strerror}): create it, or "
-            "name the right file"
+            f"{key}: cannot read {path} ({error.strerror}): {_remedy(path)}"
         ) from None
     if len(data) > FILE_BYTES_MAX:
         raise ConfigError(
@@ -134,6 +165,12 @@ def _read(key: str, path: str) -> bytes:
             "certificates: name the right file"
         )
     return data
+
+
+def _remedy(path: str) -> str:
+    if path.startswith("$"):
+        return "only a systemd unit with LoadCredential= has it; start that unit"
+    return "create it, or name the right file"
 
 
 def _why(error: Exception) -> str:

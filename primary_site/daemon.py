@@ -18,11 +18,12 @@ from common.service.config_primary import PrimaryConfig
 from common.service.control import ControlServer
 from common.service.http.site import SiteHttp
 from common.service.nbd_status import nbd_status
-from common.service.notify import notify_ready
+from common.service.notify import notify_ready, notify_status
 from common.service.reload import Commit, Reloader
 from common.service.runner import run, wait_for_stop
 from common.service.site_record import SiteState, open_state_directory
 from common.service.status import SiteStatus
+from common.service.status_line import StatusLine
 from common.service.version import farshore_version
 from common.storage.files import SystemFiles
 from primary_site.sending_groups import PACING_KEYS, TLS_KEYS
@@ -79,6 +80,7 @@ class PrimaryDaemon:
         )
         try:
             for config in self._config.groups:
+                notify_status(f"opening group {config.name}")
                 await groups.open_sent(config, site.state_directory)
             await self._serve_hosts(stop)
         finally:
@@ -110,6 +112,8 @@ class PrimaryDaemon:
             self._http.serving()
             notify_ready(f"serving {len(groups.names)} groups")
             log.info("daemon_started", site=self._config.site.name, nbd=nbd.addresses)
+            line = StatusLine(self._status, self.reloader.said)
+            others.append(asyncio.create_task(line.run()))
             await wait_for_stop(stop, others)
         finally:
             self._http.ending()

@@ -19,11 +19,12 @@ from common.service.config_roles import sending_group
 from common.service.control import ControlServer
 from common.service.http.site import SiteHttp
 from common.service.nbd_status import nbd_status
-from common.service.notify import notify_ready
+from common.service.notify import notify_ready, notify_status
 from common.service.reload import Commit, Reloader
 from common.service.runner import run, wait_for_stop
 from common.service.site_record import SiteState, open_state_directory
 from common.service.status import SiteStatus
+from common.service.status_line import StatusLine
 from common.service.version import farshore_version
 from common.storage.files import SystemFiles
 from primary_site.sending_groups import PACING_KEYS
@@ -76,6 +77,7 @@ class RemoteDaemon:
         )
         try:
             for config in self._config.groups:
+                notify_status(f"opening group {config.name}")
                 directory = f"{site.state_directory}/groups/{config.name}"
                 await self._groups.open_received(config, directory)
             await self._serve_peers(stop)
@@ -114,6 +116,8 @@ class RemoteDaemon:
                 replication_ports=receiving.listener.ports,
                 encrypted=receiving.listener.credentials is not None,
             )
+            line = StatusLine(self._status, self.reloader.said)
+            others.append(asyncio.create_task(line.run()))
             await wait_for_stop(stop, others)
         finally:
             self._http.ending()

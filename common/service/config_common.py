@@ -34,7 +34,7 @@ from common.addresses import (
     parse_remote_address,
     parse_tcp_listen_address,
 )
-from common.certificates import TlsFiles
+from common.certificates import TlsFiles, credential_path
 
 NAME_FORM = r"[A-Za-z0-9._-]{1,64}"
 _NAME = re.compile(NAME_FORM)
@@ -88,6 +88,12 @@ def resolve_path(value: object, info: ValidationInfo) -> str:
     return path
 
 
+def _resolve_pem_path(value: object, info: ValidationInfo) -> str:
+    """Make a path absolute, or find the credential of systemd's that it names."""
+    credential = credential_path(value) if isinstance(value, str) else None
+    return resolve_path(value, info) if credential is None else credential
+
+
 def _resolve_listen(value: object, info: ValidationInfo) -> Address:
     address = parse_listen_address(value)
     if isinstance(address, UnixAddress):
@@ -110,6 +116,11 @@ Path = Annotated[
     str,
     BeforeValidator(resolve_path),
     json_text("path"),
+]
+PemPath = Annotated[
+    str,
+    BeforeValidator(_resolve_pem_path),
+    json_text("pem path"),
 ]
 SocketPath = Annotated[Path, AfterValidator(check_unix_path)]
 _as_text = PlainSerializer(str, return_type=str)
@@ -206,19 +217,19 @@ def check_other_site(group: str, key: str, peer: str, own: str) -> None:
 class ReplicationTlsTable(Table):
     """Certificates for replication, as PEM files; read again on SIGHUP."""
 
-    ca: Path = Field(
+    ca: PemPath = Field(
         description=(
             "The CA that vouches for the other site; one of its own for replication. "
             "A revocation list in the same file is obeyed."
         )
     )
-    cert: Path = Field(
+    cert: PemPath = Field(
         description=(
             "This site's certificate, with its chain: the other site's `peer` is a "
             "DNS name among its subject alternative names."
         )
     )
-    key: Path = Field(
+    key: PemPath = Field(
         description="Its key, unencrypted, for the daemon's user alone (mode 0600)."
     )
 

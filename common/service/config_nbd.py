@@ -22,7 +22,7 @@ from common.nbd.tls import TlsServer
 from common.service.config_common import (
     ADDRESSES_MAX,
     ListenAddress,
-    Path,
+    PemPath,
     Table,
 )
 from common.service.config_nbd_limits import NbdLimitsTable
@@ -55,9 +55,9 @@ class NbdUnixTable(Table):
 class NbdTlsTable(Table):
     """Certificates for the `tls:` and `systemd+tls:` addresses, as PEM files."""
 
-    ca: Path = Field(description="The CA that vouches for clients.")
-    cert: Path = Field(description="The daemon's certificate, with its chain.")
-    key: Path = Field(
+    ca: PemPath = Field(description="The CA that vouches for clients.")
+    cert: PemPath = Field(description="The daemon's certificate, with its chain.")
+    key: PemPath = Field(
         description="Its key, unencrypted, for the daemon's user alone (mode 0600)."
     )
     verify_clients: bool = Field(

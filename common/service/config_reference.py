@@ -8,10 +8,12 @@ A test fails while the page is not what this prints.
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from common.service.config import ConfigKind, schema
-from common.service.config_refused import PRIMARY_REFUSED, REMOTE_REFUSED, RefusedKey
+from common.service.config_refused import PRIMARY_REFUSED, REMOTE_REFUSED
 
 _HEAD = """\
 # Config files
@@ -30,6 +32,8 @@ Kinds of values:
 - *time*: a string of a number and a unit, `ms`, `s`, `m`, `h` or `d`, as in `"5s"`.
 - *name*: 1 to 64 letters, digits, dots, underscores and hyphens.
 - *path*: a string; a relative path starts at the config file's folder.
+- *pem path*: a path, or `"$CREDENTIALS_DIRECTORY/NAME"`: what `LoadCredential=` of the
+  systemd unit names NAME.
 - *address*: as its description says; an IPv6 host stands in brackets.
 - *text*: a string.
 - *schedule*: five cron fields, minute to day of week, in UTC.
@@ -40,49 +44,85 @@ Kinds of values:
 
 def reference() -> str:
     """Return the page."""
-    parts = [_HEAD]
-    for kind, refused in (("primary", PRIMARY_REFUSED), ("remote", REMOTE_REFUSED)):
-        parts.append(_file(kind, refused))  # type: ignore[arg-type]
-    return "\n".join(parts)
+    return "\n".join([_HEAD, _file("primary"), _file("remote")])
 
 
-def _file(kind: ConfigKind, refused: tuple[RefusedKey, ...]) -> str:
-    tables = schema(kind)
+@dataclass(frozen=True, slots=True)
+class KeyRow:
+    """One key, as people read it; `default` is empty where there is none."""
+
+    key: str
+    kind: str
+    default: str
+    description: str
+
+
+@dataclass(frozen=True, slots=True)
+class KeyTable:
+    """One table of a config file; `heading` is written as in TOML, with brackets."""
+
+    heading: str
+    description: str
+    rows: tuple[KeyRow, ...]
+
+
+def key_tables(kind: ConfigKind) -> Iterator[KeyTable]:
+    """Yield the tables of a config file, each before those inside it."""
+    whole = schema(kind)
+    for table in _inner_tables(whole, whole, ""):
+        yield from table
+
+
+def refused_keys(kind: ConfigKind) -> Iterator[str]:
+    """Yield a line on each key of later versions."""
+    for key in PRIMARY_REFUSED if kind == "primary" else REMOTE_REFUSED:
+        accepted = " or ".join(f"`{_toml(value)}`" for value in key.accepted)
+        but = f" (other than {accepted})" if accepted else ""
+        yield f"`{key.path}`{but}: {key.reason}."
+
+
+def _file(kind: ConfigKind) -> str:
     lines = [f"## {kind}.toml", ""]
-    _table(tables, tables, "", lines)
+    for table in key_tables(kind):
+        lines += [f"### {table.heading}", "", table.description, ""]
+        lines += ["| key | value | default | meaning |", "|---|---|---|---|"]
+        for row in table.rows:
+            meaning = row.description.replace("|", "\\|")
+            lines.append(f"| `{row.key}` | {row.kind} | {row.default} | {meaning} |")
+        lines.append("")
     lines += [
         "### Not in this version",
         "",
         "Refused by name, never ignored:",
         "",
+        *(f"- {line}" for line in refused_keys(kind)),
     ]
-    for key in refused:
-        accepted = " or ".join(f"`{_toml(value)}`" for value in key.accepted)
-        but = f" (other than {accepted})" if accepted else ""
-        lines.append(f"- `{key.path}`{but}: {key.reason}.")
     return "\n".join([*lines, ""])
 
 
-def _table(
-    whole: dict[str, Any], table: dict[str, Any], name: str, lines: list[str]
-) -> None:
-    """Append a table's keys, then the tables inside it."""
-    required = table.get("required", [])
-    inner: list[tuple[str, dict[str, Any]]] = []
-    rows = []
+def _inner_tables(
+    whole: dict[str, Any], table: dict[str, Any], name: str
+) -> Iterator[Iterator[KeyTable]]:
     for key, value in table["properties"].items():
         target = _reference_target(value)
-        if target is None:
-            rows.append(_row(key, value, is_required=key in required))
-        else:
+        if target is not None:
             path = f"{name}.{key}" if name else key
             brackets = "[[{}]]" if value.get("type") == "array" else "[{}]"
-            inner.append((brackets.format(path), whole["$defs"][target]))
-    if name:
-        lines += ["| key | value | default | meaning |", "|---|---|---|---|", *rows, ""]
-    for heading, definition in inner:
-        lines += [f"### {heading}", "", definition["description"], ""]
-        _table(whole, definition, heading.strip("[]"), lines)
+            yield _tables(whole, whole["$defs"][target], brackets.format(path))
+
+
+def _tables(
+    whole: dict[str, Any], table: dict[str, Any], heading: str
+) -> Iterator[KeyTable]:
+    required = table.get("required", [])
+    rows = tuple(
+        _row(key, value, is_required=key in required)
+        for key, value in table["properties"].items()
+        if _reference_target(value) is None
+    )
+    yield KeyTable(heading, table["description"], rows)
+    for inner in _inner_tables(whole, table, heading.strip("[]")):
+        yield from inner
 
 
 def _reference_target(value: dict[str, Any]) -> str | None:
@@ -90,12 +130,11 @@ def _reference_target(value: dict[str, Any]) -> str | None:
     return target.rsplit("/", 1)[-1] if target else None
 
 
-def _row(key: str, value: dict[str, Any], *, is_required: bool) -> str:
+def _row(key: str, value: dict[str, Any], *, is_required: bool) -> KeyRow:
     default = "required" if is_required else ""
     if "default" in value:
         default = f"`{_toml(value['default'])}`"
-    description = value["description"].replace("|", "\\|")
-    return f"| `{key}` | {_kind(value)} | {default} | {description} |"
+    return KeyRow(key, _kind(value), default, value["description"])
 
 
 def _kind(value: dict[str, Any]) -> str:

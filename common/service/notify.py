@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Mapping
 
 
@@ -33,6 +34,17 @@ def notify(*assignments: str, environment: Mapping[str, str] = os.environ) -> bo
 def notify_ready(status: str) -> bool:
     """Say that the service is up, with one line for `systemctl status`."""
     return notify("READY=1", f"STATUS={status}")
+
+
+def notify_status(status: str) -> bool:
+    """Set the line that `systemctl status` shows."""
+    return notify(f"STATUS={status}")
+
+
+def notify_reloading() -> bool:
+    """Say that the config is being read again; `notify_ready` says that it is done."""
+    microseconds = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+    return notify("RELOADING=1", f"MONOTONIC_USEC={microseconds}")
 
 
 def notify_stopping() -> bool:

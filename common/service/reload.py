@@ -32,6 +32,7 @@ import structlog
 
 from common.errors import FarshoreError
 from common.service.config_common import Table
+from common.service.notify import notify_ready, notify_reloading
 
 Config = TypeVar("Config", bound=Table)
 
@@ -60,6 +61,16 @@ class Reloader(Generic[Config]):
         self._load = load
         self._keys: list[str] = []
         self._prepares: list[Callable[[Config], Awaitable[Commit]]] = []
+        self._said = ""
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The keys that need no restart; what lies below them neither."""
+        return tuple(self._keys)
+
+    def said(self) -> str:
+        """Return what the last reload left to an operator; empty: nothing."""
+        return self._said
 
     def register(
         self, keys: Sequence[str], prepare: Callable[[Config], Awaitable[Commit]]
@@ -73,12 +84,15 @@ class Reloader(Generic[Config]):
         while True:  # ends with the daemon
             await asked.wait()
             asked.clear()
+            notify_reloading()
             try:
                 await self.reload()
             except FarshoreError as error:
+                self._said = f"config refused: {error}"
                 log.error(  # noqa: TRY400 - for an operator, no bug of ours
                     "config_reload_refused", reason=str(error)
                 )
+            notify_ready(self._said or "config reloaded")
 
     async def reload(self) -> Reloaded:
         """Read the config and apply what can be; raises what refused it."""
@@ -86,28 +100,30 @@ class Reloader(Generic[Config]):
         commits = [await prepare(new) for prepare in self._prepares]
         for commit in commits:
             commit()
-        found = self._compare(new)
+        found = compare(
+            _plain(self._started), _plain(self._applied), _plain(new), self._keys
+        )
         self._applied = new
         log.info("config_reloaded", applied=list(found.applied))
         for key in found.waiting:
             log.warning("config_key_not_applied", key=key, remedy="needs a restart")
+        waiting = ", ".join(found.waiting)
+        self._said = f"needs a restart to apply: {waiting}" if waiting else ""
         return found
 
-    def _compare(self, new: Config) -> Reloaded:
-        """Compare keys that apply with the last config, others with the daemon's."""
-        after = _plain(new)
-        return Reloaded(
-            tuple(
-                key
-                for key in differences(_plain(self._applied), after)
-                if covers(self._keys, key)
-            ),
-            tuple(
-                key
-                for key in differences(_plain(self._started), after)
-                if not covers(self._keys, key)
-            ),
-        )
+
+def compare(
+    started: dict[str, Any],
+    applied: dict[str, Any],
+    after: dict[str, Any],
+    keys: Sequence[str],
+) -> Reloaded:
+    """Compare plain configs: `keys`, which apply, with the last one that was, others
+    with the one that the daemon started with."""
+    return Reloaded(
+        tuple(key for key in differences(applied, after) if covers(keys, key)),
+        tuple(key for key in differences(started, after) if not covers(keys, key)),
+    )
 
 
 def _plain(config: Table) -> dict[str, Any]:

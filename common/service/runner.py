@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import faulthandler
 import signal
 import sys
 from collections.abc import Awaitable, Callable
@@ -20,6 +21,7 @@ import common
 from common.errors import FarshoreError
 from common.service.logging import configure_logging, escape
 from common.service.notify import notify_stopping
+from common.service.watchdog import tell_of_life
 
 SWITCH_INTERVAL_SECONDS = 0.0005
 """How long a thread may keep the interpreter once another wants it.
@@ -71,6 +73,8 @@ def run(name: str, main: Main, reload: asyncio.Event | None = None) -> int:
     `main` calls `notify_ready` once it serves.
     """
     configure_logging()
+    # systemd's watchdog ends a stuck process by SIGABRT: what held it up is then known.
+    faulthandler.enable()
     sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
     _keep_freed_memory()
     try:
@@ -117,9 +121,11 @@ async def _supervise(main: Main, reload: asyncio.Event | None) -> None:
         handlers[signal.SIGHUP] = reload.set
     for number, handler in handlers.items():
         loop.add_signal_handler(number, handler)
+    living = asyncio.create_task(tell_of_life())
     try:
         await main(stop)
     finally:
+        living.cancel()
         for number in handlers:
             loop.remove_signal_handler(number)
 

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from release.completions import PLACES
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 MADE_HERE = {
     ".git",
@@ -213,5 +215,7 @@ def test_the_wheel_holds_the_packages_and_the_config_files(tmp_path: Path) -> No
         for path in tracked()
         if REPOSITORY / "config" in path.parents
     }
+    shared = {name.partition("/data/share/")[2] for name in names}
+    assert {"man/man1/farshore.1", *PLACES.values()} <= shared
     roots = {name.partition("/")[0] for name in names if ".d" not in name}
     assert roots == {"common", "primary_site", "remote_site"}
