@@ -120,6 +120,7 @@ class PrimaryDaemon:
             for task in others:
                 task.cancel()
             await groups.receiving.stop()
+            await groups.sending.end_hooks()
             await nbd.close()
             await groups.stop()
             await asyncio.gather(*others, return_exceptions=True)

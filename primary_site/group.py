@@ -43,12 +43,14 @@ class CutStarvedError(FarshoreError):
     """Writes in flight did not end within `hold_max`, `hold_retries` times over."""
 
     exit_code = 9
+    alarm = "cut_starved"
 
 
 class CutImpossibleError(FarshoreError):
     """No FlashCopy can be established now: no room, or a volume has failed."""
 
     exit_code = 9
+    alarm = "flashcopy_unavailable"
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +168,7 @@ class ConsistencyGroup:
         """
         assert self.cut is None, "staggering: the previous cycle is not complete"
         number = self.state.cycle_number + 1
-        await self._prepare()
+        await self.prepare_cut()
         for attempt in range(self.config.hold_retries + 1):
             if attempt:
                 await asyncio.sleep(HOLD_BACKOFF_SECONDS)
@@ -181,7 +183,8 @@ class ConsistencyGroup:
             f"{self.config.hold_retries + 1} tries; raise hold_max, or see the device"
         )
 
-    async def _prepare(self) -> None:
+    async def prepare_cut(self) -> None:
+        """Do beforehand what a cut would wait for, so that it is soon made."""
         await asyncio.gather(*(v.preserver.prepare() for v in self.volumes))
         for volume in self.volumes:
             if self.failed is not None or volume.preserver.error:

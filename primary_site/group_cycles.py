@@ -21,6 +21,7 @@ from primary_site.alarms import Alarms
 from primary_site.autopilot import look_seconds
 from primary_site.background import retrieve
 from primary_site.compression import Compression
+from primary_site.cut_hooks import CutHooks, HookFailedError
 from primary_site.cut_reader import RelationEndedError
 from primary_site.cycle_figures import (
     LastCycle,
@@ -88,6 +89,7 @@ class GroupCycles:
         self.is_stopping = False
         self.when_moved_on: Callable[[], None] = lambda: None
         """Called after each cut, commit and withdrawal."""
+        self.hooks: CutHooks | None = None
         self._cut_wanted = False
         self.boundary = asyncio.Lock()
         """Held by whoever runs a cycle, or sees to it that none is run."""
@@ -117,6 +119,11 @@ class GroupCycles:
         going = [task for task in (self._taking, self._destage) if task is not None]
         return [*going, *self._growths]
 
+    async def cut_settled(self) -> None:
+        """Wait until a cut that a session, gone by now, has begun is made or not."""
+        if self._taking is not None:
+            await asyncio.wait([self._taking])
+
     def want_cut(self) -> None:
         """Cut as soon as it may be, even if nothing has changed: for its FlashCopy.
 
@@ -130,8 +137,7 @@ class GroupCycles:
     async def agree(self, session: SendingSession) -> None:
         """Agree with the remote on what it has, and have it know that."""
         async with self.boundary:
-            if self._taking is not None:
-                await asyncio.wait([self._taking])  # the last session's
+            await self.cut_settled()
             before = self.group.state.committed_cycle_id
             await self.reconcile(session.welcome)
             if self.keeper is not None:
@@ -163,13 +169,13 @@ class GroupCycles:
                 if not await self._turn(session):
                     await self._pause()
             except (CutStarvedError, CutImpossibleError) as error:
-                name = "cut_starved"
-                if isinstance(error, CutImpossibleError):
-                    name = "flashcopy_unavailable"
-                self.alarms.set(name, str(error))
+                self.alarms.set(error.alarm, str(error))
                 self._log.warning("cut_failed", reason=str(error))
                 self.tickets.fail_aboard(str(error))
-                await asyncio.sleep(RETRY_SECONDS)
+                if isinstance(error, HookFailedError):
+                    await self._pause()
+                else:
+                    await asyncio.sleep(RETRY_SECONDS)
             except StorageError as error:
                 self.storage_failed(error)
         self.alarms.set("failed", str(self.group.failed))
@@ -216,6 +222,8 @@ class GroupCycles:
         label = self.tickets.board()
         number = self.group.state.committed_number
         is_wanted, self._cut_wanted = self._cut_wanted, False
+        # What applications hold in memory has not changed anything before a hook.
+        is_wanted = is_wanted or (self.hooks is not None and bool(self.tickets))
         if number is not None and not is_wanted and not self.group.has_changed():
             await self._still_current(session, number)
             return
@@ -227,7 +235,7 @@ class GroupCycles:
     async def _take_cut(self, label: str | None) -> None:
         """Cut and begin to destage: a task of its own, so that a session lost in
         the middle of a hold can't tear the two apart."""
-        cut = await self.group.make_cut(label)
+        cut = await self._make_cut(label)
         self._destage = asyncio.create_task(self.group.destage(), name="destage")
         self._destage.add_done_callback(retrieve)
         self._last_cut = self.cut_at = self._clock.monotonic()
@@ -235,6 +243,16 @@ class GroupCycles:
         self.alarms.clear("cut_starved", "flashcopy_unavailable")
         self.tickets.taken(cut)
         self.when_moved_on()
+
+    async def _make_cut(self, label: str | None) -> Cut:
+        """Cut, between the group's hooks; without them while hosts' writes are refused,
+        as before a switchover: what applications hold can't be written any more."""
+        group = self.group
+        if self.hooks is None or any(volume.read_only for volume in group.volumes):
+            return await group.make_cut(label)
+        await group.prepare_cut()
+        number = group.state.cycle_number + 1
+        return await self.hooks.around(number, label, lambda: group.make_cut(label))
 
     async def _still_current(self, session: SendingSession, number: int) -> None:
         """Nothing changed: no point, but the newest one is current up to now."""
@@ -279,6 +297,7 @@ class GroupCycles:
             changed_bytes(group),
             self.keeper,
         )
+        lead = self.hooks.lead_seconds if self.hooks is not None else 0.0
         wait = seconds_to_cut(
             group.config,
             Observed(
@@ -287,7 +306,7 @@ class GroupCycles:
                 last_commit=self._last_commit,
                 changed_bytes=changed,
                 schedule_due=self._schedule.seconds_until_due(self._clock.now_ns()),
-                rpo_due=keeper.seconds_to_cut(now, changed) if keeper else None,
+                rpo_due=keeper.seconds_to_cut(now, changed) - lead if keeper else None,
             ),
         )
         if wait and group.config.changed_bytes is not None:
@@ -401,8 +420,7 @@ class GroupCycles:
     async def _grow(self, name: str, size_bytes: int) -> Growth:
         await self._reach_boundary(name)
         try:
-            if self._taking is not None:
-                await asyncio.wait([self._taking])  # a session's that is gone
+            await self.cut_settled()
             if self.group.cut is not None:
                 await self.abandon_here(f"volume {name} grows")
             await self.before_growth()

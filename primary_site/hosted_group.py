@@ -23,6 +23,8 @@ from common.service.kept_report import KeptReport
 from common.service.loop_thread import LoopFactory, LoopThread
 from common.service.status import AlarmStatus, GroupState, GroupStatus
 from common.service.verify_status import VerifyReport
+from common.storage.record import DurableRecord
+from primary_site.cut_hooks import CutHooks
 from primary_site.group import ConsistencyGroup
 from primary_site.opening import open_group
 from primary_site.replicator import Replicator
@@ -37,6 +39,7 @@ CLOSE_SECONDS_MAX = 60.0
 """A clean stop makes bitmaps durable; a device that hangs is not waited for."""
 
 VERIFY_RECORD_NAME = "verify.record"
+HOOK_RECORD_NAME = "hook.record"
 
 T = TypeVar("T")
 
@@ -99,6 +102,15 @@ class HostedGroup:
             path = f"{state_directory}/groups/{config.name}/{VERIFY_RECORD_NAME}"
             kept = KeptReport(path, files, VerifyReport)
             await replicator.verifying.recall(kept, threads)
+            if config.hooks is not None:
+                folder = f"{state_directory}/groups/{config.name}"
+                replicator.cycles.hooks = CutHooks(
+                    config.name,
+                    config.hooks,
+                    DurableRecord(f"{folder}/{HOOK_RECORD_NAME}", files),
+                    make_threads(f"{config.name}/hooks"),
+                    replicator.alarms,
+                )
             return cls(thread, replicator, threads, clock)
 
         try:
@@ -117,6 +129,8 @@ class HostedGroup:
 
     async def _replicate(self) -> None:
         self._replicating = asyncio.current_task()
+        if (hooks := self.replicator.cycles.hooks) is not None:
+            await hooks.recover()
         await self.replicator.run()
 
     async def gave_up(self) -> None:
@@ -166,7 +180,11 @@ class HostedGroup:
         return status
 
     async def _status(self) -> GroupStatus:
-        return group_status(self.replicator, self._clock)
+        status = group_status(self.replicator, self._clock)
+        hooks = self.replicator.cycles.hooks
+        if hooks is None:
+            return status
+        return status.model_copy(update={"hooks": hooks.status()})
 
     def _stalled(self, message: str) -> GroupStatus:
         if self._last_status is None:
@@ -181,6 +199,16 @@ class HostedGroup:
         return self._last_status.model_copy(
             update={"state": GroupState.FAILED, "alarms": alarms}
         )
+
+    async def end_hooks(self) -> None:
+        """Let applications go that a hook holds; no cut is made with hooks any more."""
+        hooks = self.replicator.cycles.hooks
+        if hooks is None:
+            return
+        try:
+            await self.ask(hooks.close)
+        except GroupStalledError as error:
+            log.warning("hooks_not_ended", group=self.name, reason=str(error))
 
     async def close(self) -> None:
         """End its cycles, record a clean stop, end its loop.
@@ -200,6 +228,8 @@ class HostedGroup:
 
     async def _close(self) -> None:
         self.replicator.stop()
+        if (hooks := self.replicator.cycles.hooks) is not None:
+            await hooks.close()
         if self._replicating is not None:
             # Cancelled from the main loop, it may still be on its way out here.
             self._replicating.cancel()

@@ -299,6 +299,7 @@ class Replicator:
         self._log.warning("group_superseded", lineage=told.fork.lineage.hex())
         if self._give_up is not None:
             self._give_up.cancel()
+        await self.cycles.cut_settled()
         if self.group.cut is not None:
             await self.cycles.abandon_here("the remote has taken over")
         else:
@@ -369,6 +370,7 @@ class Replicator:
         timeout = self.group.config.resume_timeout_seconds
         await asyncio.sleep(timeout)
         self.alarms.set("link_down", f"no link to the remote for {timeout:g} s")
+        await self.cycles.cut_settled()
         if self.group.cut is not None:
             await self.cycles.abandon_here(f"no link for {timeout:g} s")
         else:

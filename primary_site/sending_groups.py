@@ -190,6 +190,10 @@ class SendingGroups:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
+    async def end_hooks(self) -> None:
+        """Let applications go that hooks hold, while hosts are still served."""
+        await asyncio.gather(*(each.end_hooks() for each in self.hosted.values()))
+
     async def stop(self) -> None:
         """End all cycles, and changes of roles: no host is served any more."""
         watching = list(self._watching.values())

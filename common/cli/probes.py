@@ -16,6 +16,7 @@ from typing import Any
 
 from common.errors import FarshoreError
 from common.service.drill_status import DrillVerdict
+from common.service.process_groups import end_group
 
 TERMINATE_SECONDS = 10.0
 """What a probe gets to clean up, once it has been told to end."""
@@ -103,15 +104,7 @@ def run_probe(
 
 def _ended(process: subprocess.Popen[bytes]) -> int:
     """End a probe and what it started; its own exit code."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGTERM)
-    try:
-        code = process.wait(TERMINATE_SECONDS)
-    except (subprocess.TimeoutExpired, KeyboardInterrupt):
-        code = None
-    # Also where the probe has ended: what it left behind may still use the copy.
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
+    code = end_group(process, TERMINATE_SECONDS)
     return process.wait() if code is None else code
 
 

@@ -51,6 +51,13 @@ rpo = "5s" # or one of: interval, changed, schedule, manual
 # hold_retries = 5
 # resume_timeout = "10m"
 
+# Programs that have applications settle for a cut: docs/operating/consistency.md
+# [group.hooks]
+# before_cut = ["/etc/farshore/hooks/fsfreeze.sh", "root@app1:/srv/orders"]
+# after_cut = ["/etc/farshore/hooks/fsfreeze.sh", "root@app1:/srv/orders"]
+# timeout = "10s"
+# on_failure = "alarm" # or: skip, cut
+
 [group.link]
 remotes = ["dr.example.net:7420"] # several addresses are several links
 connections = 2

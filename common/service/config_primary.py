@@ -29,6 +29,7 @@ from common.service.config_common import (
     json_text,
     written,
 )
+from common.service.config_hooks import HooksTable
 from common.service.config_http import HttpTable
 from common.service.config_link import FlashCopyTable, LinkTable
 from common.service.config_nbd import NbdTable, check_access_rules
@@ -213,6 +214,13 @@ class PrimaryGroup(Table):
     flashcopy: FlashCopyTable = Field(
         default_factory=FlashCopyTable,
         description="Where old content is kept while a cycle drains.",
+    )
+    hooks: HooksTable | None = Field(
+        default=None,
+        description=(
+            "Programs that run before and after each cut, so that a point holds what "
+            "applications had in memory. Default: none."
+        ),
     )
     journal: JournalTable = Field(
         default_factory=JournalTable,

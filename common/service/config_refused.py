@@ -30,7 +30,6 @@ _COMMON = (
 
 PRIMARY_REFUSED = (
     *_COMMON,
-    RefusedKey("group.hooks", "hooks arrive with a later version: remove it"),
     RefusedKey(
         "group.flashcopy.limit",
         "a limit for FlashCopy targets arrives with a later version: remove it",

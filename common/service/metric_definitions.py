@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
+from common.service.hook_status import HookOutcome, HookStatus
 from common.service.status import (
     GroupRole,
     GroupState,
@@ -613,6 +614,43 @@ CHECK_METRICS: Final = (
     ),
 )
 
+
+def _hook_runs(group: GroupStatus) -> Iterator[tuple[Labels, float]]:
+    for hook, told in _hooks(group):
+        for outcome in HookOutcome:
+            yield (hook, outcome), told.runs.get(outcome, 0)
+
+
+def _hook_seconds(group: GroupStatus) -> Iterator[tuple[Labels, float | None]]:
+    for hook, told in _hooks(group):
+        yield (hook,), told.last_seconds
+
+
+def _hooks(group: GroupStatus) -> Iterator[tuple[str, HookStatus]]:
+    if group.hooks is not None:
+        yield "before_cut", group.hooks.before_cut
+        yield "after_cut", group.hooks.after_cut
+
+
+HOOK_METRICS: Final = (
+    _of_each(
+        "farshore_hook_runs_total",
+        "Runs of a hook, by how they ended.",
+        ("hook", "outcome"),
+        _hook_runs,
+        kind=Kind.COUNTER,
+        site="sending",
+        choices=tuple(HookOutcome),
+    ),
+    _of_each(
+        "farshore_hook_last_seconds",
+        "How long the hook took the last time.",
+        ("hook",),
+        _hook_seconds,
+        site="sending",
+    ),
+)
+
 TOPICS: Final = {
     "build": SITE_METRICS[:1],
     "nbd": SITE_METRICS[1:],
@@ -621,6 +659,7 @@ TOPICS: Final = {
     "cycle": CYCLE_METRICS,
     "link": LINK_METRICS,
     "check": CHECK_METRICS,
+    "hook": HOOK_METRICS,
 }
 
 METRICS: Final[tuple[Metric, ...]] = tuple(

@@ -47,6 +47,7 @@ TITLES = {
     "cycle": "Cycles",
     "link": "The link",
     "check": "What was checked",
+    "hook": "Hooks",
 }
 
 

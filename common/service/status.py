@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
 
+from common.service.hook_status import HooksStatus
 from common.service.moments import rfc3339
 
 Moment = Annotated[int, PlainSerializer(rfc3339, return_type=str)]
@@ -271,6 +272,7 @@ class GroupStatus(Snapshot):
     last_scrub: ScrubSummary | None = None
     test_copies: tuple[str, ...] = ()
     last_drill: DrillSummary | None = None
+    hooks: HooksStatus | None = None
     totals: TotalsStatus | None = None
     history: HistoryStatus | None = None
     role_change: RoleChangeStatus | None = None

@@ -15,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from common.service.drill_status import DrillVerdict
 from common.service.histogram import Histogram
+from common.service.hook_status import HooksStatus, HookStatus
 from common.service.metric_definitions import (
     CAUSES,
     DRILL_VERDICTS,
@@ -147,6 +148,10 @@ def full_group(**others: Any) -> GroupStatus:
             forks=2,
         ),
         "role_change": RoleChangeStatus(step=RoleStep.FAILING_BACK, point=6),
+        "hooks": HooksStatus(
+            before_cut=HookStatus(runs={"done": 2, "failed": 1}, last_seconds=0.3),
+            after_cut=HookStatus(runs={"done": 3}, last_seconds=0.1),
+        ),
         "alarms": (
             AlarmStatus(name="cut_starved", message="see"),
             AlarmStatus(name="cut_starved", message="again"),

@@ -87,6 +87,7 @@ def test_the_status_has_every_promised_key() -> None:
         "last_scrub",
         "test_copies",
         "last_drill",
+        "hooks",
         "totals",
         "history",
         "role_change",
