@@ -73,11 +73,11 @@ EXHIBITS = (
         (
             swap(
                 "primary_site/group.py",
-                "        number = self.state.cycle_number + 1\n        await self._prepare()\n",
+                "        number = self.state.cycle_number + 1\n        await self.prepare_cut()\n",
                 """\
         number = self.state.cycle_number + 1
         taken = [v.changes.flashcopy.bitmap.copy() for v in self.volumes]
-        await self._prepare()
+        await self.prepare_cut()
 """,
             ),
             swap(
