@@ -12,7 +12,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 
 from common.errors import ProtocolError, StorageError
@@ -27,12 +28,10 @@ from common.replication.messages import (
     Tracks,
 )
 from common.replication.sequences import covered
-from common.replication.tracks import DeltaRun, RunData, track_hash
 from common.storage.flashcopy import Runs
 from primary_site.background import first_of
-from primary_site.base import CycleBase, has_few_differences, runs_of
 from primary_site.changes import pages_of_tracks
-from primary_site.compression import Compression, Packed
+from primary_site.compression import Compression
 from primary_site.cut_reader import CutReader, CutUnreadableError
 from primary_site.drain_plan import (
     LARGE_FRAMES,
@@ -43,11 +42,10 @@ from primary_site.drain_plan import (
     plan,
 )
 from primary_site.drain_waits import DrainWaits, Stage
+from primary_site.frames import FrameMaker
 from primary_site.group import ConsistencyGroup, Cut
-from primary_site.likeness import Habit, Likeness, unlike
+from primary_site.likeness import Habit
 from primary_site.session import SendingSession
-
-Records = list[RunData | DeltaRun]
 
 WORKERS = 2
 """Units under way at once: one is read while others are encoded and sent. With several
@@ -82,9 +80,6 @@ class CycleDrain:
         self._cut = cut
         self._session = session
         self._compression = compression
-        self._delta = delta
-        self._habit = habit if delta and habit is not None and habit.begin() else None
-        self._likenesses: dict[int, Likeness] = {}
         self._frame_bytes = frame_bytes
         self._workers = workers
         self._credit = 0
@@ -99,7 +94,6 @@ class CycleDrain:
         self._readers: list[CutReader] = []
         self.tracks_sent = 0
         self.tracks_compared = 0
-        self.tracks_differenced = 0
         self.tracks_refused = 0
         self.bytes_done = 0
         self.size_bytes = 0
@@ -107,6 +101,9 @@ class CycleDrain:
         self.data_bytes = 0
         """Of tracks that were sent as they are: no holes, no hashes."""
         self.waits = DrainWaits()
+        self._frames = FrameMaker(
+            self._readers, compression, self.waits, delta=delta, habit=habit
+        )
         self._taken_bytes = 0
         self._wire_before = session.sent_bytes
 
@@ -166,6 +163,10 @@ class CycleDrain:
     # -- figures -----------------------------------------------------------------------
 
     @property
+    def tracks_differenced(self) -> int:
+        return self._frames.tracks_differenced
+
+    @property
     def delivered_bytes(self) -> float:
         """Bytes of tracks that the remote's machine has got, about."""
         sent = self._session.sent_bytes - self._wire_before
@@ -183,14 +184,9 @@ class CycleDrain:
             and self.size_bytes <= 4 * self.data_bytes + UNTYPICAL_BYTES
         )
 
-    @contextlib.contextmanager
-    def waiting(self, stage: Stage) -> Iterator[None]:
+    def waiting(self, stage: Stage) -> AbstractContextManager[None]:
         """Count the time within as waited for `stage`."""
-        began = _now()
-        try:
-            yield
-        finally:
-            self.waits.add(stage, _now() - began)
+        return self.waits.during(stage, self._compression.monotonic)
 
     # -- what the remote says --------------------------------------------------------
 
@@ -217,7 +213,7 @@ class CycleDrain:
         if unit is None or not unit.based:
             raise ProtocolError(f"NEED_FULL of frame {message.sequence}, sent whole")
         if unit.referred:
-            self._likenesses[unit.volume].stop()
+            self._frames.refuse_references(unit.volume)
         end = 0
         if unit.excluded:  # they may come in several messages, ascending
             end = sum(unit.excluded[-1])
@@ -312,17 +308,10 @@ class CycleDrain:
             return None
 
     async def _send(self, unit: Unit) -> None:
-        reader = self._readers[unit.volume]
-        if unit.zero:
-            runs = [RunData(first, count, None) for first, count in unit.runs]
-        else:
-            with self.waiting(Stage.READ):
-                runs = await reader.read(unit.runs)
         if unit.hashed:
-            await self._send_hashes(unit, runs[0])
+            await self._send_hashes(unit)
             return
-        with self.waiting(Stage.ENCODE):
-            packed = await self._packed(unit, runs)
+        packed = await self._frames.packed(unit)
         await self._take_credit(unit, packed.raw_bytes)
         message = Tracks(
             self._session.epoch,
@@ -332,75 +321,26 @@ class CycleDrain:
             packed.raw_bytes,
             packed.payload,
         )
-        self.tracks_sent += sum(run.count for run in runs)
+        self.tracks_sent += sum(count for _, count in unit.runs)
         began = self._compression.monotonic()
         with self.waiting(Stage.LINK):
             self._note_sent(unit, await self._session.send_bulk(message))
         self._compression.sent(packed, self._compression.monotonic() - began)
 
-    async def _packed(self, unit: Unit, runs: list[RunData]) -> Packed:
-        """Return a unit's payload, of differences where there is a base."""
-        volume = self._group.volumes[unit.volume]
-        base = volume.preserver.base() if self._delta and not unit.whole else None
-        if base is None or unit.zero:
-            return await volume.threads.run(
-                self._compression.pack, runs, gathered=self._delta
-            )
-
-        def pack() -> tuple[Records, Packed]:
-            records = base.against(runs)
-            packed = self._compression.pack(records, gathered=True)
-            if self._compression.has_time and has_few_differences(records):
-                whole = self._compression.pack(runs, gathered=True)
-                if len(whole.payload) < len(packed.payload):
-                    return list(runs), whole
-            return records, packed
-
-        records, packed = await base.run(volume.threads, pack)
-        unit.based = runs_of(records)
-        self.tracks_differenced += sum(count for _, count in unit.based)
-        referred = await self._referred(unit, base, records, packed)
-        if referred is None:
-            return packed
-        unit.based, unit.referred = unit.runs, True
-        return referred
-
-    async def _referred(
-        self, unit: Unit, base: CycleBase, records: Records, plain: Packed
-    ) -> Packed | None:
-        """Return a payload that a reference makes smaller, None if none does."""
-        if self._habit is None or not self._compression.has_time:
-            return None
-        reader = self._readers[unit.volume]
-        likeness = self._likenesses.get(unit.volume)
-        if likeness is None:
-            likeness = Likeness(reader, base, self._habit)
-            self._likenesses[unit.volume] = likeness
-        alone = unlike(records)
-        if not likeness.is_worth(plain, alone):
-            return None
-        reference = await likeness.reference(alone)
-        if reference is None:
-            return None
-        return await reader.volume.threads.run(
-            self._compression.pack_against, records, reference, plain
-        )
-
-    async def _send_hashes(self, unit: Unit, run: RunData) -> None:
-        reader = self._readers[unit.volume]
-        payload = await reader.volume.threads.run(_hash_tracks, reader, run)
-        unit.based = unit.runs
+    async def _send_hashes(self, unit: Unit) -> None:
+        payload = await self._frames.hashes(unit)
+        ((first, count),) = unit.based = unit.runs
         await self._take_credit(unit, len(payload))
         message = Hashes(
             self._session.epoch,
             self._cut.cycle_id,
             self._number(unit),
             unit.volume,
-            run.first,
-            run.count,
+            first,
+            count,
             payload,
         )
-        self.tracks_compared += run.count
+        self.tracks_compared += count
         with self.waiting(Stage.LINK):
             self._note_sent(unit, await self._session.send_bulk(message))
 
@@ -452,14 +392,6 @@ class CycleDrain:
 
 def _now() -> float:
     return asyncio.get_running_loop().time()
-
-
-def _hash_tracks(reader: CutReader, run: RunData) -> bytes:
-    geometry = reader.volume.geometry
-    _, total = geometry.byte_range(run.first, run.count)
-    data = memoryview(bytes(total) if run.data is None else run.data)
-    step = geometry.track_bytes
-    return b"".join(track_hash(data[at : at + step]) for at in range(0, total, step))
 
 
 def without(runs: Runs, excluded: Runs) -> Runs:

@@ -5,7 +5,9 @@ Workers of a drain wait most for what is slowest: that is what a forecast names.
 
 from __future__ import annotations
 
+import contextlib
 import enum
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 FADE_SHARE = 0.5
@@ -42,6 +44,15 @@ class DrainWaits:
 
     def add(self, stage: Stage, seconds: float) -> None:
         self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
+
+    @contextlib.contextmanager
+    def during(self, stage: Stage, monotonic: Callable[[], float]) -> Iterator[None]:
+        """Count the time within as waited for `stage`."""
+        began = monotonic()
+        try:
+            yield
+        finally:
+            self.add(stage, monotonic() - began)
 
     def fade_into(self, newer: DrainWaits) -> None:
         """Add another cycle's waits; those before lose half their weight."""

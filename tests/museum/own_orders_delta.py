@@ -103,7 +103,7 @@ EXHIBITS: tuple[Exhibit, ...] = (
         "what the remote wants whole is sent as a difference again",
         (
             swap(
-                "primary_site/drain.py",
+                "primary_site/frames.py",
                 "if self._delta and not unit.whole else None\n",
                 "if self._delta else None\n",
             ),
