@@ -48,13 +48,13 @@ class CycleBase:
     ) -> None:
         """`preserved` is the FlashCopy bitmap that the cut took: it never changes."""
         self.stands = True
-        self._standing = standing
+        self.standing = standing
         self._preserved = preserved
         self._geometry = geometry
 
     async def run(self, threads: Threads, job: Callable[[], T]) -> T:
         """Run a job that reads the base; the target is not reused meanwhile."""
-        return await self._standing.run(threads, job)
+        return await self.standing.run(threads, job)
 
     def runs(self) -> Iterator[tuple[int, int]]:
         """Yield the runs of tracks that it has. For a thread."""
@@ -163,11 +163,11 @@ class CycleBase:
         if not self.stands:
             return None
         try:
-            held = self._standing.target.read(offset, length)
+            held = self.standing.target.read(offset, length)
         except StorageError:
             self.stands = False  # the tracks go as they are: a host loses nothing
             return None
-        return held if self.stands and self._standing.relation.valid else None
+        return held if self.stands and self.standing.relation.valid else None
 
 
 def runs_of(records: Sequence[RunData | DeltaRun]) -> Runs:

@@ -9,7 +9,7 @@ after the read (I6).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from common.errors import FarshoreError, StorageError
@@ -57,14 +57,7 @@ class CutReader:
 
         Raises `RelationEndedError`, `StorageError` of the device.
         """
-        device, geometry = self.volume.device, self.volume.geometry
-
-        read_run = device.read_once if self._once else device.read
-
-        def read_device() -> list[bytes | bytearray]:
-            return [read_run(*geometry.byte_range(*run)) for run in runs]
-
-        read = await self.volume.threads.run(read_device)
+        read = await self.volume.threads.run(self._read_device, runs)
         await self._settled(runs)
         self.check()  # before the bitmap is trusted: it must be this cut's
         preserved = self._preserved(runs)
@@ -73,6 +66,40 @@ class CutReader:
             return list(map(self._overlay, runs, read, preserved))
 
         return await self._looking(overlay)
+
+    async def made(
+        self,
+        runs: Runs,
+        make: Callable[[list[RunData]], T],
+        beside: Sequence[Standing] = (),
+    ) -> T:
+        """Return what `make` makes, in a thread, of the runs' bytes at the cut.
+
+        Reading and making are one hop: what was made so counts only if no more of the
+        tracks are preserved after it than were before it. Else they are read as `read`
+        does, which no writing of hosts can keep from its end. The targets of `beside`
+        are not reused meanwhile. Raises as `read` does, and what `make` raises.
+        """
+        self.check()
+        flashcopy = self.volume.changes.flashcopy
+        if not flashcopy.is_preserving_any(runs):
+            before = self._preserved(runs)
+
+            def at_once() -> T:
+                read = self._read_device(runs)
+                return make(list(map(self._overlay, runs, read, before)))
+
+            made = await self._looking(at_once, beside)
+            self.check()  # before the bitmap is trusted: it must be this cut's
+            if self._preserved(runs) == before:
+                return made
+        found = await self.read(runs)
+        return await self._looking(lambda: make(found), beside)
+
+    def _read_device(self, runs: Runs) -> list[bytes | bytearray]:
+        device, geometry = self.volume.device, self.volume.geometry
+        read = device.read_once if self._once else device.read
+        return [read(*geometry.byte_range(*run)) for run in runs]
 
     async def allocation(self, offset: int, length: int) -> Extents:
         """Return (length, flags) at the cut from `offset` on; may stop short.
@@ -116,13 +143,15 @@ class CutReader:
         changes = self.volume.changes
         return tell_changed(changes.at_cut, self.volume.geometry, offset, length)
 
-    async def _looking(self, job: Callable[[], T]) -> T:
-        """Run a job that looks into the target, which is not reused meanwhile.
+    async def _looking(
+        self, job: Callable[[], T], beside: Sequence[Standing] = ()
+    ) -> T:
+        """Run a job that looks into targets, which are not reused meanwhile.
 
         What fails once the relation has ended fails for that.
         """
         try:
-            return await self._standing.run(self.volume.threads, job)
+            return await self._standing.run(self.volume.threads, job, beside)
         except StorageError:
             self.check()
             raise

@@ -6,17 +6,23 @@ volume's threads.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TypeVar
 
 from common.replication.tracks import DeltaRun, RunData, track_hash
+from common.storage.geometry import Geometry
 from primary_site.base import CycleBase, has_few_differences, runs_of
 from primary_site.compression import Compression, Packed
 from primary_site.cut_reader import CutReader
 from primary_site.drain_plan import Unit
 from primary_site.drain_waits import DrainWaits, Stage
 from primary_site.likeness import Habit, Likeness, unlike
+from primary_site.standing import Standing
 
 Records = list[RunData | DeltaRun]
+
+T = TypeVar("T")
 
 
 class FrameMaker:
@@ -35,6 +41,7 @@ class FrameMaker:
         self.tracks_differenced = 0
         self._readers = readers
         self._compression = compression
+        self._monotonic = compression.monotonic
         self._waits = waits
         self._delta = delta
         self._habit = habit if delta and habit is not None and habit.begin() else None
@@ -49,47 +56,61 @@ class FrameMaker:
 
         Raises as `CutReader.read` does.
         """
-        runs = await self._runs(unit)
-        with self._waits.during(Stage.ENCODE, self._compression.monotonic):
-            return await self._encoded(unit, runs)
-
-    async def hashes(self, unit: Unit) -> bytes:
-        """Return the hashes of a unit's tracks. Raises as `CutReader.read` does."""
-        reader = self._readers[unit.volume]
-        (run,) = await self._runs(unit)
-        return await reader.volume.threads.run(_hash_tracks, reader, run)
-
-    async def _runs(self, unit: Unit) -> list[RunData]:
-        if unit.zero:
-            return [RunData(first, count, None) for first, count in unit.runs]
-        with self._waits.during(Stage.READ, self._compression.monotonic):
-            return await self._readers[unit.volume].read(unit.runs)
-
-    async def _encoded(self, unit: Unit, runs: list[RunData]) -> Packed:
         volume = self._readers[unit.volume].volume
+        if unit.zero:
+            return self._whole([RunData(*run, None) for run in unit.runs])
         base = volume.preserver.base() if self._delta and not unit.whole else None
-        if base is None or unit.zero:
-            return await volume.threads.run(
-                self._compression.pack, runs, gathered=self._delta
-            )
-
-        def pack() -> tuple[Records, Packed]:
-            records = base.against(runs)
-            packed = self._compression.pack(records, gathered=True)
-            if self._compression.has_time and has_few_differences(records):
-                whole = self._compression.pack(runs, gathered=True)
-                if len(whole.payload) < len(packed.payload):
-                    return list(runs), whole
-            return records, packed
-
-        records, packed = await base.run(volume.threads, pack)
+        if base is None:
+            return await self._made(unit, self._whole)
+        records, packed = await self._made(
+            unit, partial(self._against, base), (base.standing,)
+        )
         unit.based = runs_of(records)
         self.tracks_differenced += sum(count for _, count in unit.based)
-        referred = await self._referred(unit, base, records, packed)
+        with self._waits.during(Stage.ENCODE, self._monotonic):
+            referred = await self._referred(unit, base, records, packed)
         if referred is None:
             return packed
         unit.based, unit.referred = unit.runs, True
         return referred
+
+    async def hashes(self, unit: Unit) -> bytes:
+        """Return the hashes of a unit's tracks. Raises as `CutReader.read` does."""
+        volume = self._readers[unit.volume].volume
+        return await self._made(unit, partial(_hash_tracks, volume.geometry))
+
+    async def _made(
+        self,
+        unit: Unit,
+        make: Callable[[list[RunData]], T],
+        beside: Sequence[Standing] = (),
+    ) -> T:
+        """Read a unit's tracks and make something of them; see `CutReader.made`."""
+        began = self._monotonic()
+        read_at: list[float] = []
+
+        def timed(runs: list[RunData]) -> T:
+            read_at.append(self._monotonic())
+            return make(runs)
+
+        made = await self._readers[unit.volume].made(unit.runs, timed, beside)
+        self._waits.add(Stage.READ, read_at[-1] - began)
+        self._waits.add(Stage.ENCODE, self._monotonic() - read_at[-1])
+        return made
+
+    def _whole(self, runs: Sequence[RunData]) -> Packed:
+        return self._compression.pack(runs, gathered=self._delta)
+
+    def _against(
+        self, base: CycleBase, runs: Sequence[RunData]
+    ) -> tuple[Records, Packed]:
+        records = base.against(runs)
+        packed = self._compression.pack(records, gathered=True)
+        if self._compression.has_time and has_few_differences(records):
+            whole = self._compression.pack(runs, gathered=True)
+            if len(whole.payload) < len(packed.payload):
+                return list(runs), whole
+        return records, packed
 
     async def _referred(
         self, unit: Unit, base: CycleBase, records: Records, plain: Packed
@@ -113,9 +134,11 @@ class FrameMaker:
         )
 
 
-def _hash_tracks(reader: CutReader, run: RunData) -> bytes:
-    geometry = reader.volume.geometry
-    _, total = geometry.byte_range(run.first, run.count)
-    data = memoryview(bytes(total) if run.data is None else run.data)
+def _hash_tracks(geometry: Geometry, runs: Sequence[RunData]) -> bytes:
     step = geometry.track_bytes
-    return b"".join(track_hash(data[at : at + step]) for at in range(0, total, step))
+    hashes: list[bytes] = []
+    for run in runs:
+        _, total = geometry.byte_range(run.first, run.count)
+        data = memoryview(bytes(total) if run.data is None else run.data)
+        hashes += [track_hash(data[at : at + step]) for at in range(0, total, step)]
+    return b"".join(hashes)

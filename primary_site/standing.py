@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from common.ports import File, Threads
@@ -26,16 +26,22 @@ class Standing:
         self.target = target
         self.blank = blank
 
-    async def run(self, threads: Threads, job: Callable[[], T]) -> T:
+    async def run(
+        self, threads: Threads, job: Callable[[], T], beside: Sequence[Standing] = ()
+    ) -> T:
         """Run a job that reads the target, which is not reused before it has ended.
 
-        That is so too where the caller is cancelled: the thread reads on.
+        Nor are those of `beside`. That is so too where the caller is cancelled: the
+        thread reads on.
         """
-        self.relation.enter_reader()
+        relations = [each.relation for each in (self, *beside)]
+        for relation in relations:
+            relation.enter_reader()
         ended: asyncio.Future[T] = asyncio.get_running_loop().create_future()
 
         def done(result: T | None, error: BaseException | None) -> None:
-            self.relation.leave_reader()
+            for relation in relations:
+                relation.leave_reader()
             if ended.cancelled():
                 return
             if error is not None:

@@ -117,18 +117,22 @@ def encode_records(
     (with the feature "delta" only) puts what is packed in the shorter order.
     """
     headers, parts = headers_and_data(records)
-    plain = b"".join(itertools.chain.from_iterable(zip(headers, parts, strict=True)))
-    assert 0 < len(plain) <= RAW_BYTES_MAX - COUNT_BYTES, len(plain)
+    plain_bytes = sum(map(len, headers)) + sum(memoryview(p).nbytes for p in parts)
+    assert 0 < plain_bytes <= RAW_BYTES_MAX - COUNT_BYTES, plain_bytes
+
+    def plain(*before: bytes) -> bytes:
+        in_order = itertools.chain.from_iterable(zip(headers, parts, strict=True))
+        return b"".join((*before, *in_order))
+
     if level is None:
-        return _PLAIN + plain, len(plain)
-    storage, raw = _ZSTD, plain
-    if gathered:
-        storage, raw = _GATHERED, b"".join([gather(headers), *parts])
+        return plain(_PLAIN), plain_bytes
+    storage = _GATHERED if gathered else _ZSTD
+    raw = b"".join([gather(headers), *parts]) if gathered else plain()
     # One compressor a call: they are not safe across threads, and cheap beside
     # what they compress. The frame states its size: the decoder insists on it.
     packed = zstandard.ZstdCompressor(level=level).compress(raw)
-    if len(packed) >= len(plain):
-        return _PLAIN + plain, len(plain)
+    if len(packed) >= plain_bytes:
+        return plain(_PLAIN), plain_bytes
     return storage + packed, len(raw)
 
 

@@ -60,13 +60,13 @@ EXHIBITS: tuple[Exhibit, ...] = (
         (
             swap(
                 "primary_site/standing.py",
-                "        self.relation.enter_reader()\n",
-                "",
+                "            relation.enter_reader()\n",
+                "            pass\n",
             ),
             swap(
                 "primary_site/standing.py",
-                "            self.relation.leave_reader()\n",
-                "",
+                "                relation.leave_reader()\n",
+                "                pass\n",
             ),
         ),
         tests("unit/primary_site/test_base.py"),

@@ -436,6 +436,19 @@ PRESERVING = (
         says="I1|I2|I6",
     ),
     Exhibit(
+        "O73",
+        "a frame made at once counts, whatever hosts overwrote meanwhile",
+        (
+            swap(
+                "primary_site/cut_reader.py",
+                "            if self._preserved(runs) == before:\n                return made\n",
+                "            return made\n",
+            ),
+        ),
+        Seeds("simulation", 100),
+        says="I1|I2|I6",
+    ),
+    Exhibit(
         "O28",
         "a target is given to another cut while a thread reads it",
         (
