@@ -2,6 +2,8 @@
 #   make test    the checks of style, types and layers, then all tests
 #   make demo    both sites on this machine, a disaster, the recovered copy checked
 #   make demo-rewind  a file system overwritten with noise, and the point before it
+#   make disaster-day  PostgreSQL loses its site, runs at the other, and comes home;
+#                as root (ARGS=--quick: half a minute)
 #   make run     both sites on this machine from config/, until Ctrl-C
 #   make hunt    a million crash images of both sites' storage, and ten thousand
 #                disasters of two simulated sites, seed by seed; kills, cuts, lost
@@ -124,6 +126,11 @@ demo: $(STAMP)
 
 demo-rewind: $(STAMP)
 	@$(BIN)/python -m demo.rewind $(ARGS)
+
+# Mounts, so as root; needs PostgreSQL, nbdfuse and e2fsprogs.
+.PHONY: disaster-day
+disaster-day: $(STAMP)
+	@$(BIN)/python -m demo.disaster_day $(ARGS)
 
 run: $(STAMP)
 	@$(BIN)/python -m demo.both_sites $(ARGS)

@@ -23,11 +23,13 @@ from demo.nbd_export import NbdExport
 from demo.pair_config import PairConfig
 from demo.recovery_host import Recovered, recover
 from demo.scratch import run_in_scratch
-from demo.sites import DemoError, Site, free_port
+from demo.sites import DemoError, Site
+from demo.started_sites import show_logs, start_pair
 from demo.verdict import Disaster, Verdict
 from demo.volume_vfs import VolumeVfs
 
 RPO_SECONDS: Final = 2
+VOLUMES: Final = {"data": "1GiB", "log": "16MiB"}
 CYCLES_SHOWN: Final = 8
 SHOW_SECONDS_MAX: Final = 25.0
 """A slow machine sees fewer cycles, but at least CYCLES_MIN."""
@@ -53,19 +55,15 @@ def _has_held(screen: Console, root: Path) -> bool:
 
 
 def _run(screen: Console, root: Path) -> Verdict:
-    config = PairConfig(root, free_port(), RPO_SECONDS)
-    config.write()
+    rpo = f'rpo = "{RPO_SECONDS}s"'
+    config = PairConfig(root, "bank", VOLUMES, sent=rpo, connections=2)
     with ExitStack() as cleanup:
-        remote = _start(
-            cleanup, "farshore-remote", config.remote, config.remote_control
-        )
-        primary = _start(
-            cleanup, "farshore-primary", config.primary, config.primary_control
-        )
+        primary, remote = start_pair(cleanup, config)
         try:
             screen.print(
-                f"Both sites run. A bank keeps its database on {config.data_export}, "
-                f"its journal on {config.log_export},\nthrough NBD; the promise is "
+                "Both sites run. A bank keeps its database on "
+                f"{config.export('data')}, "
+                f"its journal on {config.export('log')},\nthrough NBD; the promise is "
                 f"rpo = {RPO_SECONDS} s. Cycle 1 is the first copy: holes are free.\n"
             )
             bank = _open_bank(cleanup, config)
@@ -79,26 +77,16 @@ def _run(screen: Console, root: Path) -> Verdict:
             point = _newest_point(remote)
             recovered = _recover(root, config, remote, point)
         except (DemoError, FarshoreError, OSError):
-            _show_logs(screen, remote, primary)
+            show_logs(screen, remote, primary)
             raise
         return Verdict(RPO_SECONDS, disaster, point, recovered)
-
-
-def _start(cleanup: ExitStack, command: str, config: Path, control: str) -> Site:
-    site = Site(command, config, control)
-    cleanup.callback(site.stop)
-    try:
-        site.wait_ready()
-    except DemoError as error:
-        raise DemoError("\n".join([str(error), *site.log_tail()])) from None
-    return site
 
 
 def _open_bank(cleanup: ExitStack, config: PairConfig) -> Bank:
     """Create the database over NBD and let the bank begin."""
     exports = {
-        DATABASE: NbdExport(config.host_socket, config.data_export),
-        JOURNAL: NbdExport(config.host_socket, config.log_export),
+        DATABASE: NbdExport(config.host_socket, config.export("data")),
+        JOURNAL: NbdExport(config.host_socket, config.export("log")),
     }
     for export in exports.values():
         cleanup.callback(export.close)
@@ -183,18 +171,11 @@ def _recover(root: Path, config: PairConfig, remote: Site, point: int) -> Recove
     directory = root / "recovered"
     directory.mkdir()
     recovered = recover(
-        config.recovery_socket, config.data_export, config.log_export, directory
+        config.recovery_socket, config.export("data"), config.export("log"), directory
     )
     if _newest_point(remote) != point:
         raise DemoError("the newest point changed under the recovery host")
     return recovered
-
-
-def _show_logs(screen: Console, *sites: Site) -> None:
-    for site in sites:
-        screen.print(f"--- the end of {site.command}'s log", markup=False)
-        for line in site.log_tail():
-            screen.print(line, markup=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from common.cli.display import console, plain
 from common.cli.status_view import status_view
 from common.errors import FarshoreError
 from demo.sites import SOCKET_PATH_BYTES_MAX, DemoError, Site
+from demo.started_sites import start_site
 
 REPOSITORY: Final = Path(__file__).resolve().parent.parent
 REFRESH_SECONDS: Final = 0.5
@@ -84,13 +85,7 @@ def _start(cleanup: ExitStack, role: str, root: Path) -> Site:
     (root / role).mkdir(exist_ok=True)
     config = root / f"{role}.toml"
     config.write_text(local_config(sample, role, root))
-    site = Site(f"farshore-{role}", config, str(root / f"{role}.sock"))
-    cleanup.callback(site.stop)
-    try:
-        site.wait_ready()
-    except DemoError as error:
-        raise DemoError("\n".join([str(error), *site.log_tail()])) from None
-    return site
+    return start_site(cleanup, role, config, str(root / f"{role}.sock"))
 
 
 def _view(sites: list[Site]) -> RenderableType:

@@ -8,48 +8,19 @@ what the host then writes to its volume.
 from __future__ import annotations
 
 import hashlib
-import os
 import random
 import shutil
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from demo.sites import DemoError
+from demo.commands import attempt, done, tool
 
 BLOCK_BYTES: Final = 4096
 FILE_BYTES_MAX: Final = 200_000
 MANIFEST: Final = "SHA256SUMS"
-TOOL_SECONDS_MAX: Final = 60.0
-_PLACES: Final = os.pathsep.join(("/usr/sbin", "/sbin", "/usr/bin", "/bin"))
-
-
-def tool(name: str) -> str:
-    """Return the path of a command of e2fsprogs; raise DemoError without it."""
-    found = shutil.which(name, path=os.environ.get("PATH", "") + os.pathsep + _PLACES)
-    if found is None:
-        raise DemoError(f"there is no {name} here: install e2fsprogs")
-    return found
-
-
-def _run(*words: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [str(word) for word in words],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        timeout=TOOL_SECONDS_MAX,
-        check=False,
-    )
-
-
-def _done(*words: str | Path) -> None:
-    done = _run(*words)
-    if done.returncode:
-        raise DemoError(f"{words[0]} failed: {done.stderr.strip()[-300:]}")
+PACKAGE: Final = "e2fsprogs"
 
 
 class HostFiles:
@@ -62,7 +33,7 @@ class HostFiles:
         self._sums: dict[str, str] = {}
         with self._image.open("wb") as file:
             file.truncate(size_bytes)
-        _done(tool("mkfs.ext4"), "-q", "-b", str(BLOCK_BYTES), self._image)
+        done(tool("mkfs.ext4", PACKAGE), "-q", "-b", str(BLOCK_BYTES), self._image)
         self._written = bytes(size_bytes)
 
     @property
@@ -82,7 +53,7 @@ class HostFiles:
             f"cd /\nwrite {self._directory / name} {name}\n"
             f"rm {MANIFEST}\nwrite {self._directory / MANIFEST} {MANIFEST}\n"
         )
-        _done(tool("debugfs"), "-w", "-f", script, self._image)
+        done(tool("debugfs", PACKAGE), "-w", "-f", script, self._image)
         (self._directory / name).unlink()
 
     def changed(self) -> Iterator[tuple[int, bytes]]:
@@ -106,7 +77,7 @@ class Examined:
 
 def examine(image: Path, directory: Path) -> Examined:
     """Check a file system, read every file out of it and compare the digests."""
-    checked = _run(tool("e2fsck"), "-f", "-n", image)
+    checked = attempt(tool("e2fsck", PACKAGE), "-f", "-n", image)
     if checked.returncode:
         said = (checked.stderr or checked.stdout).strip().splitlines()
         why = said[-1].partition(" while ")[0] if said else "it failed"
@@ -114,7 +85,7 @@ def examine(image: Path, directory: Path) -> Examined:
     out = directory / "out"
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir()
-    _done(tool("debugfs"), "-R", f"rdump / {out}", image)
+    done(tool("debugfs", PACKAGE), "-R", f"rdump / {out}", image)
     try:
         listed = (out / MANIFEST).read_text().splitlines()
         good = 0

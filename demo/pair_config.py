@@ -1,85 +1,62 @@
-"""The config files of the demo's two sites: one group of two volumes."""
+"""The config files of a demo's two sites: one group, each site for either role."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-GROUP: Final = "bank"
-DATA_VOLUME: Final = "data"
-LOG_VOLUME: Final = "log"
+from demo.sites import free_port
 
-_PRIMARY: Final = """\
+PRIMARY_SITE: Final = "amsterdam"
+REMOTE_SITE: Final = "dr"
+
+_SITE: Final = """\
 [site]
-name = "amsterdam"
-state_dir = "{root}/primary"
-control_socket = "{root}/primary.sock"
+name = "{site}"
+state_dir = "{root}/{role}"
+control_socket = "{root}/{role}.sock"
 
 [nbd]
-listen = ["unix:{root}/host.sock"]
-
-[[group]]
-name = "{group}"
-rpo = "{rpo_seconds}s"
-
-[group.link]
-remotes = ["127.0.0.1:{port}"]
-connections = 2
-peer = "dr"
-allow_plaintext_replication = true
-
-[group.flashcopy]
-directory = "{root}/flashcopy"
-
-[[group.volume]]
-name = "{data}"
-device = "{root}/data.primary.img"
-size = "1GiB"
-
-[[group.volume]]
-name = "{log}"
-device = "{root}/log.primary.img"
-size = "16MiB"
-"""
-
-_REMOTE: Final = """\
-[site]
-name = "dr"
-state_dir = "{root}/remote"
-control_socket = "{root}/remote.sock"
+listen = ["unix:{socket}"]
 
 [replication]
 listen = ["tcp:127.0.0.1:{port}"]
 allow_plaintext_replication = true
 
-[nbd]
-listen = ["unix:{root}/recovery.sock"]
-
 [[group]]
 name = "{group}"
-peer = "amsterdam"
+{keys}
 
-[group.journal]
-directory = "{root}/journal"
+[group.link]
+remotes = ["127.0.0.1:{peer_port}"]
+peer = "{peer}"
+connections = {connections}
+allow_plaintext_replication = true
+"""
 
+_VOLUME: Final = """
 [[group.volume]]
-name = "{data}"
-device = "{root}/data.remote.img"
-
-[[group.volume]]
-name = "{log}"
-device = "{root}/log.remote.img"
+name = "{name}"
+device = "{root}/{name}.{role}.img"
 """
 
 
 @dataclass(frozen=True, slots=True)
 class PairConfig:
-    """Where the two sites keep everything, and how old a point may become."""
+    """Where the two sites keep everything, and what they do.
+
+    `volumes`: sizes by name. `sent` and `received`: more keys of the group, a line
+    each, at the primary and at the remote. `connections`: of a link.
+    """
 
     root: Path
-    port: int
-    rpo_seconds: int
+    group: str
+    volumes: Mapping[str, str]
+    sent: str
+    received: str = ""
+    connections: int = 1
 
     @property
     def primary(self) -> Path:
@@ -105,23 +82,42 @@ class PairConfig:
     def recovery_socket(self) -> str:
         return f"{self.root}/recovery.sock"
 
-    @property
-    def data_export(self) -> str:
-        return f"{GROUP}/{DATA_VOLUME}"
-
-    @property
-    def log_export(self) -> str:
-        return f"{GROUP}/{LOG_VOLUME}"
+    def export(self, volume: str) -> str:
+        return f"{self.group}/{volume}"
 
     def write(self) -> None:
-        """Write both files."""
-        values = {
-            "root": self.root,
-            "port": self.port,
-            "rpo_seconds": self.rpo_seconds,
-            "group": GROUP,
-            "data": DATA_VOLUME,
-            "log": LOG_VOLUME,
-        }
-        self.primary.write_text(_PRIMARY.format(**values))
-        self.remote.write_text(_REMOTE.format(**values))
+        """Write both files, with ports that are free just now."""
+        ports = free_port(), free_port()
+        primary = self._site("primary", PRIMARY_SITE, self.host_socket, *ports)
+        primary += self._volumes("primary", has_sizes=True)
+        remote = self._site("remote", REMOTE_SITE, self.recovery_socket, *ports[::-1])
+        remote += self._volumes("remote", has_sizes=False)
+        self.primary.write_text(primary)
+        self.remote.write_text(remote)
+
+    def _site(
+        self, role: str, site: str, socket: str, port: int, peer_port: int
+    ) -> str:
+        is_primary = role == "primary"
+        return _SITE.format(
+            site=site,
+            role=role,
+            root=self.root,
+            socket=socket,
+            port=port,
+            peer_port=peer_port,
+            group=self.group,
+            keys=self.sent
+            if is_primary
+            else f'peer = "{PRIMARY_SITE}"\n{self.received}',
+            peer=REMOTE_SITE if is_primary else PRIMARY_SITE,
+            connections=self.connections,
+        )
+
+    def _volumes(self, role: str, *, has_sizes: bool) -> str:
+        parts = []
+        for name, size in self.volumes.items():
+            parts.append(_VOLUME.format(name=name, root=self.root, role=role))
+            if has_sizes:
+                parts.append(f'size = "{size}"\n')
+        return "".join(parts)

@@ -25,10 +25,14 @@ from common.errors import FarshoreError
 from common.service.control_client import ControlClient
 from demo.file_system import Examined, HostFiles, examine
 from demo.nbd_export import NbdExport
-from demo.rewind_config import EXPORT, GROUP, RewindConfig
+from demo.pair_config import PairConfig
 from demo.scratch import run_in_scratch
-from demo.sites import DemoError, Site, free_port
+from demo.sites import DemoError, Site
+from demo.started_sites import show_logs, start_pair
 
+GROUP: Final = "office"
+VOLUME: Final = "files"
+EXPORT: Final = f"{GROUP}/{VOLUME}"
 EDITS: Final = 12
 EDIT_SECONDS: Final = 0.4
 """Between two edits: some of the points, cut twice a second, have one, some two."""
@@ -50,16 +54,15 @@ def main() -> int:
 
 
 def _run(screen: Console, root: Path) -> bool:
-    config = RewindConfig(root, free_port())
-    config.write()
+    config = PairConfig(
+        root,
+        GROUP,
+        {VOLUME: "64MiB"},
+        sent='interval = "500ms"',
+        received='retain = ["all for 1h"]',
+    )
     with ExitStack() as cleanup:
-        remote, primary = (
-            _start(cleanup, f"farshore-{role}", path, control)
-            for role, path, control in (
-                ("remote", config.remote, config.remote_control),
-                ("primary", config.primary, config.primary_control),
-            )
-        )
+        primary, remote = start_pair(cleanup, config)
         screen.print(
             f"Both sites run. A host keeps an ext4 on {EXPORT}, through NBD. Twice a "
             "second there is\na cut, and the remote keeps every point for an hour.\n"
@@ -70,19 +73,9 @@ def _run(screen: Console, root: Path) -> bool:
             _attack(screen, volume, primary)
             found = _find(screen, root, config)
         except (DemoError, FarshoreError, OSError):
-            for site in (remote, primary):
-                screen.print(f"--- the end of {site.command}'s log", markup=False)
-                for line in site.log_tail():
-                    screen.print(line, markup=False, soft_wrap=True)
+            show_logs(screen, remote, primary)
             raise
     return _judge(screen, files, found)
-
-
-def _start(cleanup: ExitStack, command: str, config: Path, control: str) -> Site:
-    site = Site(command, config, control)
-    cleanup.callback(site.stop)
-    site.wait_ready()
-    return site
 
 
 # -- what happens ----------------------------------------------------------------------
@@ -145,7 +138,7 @@ class Found:
     opened_seconds: float
 
 
-def _find(screen: Console, root: Path, config: RewindConfig) -> Found:
+def _find(screen: Console, root: Path, config: PairConfig) -> Found:
     """List the points, choose the one before the change, and look at what is in it.
 
     Go back from it as far as need be, or on, up to the newest that is sound.
@@ -199,7 +192,7 @@ def _show(screen: Console, points: list[dict[str, Any]], chosen: int) -> None:
 
 
 def _look(
-    screen: Console, root: Path, config: RewindConfig, point: dict[str, Any]
+    screen: Console, root: Path, config: PairConfig, point: dict[str, Any]
 ) -> Found:
     """Read a point over NBD, as anybody would, and examine what is in it."""
     began = time.monotonic()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import json
 import signal
 import socket
 import subprocess
@@ -47,7 +48,7 @@ class Site:
     def __init__(self, command: str, config: Path, control_socket: str) -> None:
         self.command = command
         self.log_path = config.with_suffix(".log")
-        self._control_socket = control_socket
+        self.control_socket = control_socket
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
                 [Path(sys.executable).with_name(command), "--config", str(config)],
@@ -71,7 +72,7 @@ class Site:
         raise DemoError(f"{self.command} did not answer in {START_SECONDS_MAX:g} s")
 
     def status(self) -> dict[str, Any]:
-        with ControlClient(self._control_socket) as client:
+        with ControlClient(self.control_socket) as client:
             found: dict[str, Any] = client.call("status")
             return found
 
@@ -94,6 +95,16 @@ class Site:
             self.process.wait(STOP_SECONDS_MAX)
         except subprocess.TimeoutExpired:
             self.kill()
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        """Return what its log tells of one event, oldest first."""
+        found = []
+        for line in self.log_path.read_text(errors="replace").splitlines():
+            with contextlib.suppress(ValueError):
+                event = json.loads(line)
+                if isinstance(event, dict) and event.get("event") == name:
+                    found.append(event)
+        return found
 
     def log_tail(self) -> list[str]:
         if not self.log_path.exists():

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.attached import loop_device
+from demo.attached import loop_device
 from tests.support.client_commands import run
 from tests.support.nbd_client import NbdReplyError
 from tests.support.sites import Pair, VolumeSpec, read_all, run_cli, until

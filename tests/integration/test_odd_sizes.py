@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.attached import loop_device
+from demo.attached import loop_device
 from tests.support.client_commands import run
 from tests.support.sites import Pair, VolumeSpec, until
 

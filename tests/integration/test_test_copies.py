@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.attached import fuse_file
+from demo.attached import fuse_file
 from tests.support.client_commands import run
 from tests.support.nbd_client import NbdReplyError
 from tests.support.sites import Pair, VolumeSpec, run_cli, until

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.attached import running
+from demo.attached import running
 from tests.support.client_commands import MIB
 from tests.support.reference_servers import SIZE, reference_command
 from tests.support.sites import Pair, VolumeSpec

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.attached import fuse_file, running
+from demo.attached import fuse_file, running
 from tests.support.certificates import Certificates
 from tests.support.client_commands import (
     MIB,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.attached import fuse_file
+from demo.attached import fuse_file
 from tests.support.client_commands import pattern, run, sparse_file
 from tests.support.sites import REPOSITORY, Pair, until
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.attached import fuse_file, loop_device, mounted
+from demo.attached import fuse_file, loop_device, mounted
 from tests.support.client_commands import MIB, attempt, run
 from tests.support.sites import Pair
 

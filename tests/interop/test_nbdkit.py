@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.attached import running
+from demo.attached import running
 from tests.support.client_commands import MIB, attempt, pattern, run, sparse_file
 from tests.support.sites import Pair, until
 

@@ -8,7 +8,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.support.client_commands import COMMAND_SECONDS, run
+from demo.commands import COMMAND_SECONDS_MAX, done
+from demo.sites import DemoError
 
 APPEAR_SECONDS = 20.0
 END_SECONDS = 10.0
@@ -22,19 +23,29 @@ def quietly(*words: object) -> None:
             [str(word) for word in words],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            timeout=COMMAND_SECONDS,
+            timeout=COMMAND_SECONDS_MAX,
+            check=False,
         )
 
 
 @contextlib.contextmanager
-def running(*words: object, appears: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a server until the end of the block; return once its file is there."""
-    process = subprocess.Popen([str(word) for word in words])
+def running(
+    *words: object, appears: Path, log: Path | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a server until the end of the block; return once its file is there.
+
+    `log`: where it complains to, instead of here.
+    """
+    with contextlib.ExitStack() as opened:
+        errors = None if log is None else opened.enter_context(log.open("ab"))
+        process = subprocess.Popen([str(word) for word in words], stderr=errors)
     try:
         deadline = time.monotonic() + APPEAR_SECONDS
         while not appears.exists():
-            assert process.poll() is None, f"{words} ended with {process.returncode}"
-            assert time.monotonic() < deadline, f"{words}: no {appears}"
+            if process.poll() is not None:
+                raise DemoError(f"{words} ended with exit code {process.returncode}")
+            if time.monotonic() > deadline:
+                raise DemoError(f"{words}: no {appears}")
             time.sleep(POLL_SECONDS)
         yield process
     finally:
@@ -48,10 +59,10 @@ def running(*words: object, appears: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 @contextlib.contextmanager
 def fuse_file(directory: Path, uri: str, *options: str) -> Iterator[Path]:
-    """Show an export as a file, with nbdfuse."""
+    """Show an export as a file, with nbdfuse; its log is beside the directory."""
     directory.mkdir()
-    file = directory / "nbd"
-    with running("nbdfuse", *options, directory, uri, appears=file):
+    file, log = directory / "nbd", directory.with_suffix(".log")
+    with running("nbdfuse", *options, directory, uri, appears=file, log=log):
         try:
             yield file
         finally:
@@ -61,7 +72,7 @@ def fuse_file(directory: Path, uri: str, *options: str) -> Iterator[Path]:
 @contextlib.contextmanager
 def loop_device(file: Path, *options: str) -> Iterator[str]:
     """Make a file a block device. Needs root."""
-    device = run("losetup", *options, "--find", "--show", file).strip()
+    device = done("losetup", *options, "--find", "--show", file)
     try:
         yield device
     finally:
@@ -72,8 +83,19 @@ def loop_device(file: Path, *options: str) -> Iterator[str]:
 def mounted(device: str, directory: Path, *options: str) -> Iterator[Path]:
     """Mount a block device. Needs root."""
     directory.mkdir()
-    run("mount", *options, device, directory)
+    done("mount", *options, device, directory)
     try:
         yield directory
     finally:
+        _unmount(directory)
+
+
+def _unmount(directory: Path) -> None:
+    """Unmount; whoever was killed may hold it for a moment longer."""
+    deadline = time.monotonic() + END_SECONDS
+    while directory.is_mount():
+        if time.monotonic() > deadline:
+            quietly("umount", "--lazy", directory)
+            return
         quietly("umount", directory)
+        time.sleep(POLL_SECONDS)
