@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.attached import fuse_file, loop_device, mounted, quietly
+from demo.attached import fuse_file, loop_device, mounted, quietly
 from tests.support.client_commands import run
 from tests.support.sites import REPOSITORY, Pair, VolumeSpec, run_cli, until
 from tests.support.small_disk import small_disk

@@ -13,7 +13,7 @@ import pytest
 
 from common.storage.files import SystemFiles
 from common.storage.record import DurableRecord
-from tests.support.attached import running
+from demo.attached import running
 from tests.support.sites import Pair, VolumeSpec, until
 
 SIZE_BYTES = 8 << 20
