@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from common.certificates import Certificate
-from common.replication.features import GROW, TAKEOVER
+from common.replication.features import GROW, MEMBERS, TAKEOVER
 from common.replication.lineage import (
     Fork,
     ReceiverState,
@@ -131,12 +131,24 @@ def lineage_refusal(
 
 
 def _names_refusal(hello: Hello, expected: Expected) -> Goodbye | None:
-    offered = [offer.name for offer in hello.volumes]
-    if sorted(offered) == sorted(expected.volume_names):
+    """The config has to name every volume that is sent.
+
+    Of a group that is bound, volumes may come and go where the sender can say so: then
+    the config may name one more, that is to come or has gone.
+    """
+    offered = sorted(offer.name for offer in hello.volumes)
+    here: Sequence[str] = expected.volume_names
+    if expected.volumes and MEMBERS in hello.features:
+        is_fitting = set(offered) <= set(here) and len(set(offered)) == len(offered)
+    else:
+        if expected.volumes:
+            here = [offer.name for offer in expected.volumes]
+        is_fitting = offered == sorted(here)
+    if is_fitting and offered:
         return None
     return goodbye(
         GoodbyeReason.VOLUME_MISMATCH,
-        f"group {expected.group!r} has volumes {_listed(expected.volume_names)} at the "
+        f"group {expected.group!r} has volumes {_listed(here)} at the "
         f"remote and {_listed(offered)} here: name the same in group.volume of both",
     )
 

@@ -50,13 +50,16 @@ class RecoveryExports:
             points = group.store.points
             if not points:
                 continue
-            for offer in group.store.volumes:
+            store = group.store
+            for offer, member in zip(store.volumes, store.memberships, strict=True):
                 name = f"{group.name}/{offer.name}"
-                if group.store.takeover is None:
-                    found.append((name, f"newest recovery point, {points[-1].number}"))
+                newest = points[-1].number
+                if store.takeover is None and member.has(newest):
+                    found.append((name, f"newest recovery point, {newest}"))
                 found += [
                     (f"{name}@{point.number}", f"recovery point {point.number}")
                     for point in points
+                    if member.has(point.number)
                 ]
             if group.test_copies is not None:
                 found += group.test_copies.exports()

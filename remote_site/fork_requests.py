@@ -29,7 +29,8 @@ async def fork_request(
             "kept_at": rfc3339(fork.at_ns),
             "bytes": group.store.point_bytes(fork.number),
             "exports": [
-                f"{name}/{offer.name}@{fork.number}" for offer in group.store.volumes
+                f"{name}/{offer.name}@{fork.number}"
+                for _, offer in group.store.volumes_at(fork.number)
             ],
         }
         for fork in group.store.forks

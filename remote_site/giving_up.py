@@ -88,7 +88,7 @@ def begin_receiving(disk: GroupDisk, beginning: Beginning) -> None:
 def _write_changed(disk: GroupDisk, changed: Mapping[str, Bitmap]) -> None:
     """Write the bitmaps anew, durably; those of an earlier time count for nothing."""
     files, directory = disk.files, disk.settings.state_directory
-    for volume in disk.volumes:
+    for volume in disk.members:
         path = _path(disk, volume.offer.name)
         if files.exists(path):
             files.remove(path)
@@ -127,6 +127,8 @@ def told_changes(
     tracks = volume.geometry.track_count
     state: StoreState | None = disk.state
     assert state is not None
+    if state.memberships[index].is_joining:
+        return ((first, tracks - first),), tracks  # no point has it
     if not state.is_divided or state.committed is None:
         return (), tracks
     path = _path(disk, volume.offer.name)

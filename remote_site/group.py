@@ -19,7 +19,7 @@ from common.errors import (
     StorageError,
 )
 from common.ports import Clock, Threads
-from common.replication.features import agreed
+from common.replication.features import MEMBERS, agreed
 from common.replication.lineage import ID_BYTES, ReceiverState
 from common.replication.link import Link
 from common.replication.messages import (
@@ -34,6 +34,7 @@ from common.service.config_remote import RemoteGroup
 from common.service.histogram import COMMIT_BOUNDS_SECONDS, Histogram
 from remote_site.admission import Expected, refusal
 from remote_site.drills import Drills
+from remote_site.enrolment import Enrolment
 from remote_site.exchanging import OnHandOver, no_hand_over
 from remote_site.receiver import WINDOW_BYTES, Receiver, VolumeShape
 from remote_site.scrubbing import Scrubbing
@@ -60,7 +61,7 @@ class ReceivingGroup:
         self.name = config.name
         self.test_copies = test_copies
         self.drills = drills
-        self.config = config
+        self.enrolment = Enrolment(config, store)
         self.store = store
         self.session: ReceivingSession | None = None
         self.alarms: dict[str, tuple[str, int]] = {}
@@ -88,6 +89,11 @@ class ReceivingGroup:
             config.name, store, clock, self.raise_alarm, self.clear_alarms
         )
 
+    @property
+    def config(self) -> RemoteGroup:
+        """As it is known by now: volumes may have come."""
+        return self.enrolment.config
+
     async def open_session(
         self, link: Link, hello: Hello
     ) -> ReceivingSession | Goodbye:
@@ -105,11 +111,13 @@ class ReceivingGroup:
                 return goodbye(
                     GoodbyeReason.SUPERSEDED_SESSION, "a newer connection came first"
                 )
+            if MEMBERS in hello.features and self.store.group_id is not None:
+                await self.enrolment.learn([each.name for each in hello.volumes])
             refused = self._refusal(hello)
             if refused is None:
                 await self._supersede(hello)
                 # The session before may have gone on while this one waited.
-                refused = self._refusal(hello) or await self._bind(hello)
+                refused = self._refusal(hello) or await self._take_volumes(hello)
             if refused is not None:
                 self._note_refusal(refused)
                 return refused
@@ -187,7 +195,7 @@ class ReceivingGroup:
                 peer=self.config.peer,
                 volume_names=names,
                 state=store.judged,
-                volumes=store.volumes,
+                volumes=store.current,
                 fork=store.takeover.fork if store.takeover else None,
             ),
         )
@@ -205,10 +213,18 @@ class ReceivingGroup:
         )
         self.session_ended(old)
 
+    async def _take_volumes(self, hello: Hello) -> Goodbye | None:
+        """Have the volumes that the sender has, also of a group that is new."""
+        if self.store.group_id is None:
+            return await self._bind(hello)
+        await self.store.settled()
+        try:
+            return await self.enrolment.change(hello.volumes)
+        except StorageError as error:
+            return self._storage_goodbye(error)
+
     async def _bind(self, hello: Hello) -> Goodbye | None:
         """Give a group that never received its identity, durably."""
-        if self.store.group_id is not None:
-            return None
         try:
             await self.store.bind(
                 group_id=hello.sender.group_id,
@@ -252,6 +268,7 @@ class ReceivingGroup:
             clock=self._clock,
             on_committed=self._note_commit,
             on_hand_over=self.on_hand_over,
+            why_not=self.enrolment.why_not,
         )
         # Known before it is told: further links may join at once.
         self.session = session

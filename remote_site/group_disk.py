@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 
-from common.errors import ProtocolError, StateMismatchError
+from common.errors import ProtocolError
 from common.ports import File, Files
 from common.replication.lineage import ID_BYTES, CycleName, SenderState
 from common.replication.messages import PROGRESS_MAX, VolumeOffer
@@ -24,11 +24,13 @@ from common.storage.journal_merge import JournalMerge
 from remote_site.group_journals import GroupJournals
 from remote_site.growing import check_growth, extend_device
 from remote_site.listed_points import ListedPoints
+from remote_site.member_transitions import settled, with_joined
 from remote_site.secondary import SecondaryVolume
 from remote_site.secondary_device import (
     make_devices,
     open_device,
 )
+from remote_site.store_checks import check_bound, check_offer, check_settings
 from remote_site.store_record import StoreRecord
 from remote_site.store_state import Point, StoreState, sized
 
@@ -114,12 +116,18 @@ class GroupDisk:
             undo.callback(lock.close)
             state = self._record.load()
             if state is not None:
-                self._check_settings(state)
+                check_settings(
+                    state,
+                    settings.group,
+                    settings.devices,
+                    settings.peer,
+                    self._record_path,
+                )
             files.make_directory(settings.journal_directory)
             if state is not None:
-                volumes = self._open_volumes(state, undo)
                 if state.takeover is None:  # else the way back may need them all
-                    state = state.since(self._oldest_retained(state))
+                    state = settled(state.since(self._oldest_retained(state)))
+                volumes = self._open_volumes(state, undo)
                 self._journals.attach(state, volumes, undo, self._record_path)
                 self._store(state)
                 self.volumes = volumes
@@ -129,33 +137,19 @@ class GroupDisk:
             undo.pop_all()
         self._lock_file = lock
 
-    def _check_settings(self, state: StoreState) -> None:
-        names = {offer.name for offer in state.volumes}
-        configured = set(self.settings.devices)
-        if state.group != self.settings.group or names != configured:
-            raise StateMismatchError(
-                f"{self._record_path} belongs to group {state.group!r} with volumes "
-                f"{sorted(names)}, but the config has group {self.settings.group!r} "
-                f"with volumes {sorted(configured)}; mend [[group.volume]] or name "
-                "another site.state_dir"
-            )
-        if self.settings.peer not in {None, state.peer}:
-            raise StateMismatchError(
-                f"{self._record_path} holds group {state.group!r} as received from "
-                f"site {state.peer!r}, but the config has group.peer = "
-                f"{self.settings.peer!r}; give group.peer back its value or name "
-                "another site.state_dir"
-            )
-
     def _open_volumes(
         self, state: StoreState, undo: ExitStack
     ) -> tuple[SecondaryVolume, ...]:
         volumes = []
         growing = state.growing or (0,) * len(state.volumes)
         has_hosts = state.takeover is not None and state.takeover.is_done
-        for offer, growing_bytes in zip(state.volumes, growing, strict=True):
+        for offer, growing_bytes, member in zip(
+            state.volumes, growing, state.memberships, strict=True
+        ):
             key = f"group {state.group!r}, volume {offer.name!r}"
-            path = self.settings.devices[offer.name]
+            if member.has_left:
+                key += f" (removed; points up to {member.last} have it)"
+            path = member.device or self.settings.devices[offer.name]
             device = open_device(
                 self._files,
                 path,
@@ -204,6 +198,17 @@ class GroupDisk:
         return state
 
     @property
+    def members(self) -> tuple[SecondaryVolume, ...]:
+        """Those of `volumes` that the group has now."""
+        return tuple(
+            volume
+            for volume, member in zip(
+                self.volumes, self._known().memberships, strict=True
+            )
+            if not member.has_left
+        )
+
+    @property
     def state_points(self) -> tuple[Point, ...]:
         """The points that the record names: pins alone keep no other for long."""
         return self.state.points if self.state is not None else ()
@@ -217,6 +222,28 @@ class GroupDisk:
         with self._changing:
             self._store(change(self._known()))
             return self._known()
+
+    def replace_volumes(
+        self,
+        change: Callable[[StoreState], StoreState],
+        opened: Sequence[SecondaryVolume] = (),
+    ) -> None:
+        """Make `change(state)` durable, which has other volumes, then visible.
+
+        `opened`: those that are new. Devices of those that are gone are closed; nobody
+        reads them, for no point has them. No session is open.
+        """
+        with self._changing:
+            self.guard.check()
+            self._store(change(self._known()))
+            known = {v.offer.volume_id: v for v in (*self.volumes, *opened)}
+            named = [offer.volume_id for offer in self._known().volumes]
+            gone = [v for v in self.volumes if v.offer.volume_id not in named]
+            self.volumes = tuple(known[volume_id] for volume_id in named)
+            by_number = {point.number: point for point in self._known().points}
+            self.listed.replace([by_number.get(p.number, p) for p in self.points])
+            for volume in gone:
+                volume.close()
 
     def bind(
         self,
@@ -233,9 +260,11 @@ class GroupDisk:
         with self._changing:
             self.guard.check()
             if self.state is not None:
-                self._check_bound(self.state, group_id, lineage, peer, volumes)
+                check_bound(
+                    self.state, group_id, lineage, peer, volumes, self._record_path
+                )
                 return
-            self._check_offer(volumes)
+            check_offer(self.settings.group, volumes, self.settings.devices)
             key = f"group {self.settings.group!r}"
             with ExitStack() as undo:
                 devices, created = make_devices(
@@ -264,36 +293,6 @@ class GroupDisk:
                 SecondaryVolume(offer, device, self.guard)
                 for offer, device in zip(volumes, devices, strict=True)
             )
-
-    def _check_offer(self, volumes: tuple[VolumeOffer, ...]) -> None:
-        offered = {offer.name for offer in volumes}
-        if offered != set(self.settings.devices) or len(offered) != len(volumes):
-            raise StateMismatchError(
-                f"group {self.settings.group!r}: the sender has volumes "
-                f"{sorted(offered)}, this site {sorted(self.settings.devices)}; mend "
-                "[[group.volume]] at either site"
-            )
-
-    def _check_bound(
-        self,
-        state: StoreState,
-        group_id: bytes,
-        lineage: bytes,
-        peer: str,
-        volumes: tuple[VolumeOffer, ...],
-    ) -> None:
-        for name, mine, theirs in (
-            ("group id", state.group_id.hex(), group_id.hex()),
-            ("lineage", state.lineage.hex(), lineage.hex()),
-            ("peer", state.peer, peer),
-            ("volumes", _described(state.volumes), _described(volumes)),
-        ):
-            if mine != theirs:
-                raise StateMismatchError(
-                    f"{self._record_path}: group {state.group!r} is bound to {name} "
-                    f"{mine}, the sender has {theirs}; if that is meant, name another "
-                    "site.state_dir and devices"
-                )
 
     def new_epoch(self, sender: SenderState) -> int:
         with self._changing:
@@ -380,11 +379,14 @@ class GroupDisk:
         cut_ns: int,
         label: str | None,
         begin: Callable[[StoreState], StoreState] | None = None,
+        whole: frozenset[int] = frozenset(),
     ) -> bytes:
         """Make what the devices hold now the newest point, of all volumes at once.
 
-        `begin` gives the state that the point is added to, where the same record makes
-        the group receive from another line of data (`giving_up.py`).
+        `whole`: indexes of joining ones whose first copy the cycle completes; others
+        that are joining the point does not have. `begin` gives the state that the point
+        is added to, where the same record makes the group receive from another line of
+        data (`giving_up.py`).
 
         Order: fdatasync of every device; the open journals whole; the next journals
         with their headers, each fdatasynced, and their directory; one record for the
@@ -406,11 +408,13 @@ class GroupDisk:
                 raise ProtocolError(f"cycle {number} is older than the newest point")
             for volume in self.volumes:
                 volume.datasync()
-                for journal in volume.journals[-1:]:
+                for journal in self._open_journals(volume, state):
                     journal.finish()
+            state = with_joined(state, number, whole)
             relation_id = self._new_identity()
+            volumes = [v for i, v in enumerate(self.volumes) if state.has(number, i)]
             journals = self._journals.create(
-                state.group_id, self.volumes, relation_id, number
+                state.group_id, volumes, relation_id, number
             )
             try:
                 point = Point(number, cycle_id, cut_ns, cut_ns, label)
@@ -421,14 +425,21 @@ class GroupDisk:
                 for journal in journals:
                     journal.close()
                 raise
-            for volume, journal in zip(self.volumes, journals, strict=True):
-                volume.journals = (*volume.journals, journal)
-                for finished in volume.journals[-2:-1]:
-                    finished.preserved = None
+            self._open_next(volumes, journals)
             older = self.points[: len(self.points) - len(state.points)]
             self.listed.replace((*older, *listed.points))
             self._free()
             return relation_id
+
+    def _open_next(
+        self, volumes: Sequence[SecondaryVolume], journals: Sequence[Journal]
+    ) -> None:
+        """Show the journals of a new relation, of the volumes that its point has."""
+        for volume in self.volumes:
+            for finished in volume.journals[-1:]:
+                finished.preserved = None
+        for volume, journal in zip(volumes, journals, strict=True):
+            volume.journals = (*volume.journals, journal)
 
     def _measured(self, state: StoreState) -> StoreState:
         """Return the state with the size of the newest point's finished journals.
@@ -437,9 +448,21 @@ class GroupDisk:
         """
         if not state.points:
             return state
-        size_bytes = sum(volume.journals[-1].size_bytes for volume in self.volumes)
+        size_bytes = sum(
+            journal.size_bytes
+            for volume in self.volumes
+            for journal in self._open_journals(volume, state)
+        )
         newest = replace(state.points[-1], journal_bytes=size_bytes)
         return replace(state, points=(*state.points[:-1], newest))
+
+    def _open_journals(
+        self, volume: SecondaryVolume, state: StoreState
+    ) -> tuple[Journal, ...]:
+        """Return a volume's open journal, if there is one: the newest point's."""
+        newest = state.points[-1].number if state.points else None
+        last = volume.journals[-1:]
+        return last if last and last[0].header.point_number == newest else ()
 
     def _oldest_retained(self, state: StoreState) -> int:
         """Return the number of the oldest point to keep.
@@ -504,7 +527,8 @@ class GroupDisk:
                     relation_id,
                     [j for j in volume.journals if j.header.point_number in numbers],
                 )
-                for volume in self.volumes
+                for index, volume in enumerate(self.volumes)
+                if state.has(into, index)
             ]
 
     def replace_merged(
@@ -543,14 +567,21 @@ class GroupDisk:
                         if point.number not in gone
                     ]
                 )
-            for volume, journal in zip(self.volumes, journals, strict=True):
-                self._swap(volume, journal, gone)
+            by_volume = {journal.header.volume_id: journal for journal in journals}
+            for volume in self.volumes:
+                merged_here = by_volume.get(volume.offer.volume_id)
+                self._swap(volume, into, merged_here, gone)
             return True
 
     def _swap(
-        self, volume: SecondaryVolume, merged: Journal, gone: frozenset[int]
+        self,
+        volume: SecondaryVolume,
+        into: int,
+        merged: Journal | None,
+        gone: frozenset[int],
     ) -> None:
-        into = merged.header.point_number
+        """`merged` is None where point `into` does not have the volume: then no point
+        needs the journals of those that are gone."""
         old = [
             journal
             for journal in volume.journals
@@ -558,7 +589,7 @@ class GroupDisk:
             or journal.header.point_number == into
         ]
         volume.journals = tuple(
-            merged if journal.header.point_number == into else journal
+            merged if merged and journal.header.point_number == into else journal
             for journal in volume.journals
             if journal.header.point_number not in gone
         )
@@ -643,12 +674,4 @@ def _can_be_merged(state: StoreState, into: int, victims: Sequence[int]) -> bool
     end = numbers.index(into) + 1 + len(victims)
     return numbers[end - 1 - len(victims) : end] == [into, *victims] and end < len(
         numbers
-    )
-
-
-def _described(volumes: tuple[VolumeOffer, ...]) -> str:
-    return ", ".join(
-        f"{offer.name} ({offer.size_bytes} bytes in tracks of {offer.track_bytes}, "
-        f"id {offer.volume_id.hex()})"
-        for offer in volumes
     )

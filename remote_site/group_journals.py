@@ -65,8 +65,9 @@ class GroupJournals:
     ) -> None:
         """Open the journals that the record names and give them to their volumes.
 
-        The open ones are recovered, the finished ones only looked for. Raises
-        `CorruptStateError`; changes nothing but torn tails.
+        Of each volume those of the points that have it. The open ones are recovered,
+        the finished ones only looked for. Raises `CorruptStateError`; changes nothing
+        but torn tails.
         """
         if not state.points:
             return
@@ -75,6 +76,8 @@ class GroupJournals:
         for index, volume in enumerate(volumes):
             journals: list[Journal] = []
             for point, relation_id in zip(state.points, state.relations, strict=True):
+                if not state.has(point.number, index):
+                    continue
                 header = self._header(
                     state.group_id,
                     volume.offer,
@@ -131,8 +134,9 @@ class GroupJournals:
         """
         named = {
             self._path(offer, point.number, point.generation)
-            for offer in state.volumes
+            for index, offer in enumerate(state.volumes)
             for point in state.points
+            if state.has(point.number, index)
         }
         named |= {index_path(path) for path in named}
         suffixes = (JOURNAL_SUFFIX, index_path(JOURNAL_SUFFIX))

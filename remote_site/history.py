@@ -66,8 +66,11 @@ class History:
 
     def seal(self) -> None:
         """Put the indexes of finished journals on disk, out of memory."""
+        points = self._disk.points
         for volume in self._disk.volumes:
-            for journal in volume.journals[:-1]:
+            for journal in volume.journals:
+                if journal.header.point_number == points[-1].number:
+                    continue  # it is open
                 if not journal.is_sealed:
                     with volume.leases.held(), suppress(StorageError):
                         journal.seal()  # no room: it stays in memory
@@ -84,7 +87,12 @@ class History:
         if points is not self._summed[0]:
             older = sum(self._bytes_of(point) for point in points[:-1])
             self._summed = (points, older)
-        newest = sum(v.journals[-1].size_bytes for v in disk.volumes if v.journals)
+        newest = sum(
+            journal.size_bytes
+            for volume in disk.volumes
+            for journal in volume.journals[-1:]
+            if journal.header.point_number == points[-1].number
+        )
         return self._summed[1] + newest
 
     def _bytes_of(self, point: Point) -> int:

@@ -56,6 +56,6 @@ def identity_of(group: ReceivingGroup) -> GroupIdentity:
                 size_bytes=offer.size_bytes,
                 track_bytes=offer.track_bytes,
             )
-            for offer in store.volumes
+            for offer in store.current
         ),
     )

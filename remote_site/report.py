@@ -53,7 +53,7 @@ def group_status(group: ReceivingGroup, now_ns: int) -> GroupStatus:
                 size_bytes=offer.size_bytes,
                 track_bytes=offer.track_bytes,
             )
-            for offer in store.volumes
+            for offer in store.current
         ),
         progress=group.scrubbing.progress(),
         last_scrub=group.scrubbing.last,

@@ -94,8 +94,8 @@ class RestoredSite:
         """
         state = self.state(name)
         devices = {}
-        for offer in state.volumes:
-            path = places.devices.get((name, offer.name))
+        for offer, member in zip(state.volumes, state.memberships, strict=True):
+            path = places.devices.get((name, offer.name)) or member.device or None
             if path is None:
                 raise ConfigError(
                     f"where is the device of {name}/{offer.name}? say --device "

@@ -129,18 +129,17 @@ def sync_name(files: Files, path: str, guard: FlushGuard) -> None:
     guard.sync_directory(files, str(PurePath(path).parent))
 
 
-def make_devices(
+def find_devices(
     files: Files,
     paths: Mapping[str, str],
     group_key: str,
     volumes: Sequence[VolumeOffer],
     accept_existing: frozenset[str],
-    guard: FlushGuard,
     undo: ExitStack,
-) -> tuple[list[File], tuple[bool, ...]]:
-    """Open what is there, then make what is not: a refusal changes nothing.
+) -> list[File | None]:
+    """Open the devices that are there, None for those to be made; changes nothing.
 
-    A device that holds data is refused, unless its volume is in `accept_existing`.
+    Raises `DeviceError` and `DeviceBusyError`, also where one can't be made.
     """
     found: list[File | None] = []
     for offer in volumes:
@@ -156,8 +155,32 @@ def make_devices(
                     "its [[group.volume]] and restart farshore-remote; else name "
                     "another device"
                 )
-            guard.datasync(device)  # a hello cut short may have left it in memory
+        elif not files.exists(str(PurePath(path).parent)):
+            raise DeviceError(
+                f"{key}: device {path} can't be made, there is no "
+                f"{PurePath(path).parent}; create that folder, or mend device"
+            )
         found.append(device)
+    return found
+
+
+def make_devices(
+    files: Files,
+    paths: Mapping[str, str],
+    group_key: str,
+    volumes: Sequence[VolumeOffer],
+    accept_existing: frozenset[str],
+    guard: FlushGuard,
+    undo: ExitStack,
+) -> tuple[list[File], tuple[bool, ...]]:
+    """Open what is there, then make what is not: a refusal changes nothing.
+
+    A device that holds data is refused, unless its volume is in `accept_existing`.
+    """
+    found = find_devices(files, paths, group_key, volumes, accept_existing, undo)
+    for device in found:
+        if device is not None:
+            guard.datasync(device)  # a hello cut short may have left it in memory
     devices: list[File] = []
     for offer, device in zip(volumes, found, strict=True):
         path = paths[offer.name]

@@ -62,7 +62,7 @@ def sending_start(disk: GroupDisk, config: PrimaryGroup) -> SendingStart:
                 _geometry(volume.geometry, regions[volume.offer.name]),
                 carried(volume, fork.cycle.number),
             )
-            for volume in disk.volumes
+            for volume in disk.members
         ],
     )
 
@@ -87,7 +87,7 @@ def preserving_files(files: Files, disk: GroupDisk) -> PreservingFiles:
     paths = disk.settings.devices
     return PreservingFiles(
         files,
-        {paths[volume.offer.name]: PreservingDevice(volume) for volume in disk.volumes},
+        {paths[volume.offer.name]: PreservingDevice(volume) for volume in disk.members},
     )
 
 
@@ -114,16 +114,16 @@ class TakenOverGroups:
         already, hosts may write once this returns. Raises what
         opening a group to be sent raises.
         """
-        config = home or sending_group(group.config)
         state_directory = sending_directory(directory)
 
         def prepare(disk: GroupDisk) -> None:
-            prepare_sending(files, state_directory, sending_start(disk, config))
+            start = sending_start(disk, home or sending_group(group.config))
+            prepare_sending(files, state_directory, start)
 
         async def begin(group: ReceivingGroup) -> None:
             disk = group.store.disk
             await self.sending.open(
-                config,
+                home or sending_group(group.config),
                 state_directory,
                 preserving_files(files, disk),
                 has_link=group.config.link is not None,

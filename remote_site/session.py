@@ -31,6 +31,7 @@ from common.ports import Clock, Threads
 from common.replication.features import DELTA, LINKS, REFERENCE
 from common.replication.lineage import CycleName
 from common.replication.link import GOODBYE_SECONDS, Link
+from common.replication.member_messages import OfferVolume, Whole
 from common.replication.messages import (
     RUNS_MAX,
     Abandon,
@@ -58,6 +59,7 @@ from remote_site.bases import held_pieces
 from remote_site.batches import decode_batch
 from remote_site.exchanging import Exchanging, OnHandOver, no_hand_over
 from remote_site.links import SessionLinks
+from remote_site.member_session import SessionMembers, WhyNot, no_volume
 from remote_site.receiver import Begun, Receiver, credit_cost
 from remote_site.store import GroupStore
 from remote_site.verifying import Answering
@@ -86,6 +88,8 @@ _CONTROL = (
     | Resize
     | AskChanged
     | HandOver
+    | Whole
+    | OfferVolume
 )
 
 
@@ -106,6 +110,7 @@ class ReceivingSession:
         clock: Clock,
         on_committed: Callable[[float], None],
         on_hand_over: OnHandOver = no_hand_over,
+        why_not: WhyNot = no_volume,
     ) -> None:
         """`order` gives the store's index of each volume, in the peer's order."""
         self.token = token
@@ -122,6 +127,7 @@ class ReceivingSession:
         self._clock = clock
         self._on_committed = on_committed
         self._exchanging = Exchanging(receiver, store, order, on_hand_over)
+        self._members = SessionMembers(receiver.epoch, order, why_not)
         self._log = structlog.get_logger().bind(
             group=name, peer=peer, epoch=receiver.epoch
         )
@@ -296,6 +302,8 @@ class ReceivingSession:
                 | Resize()
                 | AskChanged()
                 | HandOver()
+                | Whole()
+                | OfferVolume()
             ):
                 await self._control.put(message)
             case Verify():
@@ -324,7 +332,7 @@ class ReceivingSession:
                     await self._note(message)
                 case Resize():
                     await self._resize(message)
-                case AskChanged() | HandOver():
+                case AskChanged() | HandOver() | Whole() | OfferVolume():
                     await self._exchange(message)
 
     async def _begin(self, message: CycleBegin) -> None:
@@ -391,15 +399,22 @@ class ReceivingSession:
             )
         await self._send(message)
 
-    async def _exchange(self, message: AskChanged | HandOver) -> None:
+    async def _exchange(
+        self, message: AskChanged | HandOver | Whole | OfferVolume
+    ) -> None:
         if message.epoch != self.epoch or self._stopping:
             return
-        if isinstance(message, AskChanged):
-            await self._send(await self._exchanging.tell_changes(message))
-            return
-        refused = self._exchanging.hand_over(message)
-        if refused is not None:
-            self.end(refused, goodbye(GoodbyeReason.NOT_PERMITTED, refused))
+        match message:
+            case AskChanged():
+                await self._send(await self._exchanging.tell_changes(message))
+            case HandOver():
+                refused = self._exchanging.hand_over(message)
+                if refused is not None:
+                    self.end(refused, goodbye(GoodbyeReason.NOT_PERMITTED, refused))
+            case Whole():
+                self._members.take(message)
+            case OfferVolume():
+                await self._send(await self._members.answer(message))
 
     def _check_sizes(self) -> None:
         """A HELLO may offer more than is here; a cycle begins only once it is."""
@@ -563,6 +578,7 @@ class ReceivingSession:
             cycle_id=cycle.cycle_id,
             cut_ns=cycle.cut_ns,
             label=cycle.label,
+            whole=self._members.whole(cycle.cycle_id),
         )
         self.receiver.committed()
         commit_seconds = self._clock.monotonic() - began

@@ -24,6 +24,7 @@ from common.replication.messages import VolumeOffer
 from common.replication.tracks import TrackRecord
 from common.storage.journal import Journal
 from remote_site.applier import apply_tracks
+from remote_site.enrolling import change_members
 from remote_site.giving_up import (
     Beginning,
     begin_receiving,
@@ -32,6 +33,7 @@ from remote_site.giving_up import (
 )
 from remote_site.group_disk import GroupDisk, Retain, StoreSettings, keep_newest
 from remote_site.history import History
+from remote_site.membership import Change, Membership
 from remote_site.recovery_point import PointGoneError, PointImage, PointVolume
 from remote_site.secondary import SecondaryVolume
 from remote_site.store_state import NO_LINEAGE, KeptFork, Point, Takeover
@@ -133,8 +135,27 @@ class GroupStore:
 
     @property
     def volumes(self) -> tuple[VolumeOffer, ...]:
-        """As bound, in wire order; empty before."""
+        """In the order of indexes, those that have left too; empty before `bind`."""
         return self._disk.state.volumes if self._disk.state else ()
+
+    @property
+    def current(self) -> tuple[VolumeOffer, ...]:
+        """The volumes that the group has now, joining ones among them."""
+        return self._disk.state.current if self._disk.state else ()
+
+    @property
+    def memberships(self) -> tuple[Membership, ...]:
+        """Which points have which of `volumes`."""
+        return self._disk.state.memberships if self._disk.state else ()
+
+    def volumes_at(self, number: int) -> list[tuple[int, VolumeOffer]]:
+        """Return the volumes, and their indexes, that a point has."""
+        members = zip(self.volumes, self.memberships, strict=True)
+        return [
+            (index, offer)
+            for index, (offer, member) in enumerate(members)
+            if member.has(number)
+        ]
 
     @property
     def points(self) -> list[Point]:
@@ -180,6 +201,10 @@ class GroupStore:
         await self._run(
             partial(self._disk.bind, group_id, lineage, peer, tuple(volumes))
         )
+
+    async def change_members(self, volumes: tuple[VolumeOffer, ...]) -> Change:
+        """Have the volumes that the sender has, durably; see `enrolling`."""
+        return await self._run(partial(change_members, self._disk, volumes))
 
     async def new_epoch(self, sender: SenderState) -> int:
         """Return the number of a new session; durable before it is returned.
@@ -237,16 +262,31 @@ class GroupStore:
         return await self._run(self._disk.flush)
 
     async def commit(
-        self, *, number: int, cycle_id: bytes, cut_ns: int, label: str | None
+        self,
+        *,
+        number: int,
+        cycle_id: bytes,
+        cut_ns: int,
+        label: str | None,
+        whole: frozenset[int] = frozenset(),
     ) -> bytes:
         """Commit a point of all volumes; see `GroupDisk.commit_point` for the order.
+
+        Of those that are joining only the ones in `whole`, whose copy is complete.
 
         Every track of the cycle has been applied. Returns the new relation's id;
         the newest point's `cycle_id` again changes nothing. After a `StorageError`
         without `failed` the call may be repeated.
         """
         return await self._run(
-            partial(self._disk.commit_point, number, cycle_id, cut_ns, label)
+            partial(
+                self._disk.commit_point,
+                number,
+                cycle_id,
+                cut_ns,
+                label,
+                whole=whole,
+            )
         )
 
     async def advance_current(self, number: int, time_ns: int) -> None:
@@ -306,12 +346,17 @@ class GroupStore:
                 pinned = self._disk.pin(number)
                 if pinned is None:
                     return None
-                earlier = [p.number for p in self._disk.points if p.number < pinned]
+                held = {journal.header.point_number for journal in volume.journals}
+                earlier = [
+                    p.number
+                    for p in self._disk.points
+                    if p.number < pinned and p.number in held
+                ]
                 before = earlier[-1] if earlier else None
                 name = f"{self._disk.settings.group}/{volume_name}@{pinned}"
                 try:
                     image = PointImage(volume, pinned, before)
-                except PointGoneError:  # the budget took it just now
+                except PointGoneError:  # taken by the budget, or without the volume
                     self._disk.unpin(pinned)
                     return None
                 return PointVolume(
@@ -349,6 +394,11 @@ class GroupStore:
     def secondaries(self) -> tuple[SecondaryVolume, ...]:
         """The volumes, for what only reads them, by `run_reader`."""
         return self._disk.volumes
+
+    @property
+    def members(self) -> tuple[SecondaryVolume, ...]:
+        """Those of them that the group has now."""
+        return self._disk.members
 
     def journals_of(self, number: int) -> list[Journal]:
         """Return the journals of a pinned point, one a volume."""

@@ -18,6 +18,7 @@ from common.replication.lineage import (
     SenderState,
 )
 from common.replication.messages import VolumeOffer
+from remote_site.membership import ALWAYS, Membership
 
 FORMAT_VERSION = 3
 FORMAT_VERSION_TAKEN = 4
@@ -29,6 +30,12 @@ NO_LINEAGE = NO_ID
 
 FORMAT_VERSION_HISTORY = 5
 """Of a record that knows of merged journals, of kept points or of a catalogue."""
+
+FORMAT_VERSION_MEMBERS = 6
+"""Of a record of which not every point has every volume: earlier releases would take
+the journals of the others to be lost."""
+
+VERSIONS = range(FORMAT_VERSION, FORMAT_VERSION_MEMBERS + 1)
 
 POINT_FIELDS_BEFORE = 6
 """Of a point in a record of an earlier version."""
@@ -105,6 +112,9 @@ class StoreState:
     bytes; 0, or all of it empty: it is as long as its volume.
 
     `lineage` is the one that was received, also after a `takeover`.
+
+    `members[i]`: the points that have `volumes[i]`; all of it empty: every point has
+    every volume. Those that have left are in `volumes`, too, while a point has them.
     """
 
     group: str
@@ -127,8 +137,10 @@ class StoreState:
     takeover: Takeover | None = None
     divided: Divided | None = None
     forks: tuple[KeptFork, ...] = ()
+    members: tuple[Membership, ...] = ()
 
     def __post_init__(self) -> None:
+        assert len(self.members) in {0, len(self.volumes)}
         assert len(self.growing) in {0, len(self.volumes)}
         assert all(len(p.sizes) in {0, len(self.volumes)} for p in self.points)
         assert len(self.points) == len(self.relations)
@@ -228,6 +240,26 @@ class StoreState:
         )
         return replace(self, points=points)
 
+    # -- volumes that come and leave ---------------------------------------------------
+
+    @property
+    def memberships(self) -> tuple[Membership, ...]:
+        """The membership of each of `volumes`."""
+        return self.members or (ALWAYS,) * len(self.volumes)
+
+    @property
+    def current(self) -> tuple[VolumeOffer, ...]:
+        """The volumes that the group has: joining ones, too, but none that has left."""
+        return tuple(
+            offer
+            for offer, member in zip(self.volumes, self.memberships, strict=True)
+            if not member.has_left
+        )
+
+    def has(self, number: int, index: int) -> bool:
+        """Tell whether point `number` has `volumes[index]`."""
+        return self.memberships[index].has(number)
+
     # -- volumes that grow -------------------------------------------------------------
 
     @property
@@ -323,7 +355,7 @@ def to_record(
     The first `catalogued` points are in a catalogue, which `catalogue` names.
     """
     record: dict[str, Any] = {name: getattr(state, name) for name in state.__slots__}
-    for key in ("takeover", "divided", "forks"):
+    for key in ("takeover", "divided", "forks", "members"):
         del record[key]
     tail = state.points[catalogued:]
     version = FORMAT_VERSION
@@ -344,6 +376,9 @@ def to_record(
         record["catalogue"] = catalogue
     else:
         record["points"] = [_values(point)[:POINT_FIELDS_BEFORE] for point in tail]
+    if any(member != ALWAYS for member in state.members):
+        record["version"] = FORMAT_VERSION_MEMBERS
+        record["members"] = [_values(member) for member in state.members]
     return record
 
 
@@ -360,7 +395,9 @@ def _has_history(point: Point) -> bool:
     return bool(point.journal_bytes or point.generation or point.is_kept)
 
 
-def _values(record: VolumeOffer | Point | CycleName | KeptFork) -> list[Any]:
+def _values(
+    record: VolumeOffer | Point | CycleName | KeptFork | Membership,
+) -> list[Any]:
     return [getattr(record, name) for name in record.__slots__]
 
 
@@ -412,10 +449,10 @@ def from_record(
     """
     record = dict(record)
     version = record.pop("version", None)
-    if version not in {FORMAT_VERSION, FORMAT_VERSION_TAKEN, FORMAT_VERSION_HISTORY}:
+    if version not in VERSIONS:
         raise StateMismatchError(
             f"{path}: format version {version} is not one from {FORMAT_VERSION} to "
-            f"{FORMAT_VERSION_HISTORY}, which this farshore reads; run the release "
+            f"{FORMAT_VERSION_MEMBERS}, which this farshore reads; run the release "
             "that wrote it, or upgrade"
         )
     if "takeover" in record:
@@ -433,6 +470,7 @@ def from_record(
         *(_point(values) for values in record["points"]),
     )
     record["growing"] = tuple(record.get("growing", ()))
+    record["members"] = tuple(Membership(*each) for each in record.get("members", ()))
     record["begun"] = record["begun"] and CycleName(*record["begun"])
     record["created"] = tuple(record["created"])
     record["relations"] = (*(name for _, name in known), *record["relations"])

@@ -199,9 +199,9 @@ class GroupTakeover:
         store = self._group.store
         self._done_bytes = 0
         self._total_bytes = await store.run_job(
-            partial(rolled_back_bytes, store.secondaries, number)
+            partial(rolled_back_bytes, store.members, number)
         )
-        steps = roll_back(store.secondaries, number)
+        steps = roll_back(store.members, number)
         while not self._stop_soon.is_set():
             size = await store.run_job(lambda: next(steps, None))
             if size is None:

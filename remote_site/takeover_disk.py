@@ -22,10 +22,11 @@ from common.storage.zeroes import is_zero
 from remote_site.applier import apply_tracks
 from remote_site.bases import Run
 from remote_site.group_disk import GroupDisk
+from remote_site.member_transitions import without_joining
 from remote_site.recovery_point import PointImage
 from remote_site.secondary import SecondaryVolume
 from remote_site.store_state import StoreState, Takeover
-from remote_site.takeover_plan import check_same_point, chosen_point
+from remote_site.takeover_plan import check_has_all, check_same_point, chosen_point
 
 STEP_BYTES = 4 << 20
 """Of a volume rolled back by one step: bounds memory, and how long a stop waits."""
@@ -42,7 +43,9 @@ def intend(disk: GroupDisk, number: int | None, lineage: bytes, at_ns: int) -> T
     and anything said of it. The crash it defends against: a device between two points
     that is received into again, in the lineage of the sender.
 
-    Raises `RefusedError` where there is no such point; then nothing has changed.
+    A volume that no point has, because its first copy is under way, stays out of it;
+    its device is let go of as it is. Raises `RefusedError` where there is no such
+    point, or where it lacks a volume of the group; then nothing has changed.
     """
 
     def intended(state: StoreState) -> StoreState:
@@ -50,6 +53,7 @@ def intend(disk: GroupDisk, number: int | None, lineage: bytes, at_ns: int) -> T
             check_same_point(state.group, state.takeover, number)
             return state
         point = chosen_point(state.group, state.points, number)
+        check_has_all(state, point)
         fork = Fork(
             lineage,
             state.lineage,
@@ -57,9 +61,11 @@ def intend(disk: GroupDisk, number: int | None, lineage: bytes, at_ns: int) -> T
             point.cut_ns,
             at_ns,
         )
-        return replace(state, takeover=Takeover(fork))
+        return replace(without_joining(state), takeover=Takeover(fork))
 
-    takeover = disk.change(intended).takeover
+    disk.replace_volumes(intended)
+    assert disk.state is not None
+    takeover = disk.state.takeover
     assert takeover is not None
     return takeover
 

@@ -92,6 +92,21 @@ def check_same_point(group: str, taken: Takeover, number: int | None) -> None:
         )
 
 
+def check_has_all(state: StoreState, point: Point) -> None:
+    """Raise `RefusedError` if a point is of before one of the group's volumes came.
+
+    Hosts of that volume would go on without it, and what it holds would be no part of
+    any point: that is not for a command to decide.
+    """
+    for offer, member in zip(state.volumes, state.memberships, strict=True):
+        if member.first is not None and point.number < member.first:
+            raise RefusedError(
+                f"point {point.number} of group {state.group!r} is of before volume "
+                f"{offer.name} was added: take over from point {member.first} or a "
+                "newer one, and read older ones as recovery points"
+            )
+
+
 def losses(situation: Situation, points: Sequence[Point], number: int | None) -> Losses:
     """Return what would be lost. Raises `RefusedError` as `chosen_point` does."""
     point = chosen_point(situation.group, points, number)
@@ -114,6 +129,8 @@ def check_may_begin(
         check_same_point(situation.group, taken, number)
         return
     found = losses(situation, () if state is None else state.points, number)
+    if state is not None:
+        check_has_all(state, found.point)
     if situation.is_connected and not force:
         raise RefusedError(
             f"the sending site of group {situation.group!r} is connected and well: "

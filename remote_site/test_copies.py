@@ -200,11 +200,9 @@ class GroupTestCopies:
         )
 
     async def _made(self, name: str, point: Point) -> StartedCopy:
-        images = [
-            self._store.image(index, point.number)
-            for index in range(len(self._store.volumes))
-        ]
-        offers = self._store.volumes
+        had = self._store.volumes_at(point.number)
+        images = [self._store.image(index, point.number) for index, _ in had]
+        offers = [offer for _, offer in had]
         threads = self._new_threads(
             f"{self._group}+{name}", min(len(offers) + 2, THREADS_MAX)
         )

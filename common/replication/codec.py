@@ -25,6 +25,12 @@ from common.replication.lineage import (
     SenderState,
     ToldFork,
 )
+from common.replication.member_messages import (
+    OFFER_TEXT_BYTES_MAX,
+    OfferVolume,
+    VolumeAnswered,
+    Whole,
+)
 from common.replication.messages import (
     FEATURES_MAX,
     FORKED,
@@ -96,12 +102,13 @@ def _offer(value: Any) -> VolumeOffer:
 
 
 _size = fields.multiple(SECTOR_BYTES, VOLUME_BYTES_MAX)
-_offer_fields = fields.record(
+_shape = (
     fields.name,
     _identity,
     _size,
     fields.power_of_two(TRACK_BYTES_MIN, TRACK_BYTES_MAX),
 )
+_offer_fields = fields.record(*_shape)
 
 
 def _cycle(value: Any) -> CycleName:
@@ -298,6 +305,18 @@ _TABLE: dict[MessageType, tuple[type[Any], fields.Check]] = {
         fields.record(_u63, _volume, fields.many(_pair, RUNS_MAX), _track, _u63),
     ),
     MessageType.HAND_OVER: (HandOver, fields.record(_u63, _agreed_fork)),
+    MessageType.WHOLE: (
+        Whole,
+        fields.record(_u63, _identity, fields.many(_volume, VOLUMES_MAX)),
+    ),
+    MessageType.OFFER_VOLUME: (
+        OfferVolume,
+        fields.record(_u63, *_shape),
+    ),
+    MessageType.VOLUME_ANSWERED: (
+        VolumeAnswered,
+        fields.record(_u63, fields.text(OFFER_TEXT_BYTES_MAX)),
+    ),
 }
 _RECORDS = (VolumeOffer, SenderState, ReceiverState, Fork)
 _TYPES = {message: kind for kind, (message, _) in _TABLE.items()}

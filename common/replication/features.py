@@ -31,7 +31,11 @@ TAKEOVER: Final = "takeover"
 EXCHANGE: Final = "exchange"
 """ASK_CHANGED and HAND_OVER are understood: a site that once sent may receive."""
 
-TAKEN: Final = (DELTA, REFERENCE, VERIFY, LINKS, GROW, TAKEOVER, EXCHANGE)
+MEMBERS: Final = "members"
+"""A HELLO may have other volumes than the last one; WHOLE and OFFER_VOLUME are
+understood."""
+
+TAKEN: Final = (DELTA, REFERENCE, VERIFY, LINKS, GROW, TAKEOVER, EXCHANGE, MEMBERS)
 """What a receiver of this version takes."""
 
 

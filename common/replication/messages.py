@@ -12,6 +12,7 @@ import enum
 from dataclasses import dataclass, field
 
 from common.replication.lineage import Fork, ReceiverState, SenderState, ToldFork
+from common.replication.member_messages import OfferVolume, VolumeAnswered, Whole
 from common.storage.geometry import TRACK_BYTES_MIN
 
 PROTOCOL_VERSION = 2
@@ -89,6 +90,9 @@ class MessageType(enum.IntEnum):
     ASK_CHANGED = 40
     CHANGED = 41
     HAND_OVER = 42
+    WHOLE = 50
+    OFFER_VOLUME = 51
+    VOLUME_ANSWERED = 52
 
 
 class GoodbyeReason(enum.IntEnum):
@@ -537,6 +541,9 @@ Message = (
     | AskChanged
     | Changed
     | HandOver
+    | Whole
+    | OfferVolume
+    | VolumeAnswered
 )
 
 

@@ -9,6 +9,7 @@ from common.replication.lineage import (
     SenderState,
     ToldFork,
 )
+from common.replication.member_messages import OfferVolume, VolumeAnswered, Whole
 from common.replication.messages import (
     Abandon,
     AskChanged,
@@ -129,6 +130,9 @@ EXAMPLES: dict[str, Message] = {
         7,
         Fork(b"m" * 16, b"l" * 16, CycleName(42, CYCLE), 1_700_000_000, 1_700_000_9),
     ),
+    "whole": Whole(7, CYCLE, (1, 3)),
+    "offer_volume": OfferVolume(7, "log", b"w" * 16, (1 << 20) + 512, 1 << 20),
+    "volume_answered": VolumeAnswered(7, "no such volume in remote.toml"),
     "heartbeat": Heartbeat(7, 1_700_000_004_000_000_000, 1_700_000_003_500_000_000),
     "goodbye": Goodbye(GoodbyeReason.SIZE_MISMATCH, "orders/data has 5 bytes, not 6"),
     "goodbye_of_one_that_took_over": Goodbye(
