@@ -411,8 +411,8 @@ class GroupDisk:
                 for journal in self._open_journals(volume, state):
                     journal.finish()
             state = with_joined(state, number, whole)
-            relation_id = self._new_identity()
             volumes = [v for i, v in enumerate(self.volumes) if state.has(number, i)]
+            relation_id = self._new_identity()
             journals = self._journals.create(
                 state.group_id, volumes, relation_id, number
             )

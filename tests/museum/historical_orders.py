@@ -71,10 +71,10 @@ EXHIBITS = (
                 "remote_site/group_disk.py",
                 """\
                 volume.datasync()
-                for journal in volume.journals[-1:]:
+                for journal in self._open_journals(volume, state):
 """,
                 """\
-                for journal in volume.journals[-1:]:
+                for journal in self._open_journals(volume, state):
 """,
             ),
         ),

@@ -209,7 +209,7 @@ STORE = (
             swap(
                 "remote_site/group_disk.py",
                 """\
-                for journal in volume.journals[-1:]:
+                for journal in self._open_journals(volume, state):
                     journal.finish()
 """,
                 "",

@@ -13,10 +13,9 @@ EXHIBITS: tuple[Exhibit, ...] = (
         (
             swap(
                 _DISK,
-                "    takeover = disk.change(intended).takeover\n",
+                "    disk.replace_volumes(intended)\n    assert disk.state is not None\n",
                 "    assert disk.state is not None\n"
-                "    disk.state = intended(disk.state)\n"
-                "    takeover = disk.state.takeover\n",
+                "    disk.state = intended(disk.state)\n",
             ),
         ),
         Seeds("takeover", 20),
@@ -43,7 +42,7 @@ EXHIBITS: tuple[Exhibit, ...] = (
         (
             swap(
                 _DISK,
-                "        return replace(state, takeover=Takeover(fork))\n",
+                "        return replace(without_joining(state), takeover=Takeover(fork))\n",
                 "        return replace(state, takeover=Takeover(fork, True))\n",
             ),
         ),
