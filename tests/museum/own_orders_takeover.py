@@ -13,7 +13,8 @@ EXHIBITS: tuple[Exhibit, ...] = (
         (
             swap(
                 _DISK,
-                "    disk.replace_volumes(intended)\n    assert disk.state is not None\n",
+                "    disk.replace_volumes(intended)\n"
+                "    assert disk.state is not None\n",
                 "    assert disk.state is not None\n"
                 "    disk.state = intended(disk.state)\n",
             ),
@@ -42,8 +43,8 @@ EXHIBITS: tuple[Exhibit, ...] = (
         (
             swap(
                 _DISK,
-                "        return replace(without_joining(state), takeover=Takeover(fork))\n",
-                "        return replace(state, takeover=Takeover(fork, True))\n",
+                "takeover=Takeover(fork))\n",
+                "takeover=Takeover(fork, True))\n",
             ),
         ),
         Seeds("takeover", 20),
