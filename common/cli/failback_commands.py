@@ -49,7 +49,8 @@ def failback(
             f"{done['fork']}, read-only, until farshore forks delete {group} "
             f"{done['fork']}\n"
             f"once farshore status shows a newer recovery point, at the other site: "
-            f"farshore switchover {group}"
+            f"farshore switchover {group}",
+            keep_lines=True,
         )
     )
 
@@ -103,7 +104,8 @@ def switchover(
     click.echo(
         escape(
             f"{group}: the other site serves it now, in lineage {done['lineage']}; "
-            "this one receives\nto see it: farshore status, at both sites"
+            "this one receives\nto see it: farshore status, at both sites",
+            keep_lines=True,
         )
     )
 

@@ -63,7 +63,8 @@ def takeover(
             f"{group}: taken over from point {done['point']}, cut at "
             f"{done['cut_time']}; hosts may write to {group}/VOLUME here\n"
             f"lineage {done['lineage']}, from {done['parent']}\n"
-            "to see it: farshore status"
+            "to see it: farshore status",
+            keep_lines=True,
         )
     )
 

@@ -68,6 +68,7 @@ def test_the_manual_s_backup_copies_what_changed_and_no_more(
         write(sites, "write -P 99 15M 4k")  # after the cut: none of this backup's
         expected = (8 << 10) + (64 << 10) + (4096 if turn else 0)
         assert back_up() == expected
+        assert back_up() == 0, "the same cut again"
         assert copy.read_bytes() == image.read_bytes()
     sites.cut_now()  # a cut that no backup was made of
     write(sites, "write -P 98 14M 4k")

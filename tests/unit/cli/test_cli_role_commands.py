@@ -1,0 +1,47 @@
+"""What takeover, failback and switchover say once they are through."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from click.testing import Result
+
+from tests.support.control_daemon import Daemon
+
+Farshore = Callable[..., Result]
+
+DONE = {
+    "group": "orders",
+    "point": 7,
+    "lineage": "b" * 32,
+    "parent": "a" * 32,
+    "cut_time": "2026-11-23T02:15:07.318Z",
+    "fork": 8,
+}
+
+
+@pytest.mark.parametrize(
+    ("command", "next_step"),
+    [
+        ("takeover", "to see it: farshore status"),
+        ("failback", "at the other site: farshore switchover orders"),
+        ("switchover", "to see it: farshore status, at both sites"),
+    ],
+)
+def test_the_next_step_stands_on_a_line_of_its_own(
+    daemon: Daemon, farshore: Farshore, command: str, next_step: str
+) -> None:
+    plan = {"sentences": [], "has_begun": False}
+    daemon.replies = {
+        "takeover": lambda asked: plan if asked["action"] == "plan" else DONE,
+        "failback": lambda _: DONE,
+        "switchover": lambda _: DONE,
+        "status": lambda _: {"groups": []},
+    }
+    result = farshore(command, "orders", "--yes", "--socket", daemon.path)
+    assert result.exit_code == 0, result.output
+    first, *_, last = result.stdout.splitlines()
+    assert first.startswith("orders: ")
+    assert last.endswith(next_step)
+    assert "\\" not in result.stdout
