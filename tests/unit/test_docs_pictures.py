@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from xml.etree import ElementTree as XmlTree
+from xml.etree import ElementTree as ET
 
 import pytest
 
@@ -24,7 +24,7 @@ def test_every_picture_is_on_a_page() -> None:
 def test_a_picture_says_what_it_shows_in_light_and_dark(picture: Path) -> None:
     text = picture.read_text()
     assert len(text) <= PICTURE_BYTES_MAX
-    root = XmlTree.fromstring(text)
+    root = ET.fromstring(text)
     assert root.get("aria-label")
     assert root.get("viewBox") == f"0 0 {root.get('width')} {root.get('height')}"
     assert "@media(prefers-color-scheme:dark)" in text
