@@ -30,7 +30,7 @@ def alarm_names(root: Path) -> set[str]:
 
 def names_in(tree: ast.Module) -> Iterator[str]:
     """Yield literals that alarms are raised by, and what a variable of that place or a
-    constant called ALARM may hold. A constant of another module is found there."""
+    constant or attribute called alarm. One of another module is found there."""
     held: defaultdict[str, set[str]] = defaultdict(set)
     for node in ast.walk(tree):
         match node:
@@ -39,7 +39,7 @@ def names_in(tree: ast.Module) -> Iterator[str]:
             case ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value):
                 held[name].update(literals(value))
     for name, values in held.items():
-        if re.fullmatch(r"(\w+_)?ALARMS?", name):
+        if re.fullmatch(r"(\w+_)?ALARMS?", name, re.IGNORECASE):
             yield from values
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and (raised := name_argument(node)) is not None:
@@ -114,6 +114,7 @@ def test_the_monitoring_page_lists_the_states_of_a_group() -> None:
         'self.alarms.set("new_one", text)',
         'self._raise_alarm("new_one", text)',
         'ALARM = "new_one"',
+        'class Failed(Exception):\n    alarm = "new_one"',
         'RED_ALARM: Final = "new_one"',
         'ALARMS = {1: "new_one"}',
         'alarm = AlarmStatus(message="", name="new_one")',

@@ -150,6 +150,14 @@ def test_every_relative_link_leads_somewhere(page: Path) -> None:
             assert anchor in slugs(found), f"{name(page)} links to {target}"
 
 
+def test_every_page_is_in_the_index() -> None:
+    docs = REPOSITORY / "docs"
+    listed = re.findall(r"\]\(([\w./-]+\.md)", (docs / "README.md").read_text())
+    pages = {page for page in PAGES if docs in page.parents} - {docs / "README.md"}
+    missing = pages - {(docs / link).resolve() for link in listed}
+    assert missing == set(), "add them to docs/README.md, where they are needed"
+
+
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_every_file_and_test_a_page_names_exists(page: Path) -> None:
     text = page.read_text()
