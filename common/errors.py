@@ -100,6 +100,12 @@ class DrillFailedError(FarshoreError):
     exit_code = 14
 
 
+class UnwellError(FarshoreError):
+    """The doctor found what must be mended: each finding says how."""
+
+    exit_code = 15
+
+
 class ProtocolError(FarshoreError):
     """The peer broke the protocol; its connection is closed, nothing else happens."""
 

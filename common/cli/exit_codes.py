@@ -18,6 +18,7 @@ EXIT_CODES: tuple[tuple[int, str, str], ...] = (
     (12, "differs", "A verify or a scrub found what is not as it should be."),
     (13, "incomplete", "A verify or a scrub ended before it had looked at all."),
     (14, "drill", "A drill did not pass: the probe failed, or had nothing to try."),
+    (15, "unwell", "The doctor found something that must be mended."),
     (70, "internal", "A bug: the daemon's log, or stderr, has the details."),
     (130, "interrupted", "Ctrl-C."),
 )

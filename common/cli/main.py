@@ -19,6 +19,7 @@ MODULES = {
     "adopt": "primary_site.adopt_command",
     "config": "common.cli.config_commands",
     "cut": "common.cli.group_commands",
+    "doctor": "common.cli.doctor.command",
     "drill": "common.cli.drill_command",
     "failback": "common.cli.failback_commands",
     "forget": "remote_site.forget_command",

@@ -105,6 +105,8 @@ class Link:
         self.sent_bytes = 0
         self.received_bytes = 0
         self.round_trip_seconds: float | None = None
+        self.clock_offset_seconds: float | None = None
+        """The peer's wall clock less ours, right to half a round trip."""
         self._stream = stream
         self._clock = clock
         self._parser = FrameParser(payload_bytes_max=0)
@@ -269,6 +271,8 @@ class Link:
             # Good enough for people: the wall clock may have jumped in between.
             elapsed_ns = self._clock.now_ns() - heartbeat.echo_ns
             self.round_trip_seconds = max(0.0, elapsed_ns / 1e9)
+            ahead_ns = heartbeat.sent_ns - self._clock.now_ns()
+            self.clock_offset_seconds = ahead_ns / 1e9 + self.round_trip_seconds / 2
 
     def _stop_tasks(self) -> None:
         for task in self._tasks:

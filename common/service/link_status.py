@@ -19,6 +19,7 @@ def connected(links: Iterable[Link], control: Link) -> tuple[PeerStatus, ...]:
             sent_bytes=link.sent_bytes,
             received_bytes=link.received_bytes,
             round_trip_seconds=link.round_trip_seconds,
+            clock_offset_seconds=link.clock_offset_seconds,
         )
         for link in links
     )

@@ -74,6 +74,7 @@ class PeerStatus(Snapshot):
 
     `state`: `connected`; `connecting` for one that is missing. `number` is the link's
     in its session, `carries_control` marks the one that control messages go over.
+    `clock_offset_seconds`: the other site's wall clock less this one's.
     """
 
     address: str
@@ -83,6 +84,7 @@ class PeerStatus(Snapshot):
     sent_bytes: int = 0
     received_bytes: int = 0
     round_trip_seconds: float | None = None
+    clock_offset_seconds: float | None = None
 
 
 class LinkStatus(Snapshot):

@@ -26,6 +26,7 @@ class ToldSession:
     sent_bytes = 0
     unacknowledged_bytes = 0
     round_trip_seconds = 0.0
+    clock_offset_seconds = 0.0
 
     def __init__(self, *, holds_first: bool = False) -> None:
         self._holds_first = holds_first

@@ -184,6 +184,7 @@ class RecordingSession:
     sent_bytes = 0
     unacknowledged_bytes = 0
     round_trip_seconds = 0.0
+    clock_offset_seconds = 0.0
     drain: Any = None
     link_count = 1
 
