@@ -86,6 +86,14 @@ class File(Protocol):
         """
         ...
 
+    def begin_writing(self, offset: int, length: int) -> None:
+        """Have the system begin to bring to the disk what was written there.
+
+        A hint: it spares a later `datasync` time, makes nothing durable, and tells of
+        no error, which that `datasync` will.
+        """
+        ...
+
     def datasync(self) -> None:
         """Make durable all that was written before the call (fdatasync)."""
         ...

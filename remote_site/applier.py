@@ -20,6 +20,11 @@ from common.storage.zeroes import is_zero
 from remote_site.bases import Run, Runs, resolve
 from remote_site.secondary import SecondaryVolume
 
+BEGUN_BYTES = 256 << 10
+"""Of a run this long the disk begins with the writing at once, so that the flush that
+acknowledges it finds little left to do. Of scattered tracks it would make many small
+requests, which the flush orders and joins."""
+
 
 def apply_tracks(volume: SecondaryVolume, records: Sequence[TrackRecord]) -> Runs:
     """Preserve what the records overwrite, then overwrite it.
@@ -144,6 +149,8 @@ def _overwrite(volume: SecondaryVolume, record: TrackRecord) -> None:
         if record.data is not None:
             assert len(record.data) == length
             volume.device.write(offset, record.data)
+            if length >= BEGUN_BYTES:
+                volume.device.begin_writing(offset, length)
             return
         for start, size, is_hole in volume.byte_extents(offset, length):
             if not is_hole:

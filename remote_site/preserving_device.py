@@ -111,6 +111,9 @@ class PreservingDevice:
     def allocate(self, size: int) -> None:
         self._device.allocate(size)
 
+    def begin_writing(self, offset: int, length: int) -> None:
+        self._device.begin_writing(offset, length)
+
     def datasync(self) -> None:
         self._device.datasync()
 

@@ -126,6 +126,9 @@ class UnwrittenFile:
     def allocate(self, size: int) -> None:
         self._reach(size)
 
+    def begin_writing(self, offset: int, length: int) -> None:
+        """Do nothing: nothing of it goes to a disk."""
+
     def datasync(self) -> None:
         """Do nothing: what is here needs to outlive nobody."""
 

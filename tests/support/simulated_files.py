@@ -567,6 +567,9 @@ class SimulatedFile:
         if not self._files._lies("datasync", self.path):
             self._inode.flush()
 
+    def begin_writing(self, offset: int, length: int) -> None:
+        """Promise nothing: what a crash leaves of it is chosen as of any write."""
+
     def drop_cache(self) -> None:
         """Show what the disk has where a failed datasync lost something."""
         self._inode.forget_lost()

@@ -548,6 +548,9 @@ class CrashFile:
         if not self._disk.lied("datasync", self.path):
             self._inode.flush()
 
+    def begin_writing(self, offset: int, length: int) -> None:
+        """Promise nothing: what a crash leaves of it is chosen as of any write."""
+
     def drop_cache(self) -> None:
         self._inode.forget_lost()
 
