@@ -18,7 +18,7 @@ from common.errors import (
     StateMismatchError,
     StorageError,
 )
-from common.ports import Clock, Threads
+from common.ports import Clock
 from common.replication.features import MEMBERS, agreed
 from common.replication.lineage import ID_BYTES, ReceiverState
 from common.replication.link import Link
@@ -53,7 +53,6 @@ class ReceivingGroup:
         config: RemoteGroup,
         site: str,
         store: GroupStore,
-        threads: Threads,
         clock: Clock,
         test_copies: GroupTestCopies | None = None,
         drills: Drills | None = None,
@@ -76,7 +75,6 @@ class ReceivingGroup:
         self.is_refusing = False
         """The last HELLO was refused: an operator has to look."""
         self._site = site
-        self._threads = threads
         self._clock = clock
         self._admission = asyncio.Lock()
         self._hellos = 0
@@ -264,7 +262,6 @@ class ReceivingGroup:
             ),
             features=features,
             order=self._order(hello),
-            threads=self._threads,
             clock=self._clock,
             on_committed=self._note_commit,
             on_hand_over=self.on_hand_over,

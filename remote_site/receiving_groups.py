@@ -125,9 +125,7 @@ class ReceivingGroups:
         await threads.run(copies.remove_leftovers)
         drills = Drills(directory, self._files)
         await threads.run(drills.load)
-        group = ReceivingGroup(
-            config, self._site, store, threads, self._clock, copies, drills
-        )
+        group = ReceivingGroup(config, self._site, store, self._clock, copies, drills)
         path = f"{directory}/{SCRUB_RECORD_NAME}"
         await group.scrubbing.recall(
             KeptReport(path, self._files, ScrubReport), threads

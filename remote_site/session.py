@@ -1,10 +1,9 @@
 """One session's shell: frames from its links to the store, answers back.
 
-One applier a volume keeps the order of its frames; one finisher flushes, reports
-progress and commits; one task handles control messages in turn. None of them is
-ever cancelled: a thread would write on after its task was gone. A session ends by
-telling them to stop and waiting until they have, so that nothing of it takes
-effect under the next epoch (I8).
+Appliers (`applying.py`) and a finisher (`finishing.py`) do the work of a cycle; one
+task handles control messages in turn. None of them is ever cancelled: a thread would
+write on after its task was gone. A session ends by telling them to stop and waiting
+until they have, so that nothing of it takes effect under the next epoch (I8).
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Coroutine, Sequence
-from functools import partial
 from typing import Any
 
 import structlog
@@ -27,13 +25,12 @@ from common.errors import (
     StateMismatchError,
     StorageError,
 )
-from common.ports import Clock, Threads
-from common.replication.features import DELTA, LINKS, REFERENCE
+from common.ports import Clock
+from common.replication.features import LINKS
 from common.replication.lineage import CycleName
 from common.replication.link import GOODBYE_SECONDS, Link
 from common.replication.member_messages import OfferVolume, Whole
 from common.replication.messages import (
-    RUNS_MAX,
     Abandon,
     AskChanged,
     Committed,
@@ -46,37 +43,22 @@ from common.replication.messages import (
     HandOver,
     Hashes,
     Message,
-    NeedFull,
     Noted,
-    Progress,
     Resize,
     Tracks,
     Verify,
     goodbye,
 )
-from common.replication.referenced import Held
-from remote_site.bases import held_pieces
-from remote_site.batches import decode_batch
+from remote_site.applying import Applying, refill_with_end
 from remote_site.exchanging import Exchanging, OnHandOver, no_hand_over
+from remote_site.finishing import Finishing
 from remote_site.links import SessionLinks
 from remote_site.member_session import SessionMembers, WhyNot, no_volume
-from remote_site.receiver import Begun, Receiver, credit_cost
+from remote_site.receiver import Begun, Receiver
 from remote_site.store import GroupStore
 from remote_site.verifying import Answering
 
-FRAMES_QUEUED_MAX = 1024
-"""Frames of one volume waiting to be applied. Credit bounds their bytes; this
-bounds what tiny frames cost beside them: a link that fills it is not read."""
-
 CONTROL_QUEUED_MAX = 64
-BATCH_BYTES_MAX = 8 << 20
-"""Raw bytes handed to one thread hop."""
-
-UNFLUSHED_BYTES_MAX = 4 << 20
-FLUSH_SECONDS = 0.5
-"""A flush begins at the latest after so much applied, or so long. Credit comes back
-with it: a quarter of the window, so that the sender is not out of it meanwhile."""
-
 LINKS_MAX = 64
 
 _CONTROL = (
@@ -106,7 +88,6 @@ class ReceivingSession:
         receiver: Receiver,
         features: Sequence[str],
         order: Sequence[int],
-        threads: Threads,
         clock: Clock,
         on_committed: Callable[[float], None],
         on_hand_over: OnHandOver = no_hand_over,
@@ -121,11 +102,7 @@ class ReceivingSession:
         """What only an operator can mend, found after the WELCOME."""
         self.closed = asyncio.Event()
         self._store = store
-        self._features = frozenset(features)
         self._order = order
-        self._threads = threads
-        self._clock = clock
-        self._on_committed = on_committed
         self._exchanging = Exchanging(receiver, store, order, on_hand_over)
         self._members = SessionMembers(receiver.epoch, order, why_not)
         self._log = structlog.get_logger().bind(
@@ -138,20 +115,24 @@ class ReceivingSession:
             order,
             self._send,
             clock,
-            lambda: not self._idle.is_set(),
+            lambda: not self._applying.idle.is_set(),
         )
-        self._queues: list[asyncio.Queue[Tracks | Hashes | None]] = [
-            asyncio.Queue(FRAMES_QUEUED_MAX) for _ in order
-        ]
+        self._finishing = Finishing(
+            receiver,
+            store,
+            self._send,
+            self._members.whole,
+            on_committed,
+            clock,
+            self._log,
+        )
+        self._applying = Applying(
+            receiver, store, order, features, self._send, self._finishing.applied
+        )
+        self._finishing.has_more = lambda: self._applying.unapplied_count > 0
         self._control: asyncio.Queue[_CONTROL | None] = asyncio.Queue(
             CONTROL_QUEUED_MAX
         )
-        self._unapplied_count = 0
-        self._unflushed_bytes = 0
-        self._unflushed_since = 0.0
-        self._idle = asyncio.Event()
-        self._idle.set()
-        self._wake = asyncio.Event()
         self._stopping = False
         self._outlives_links = LINKS in features
         self._links: SessionLinks
@@ -181,9 +162,8 @@ class ReceivingSession:
         outlives = self._outlives_links
         self._links = SessionLinks(self.receiver, link, outlives=outlives)
         self._pump = asyncio.create_task(self._guarded(self._links.control.pump()))
-        jobs: list[Coroutine[Any, Any, None]] = [self._handle_control(), self._finish()]
-        jobs += [self._apply(index) for index in range(len(self._queues))]
-        jobs.append(self._answering.run())
+        jobs = [self._handle_control(), self._finishing.run(), self._answering.run()]
+        jobs += self._applying.jobs()
         self._workers = [asyncio.create_task(self._guarded(job)) for job in jobs]
 
     async def serve(self, link: Link) -> None:
@@ -209,6 +189,8 @@ class ReceivingSession:
         if self._stopping:
             return
         self._stopping = True
+        self._applying.stop()
+        self._finishing.stop()
         self.end_reason = reason
         self.receiver.close()
         self._log.info("session_ended", reason=reason)
@@ -239,11 +221,9 @@ class ReceivingSession:
                 link.abort()
         # Workers may wait for the peer, for work or for each other: all of these
         # end now. What they may not be torn from is the store.
-        self._idle.set()
-        self._wake.set()
-        for queue in self._queues:
-            _refill_with_end(queue)
-        _refill_with_end(self._control)
+        self._applying.end()
+        self._finishing.wake()
+        refill_with_end(self._control)
         self._answering.end()
         await asyncio.gather(*self._workers)
         self.closed.set()
@@ -290,9 +270,7 @@ class ReceivingSession:
         match message:
             case Tracks() | Hashes():
                 if self.receiver.take(message):
-                    self._unapplied_count += 1
-                    self._idle.clear()
-                    await self._queues[message.volume].put(message)
+                    await self._applying.take(message)
             case (
                 CycleBegin()
                 | CycleEnd()
@@ -322,7 +300,7 @@ class ReceivingSession:
                     await self._begin(message)
                 case CycleEnd():
                     self.receiver.end(message)
-                    self._wake.set()
+                    self._finishing.wake()
                 case Abandon():
                     if self.receiver.abandon(message):
                         self._log.info("cycle_abandoned", cycle=message.cycle_id.hex())
@@ -340,7 +318,7 @@ class ReceivingSession:
         match self.receiver.begin(message):
             case Begun.OPENED:
                 # Frames of the cycle before are dropped now; those in a thread end.
-                await self._idle.wait()
+                await self._applying.idle.wait()
                 if self._stopping:
                     return
                 await self._store.begin_cycle(
@@ -378,7 +356,7 @@ class ReceivingSession:
         """Follow a volume that has grown; its points keep the sizes they have."""
         if not self.receiver.resize(message):
             return
-        await self._idle.wait()  # for frames of a cycle that was abandoned
+        await self._applying.idle.wait()  # for frames of a cycle that was abandoned
         if self._stopping:
             return
         index = self._order[message.volume]
@@ -422,186 +400,3 @@ class ReceivingSession:
             mine = self._store.volumes[index].size_bytes
             if self.receiver.shapes[volume].size_bytes != mine:
                 raise ProtocolError("CYCLE_BEGIN before the RESIZE of a volume")
-
-    # -- appliers --------------------------------------------------------------------
-
-    async def _apply(self, volume: int) -> None:
-        queue = self._queues[volume]
-        following = await queue.get()
-        while following is not None:  # ends with the session
-            batch = [following]
-            raw_bytes = credit_cost(following)
-            while not queue.empty() and raw_bytes < BATCH_BYTES_MAX:
-                following = queue.get_nowait()
-                if following is None:
-                    break
-                batch.append(following)
-                raw_bytes += credit_cost(following)
-            await self._apply_batch(volume, batch)
-            following = None if self._stopping else await queue.get()
-
-    async def _apply_batch(self, volume: int, batch: list[Tracks | Hashes]) -> None:
-        """Apply or compare frames in the order they came; those gone are dropped."""
-        tracks: list[Tracks] = []
-        for message in batch:
-            if isinstance(message, Tracks):
-                tracks.append(message)
-                continue
-            await self._apply_tracks(volume, tracks)
-            tracks = []
-            await self._compare(volume, message)
-        await self._apply_tracks(volume, tracks)
-
-    async def _apply_tracks(self, volume: int, batch: list[Tracks]) -> None:
-        current = [each for each in batch if self._is_current(each)]
-        if current:
-            shape = self.receiver.shapes[volume]
-            groups = await self._store.run_reader(
-                partial(
-                    decode_batch,
-                    current,
-                    shape,
-                    delta=DELTA in self._features,
-                    held=self._held(volume),
-                )
-            )
-            for group in groups:
-                if not self._is_current(current[0]):
-                    break
-                refused = await self._store.apply(self._order[volume], group.records)
-                for frame, runs in (*group.refused, *group.frames_of(refused)):
-                    await self._ask_whole(frame, runs)
-        self._note_applied(batch)
-
-    def _held(self, volume: int) -> Held | None:
-        """Return what reads the newest point, where references to it were agreed."""
-        if REFERENCE not in self._features:
-            return None
-        return partial(held_pieces, self._store.secondaries[self._order[volume]])
-
-    async def _compare(self, volume: int, message: Hashes) -> None:
-        if self._is_current(message):
-            runs = await self._store.differing(
-                self._order[volume], message.first, message.count, message.payload
-            )
-            await self._ask_whole(message, runs)
-        self._note_applied([message])
-
-    async def _ask_whole(
-        self, message: Tracks | Hashes, runs: list[tuple[int, int]]
-    ) -> None:
-        """Ask for runs that a frame could not bring, before it is told applied."""
-        for start in range(0, len(runs), RUNS_MAX):
-            if self._is_current(message):
-                await self._send(
-                    NeedFull(
-                        self.epoch,
-                        message.cycle_id,
-                        message.sequence,
-                        message.volume,
-                        tuple(runs[start : start + RUNS_MAX]),
-                    )
-                )
-
-    def _is_current(self, message: Tracks | Hashes) -> bool:
-        return self.receiver.is_current(message.epoch, message.cycle_id)
-
-    def _note_applied(self, batch: Sequence[Tracks | Hashes]) -> None:
-        if not batch:
-            return
-        if not self._unflushed_bytes:
-            self._unflushed_since = self._clock.monotonic()
-        for message in batch:
-            self.receiver.applied(message)
-            self._unflushed_bytes += credit_cost(message)
-        self._unapplied_count -= len(batch)
-        if not self._unapplied_count:
-            self._idle.set()
-        self._wake.set()
-
-    # -- flush, progress, commit -------------------------------------------------------
-
-    async def _finish(self) -> None:
-        while not self._stopping:
-            await self._woken()
-            self._wake.clear()
-            if self._is_flush_due():
-                await self._flush()
-            if self.receiver.is_complete and not self._stopping:
-                await self._commit()
-
-    async def _woken(self) -> None:
-        """Wait for something to do; while unflushed work waits, not for long."""
-        if not self._unflushed_bytes:
-            await self._wake.wait()
-            return
-        left = self._unflushed_since + FLUSH_SECONDS - self._clock.monotonic()
-        try:
-            async with asyncio.timeout(max(left, 0.0)):
-                await self._wake.wait()
-        except TimeoutError:
-            return
-
-    def _is_flush_due(self) -> bool:
-        if not self._unflushed_bytes or self._stopping:
-            return False
-        waited = self._clock.monotonic() - self._unflushed_since
-        return (
-            not self._unapplied_count
-            or self._unflushed_bytes >= UNFLUSHED_BYTES_MAX
-            or waited >= FLUSH_SECONDS
-        )
-
-    async def _flush(self) -> None:
-        """Make durable what has been applied, then acknowledge exactly that.
-
-        Order: PROGRESS, then the CREDIT for it (see `Receiver.take_credit`).
-        """
-        applied = self.receiver.take_applied()
-        self._unflushed_bytes = 0
-        if applied is None:
-            return
-        count = await self._store.flush()
-        if not self.receiver.flushed(applied):
-            return
-        for start in range(0, len(applied.sequences), RUNS_MAX):
-            pairs = applied.sequences[start : start + RUNS_MAX]
-            await self._send(Progress(self.epoch, applied.cycle_id, pairs, count))
-        if given := self.receiver.take_credit():
-            await self._send(Credit(self.epoch, applied.cycle_id, given))
-
-    async def _commit(self) -> None:
-        began = self._clock.monotonic()
-        cycle = self.receiver.start_commit()
-        relation_id = await self._store.commit(
-            number=cycle.cycle_number,
-            cycle_id=cycle.cycle_id,
-            cut_ns=cycle.cut_ns,
-            label=cycle.label,
-            whole=self._members.whole(cycle.cycle_id),
-        )
-        self.receiver.committed()
-        commit_seconds = self._clock.monotonic() - began
-        self._on_committed(commit_seconds)
-        self._log.info(
-            "cycle_committed",
-            number=cycle.cycle_number,
-            commit_seconds=round(commit_seconds, 6),
-            age_seconds=round((self._clock.now_ns() - cycle.cut_ns) / 1e9, 3),
-        )
-        await self._send(
-            Committed(
-                self.epoch,
-                cycle.cycle_number,
-                cycle.cycle_id,
-                cycle.cut_ns,
-                relation_id,
-            )
-        )
-
-
-def _refill_with_end(queue: asyncio.Queue[Any]) -> None:
-    """Leave nothing in a queue but the mark that ends its worker."""
-    while not queue.empty():  # ends: nobody puts any more
-        queue.get_nowait()
-    queue.put_nowait(None)

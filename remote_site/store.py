@@ -24,6 +24,7 @@ from common.replication.messages import VolumeOffer
 from common.replication.tracks import TrackRecord
 from common.storage.journal import Journal
 from remote_site.applier import apply_tracks
+from remote_site.batches import Group
 from remote_site.enrolling import change_members
 from remote_site.giving_up import (
     Beginning,
@@ -237,6 +238,21 @@ class GroupStore:
         the same call may be repeated.
         """
         return await self._run(partial(self._apply, volume, records))
+
+    async def apply_decoded(
+        self, volume: int, decode: Callable[[], list[Group]]
+    ) -> tuple[list[Group], list[tuple[int, int]]]:
+        """Decode frames and apply the first group of what they hold, in one hop.
+
+        Returns all groups, of which the others are for `apply`, and what `apply`
+        returns of the first. Raises what `decode` raises: then nothing was applied.
+        """
+
+        def decoded() -> tuple[list[Group], list[tuple[int, int]]]:
+            groups = decode()
+            return groups, self._apply(volume, groups[0].records)
+
+        return await self._run(decoded)
 
     def _apply(
         self, volume: int, records: Sequence[TrackRecord]

@@ -39,16 +39,16 @@ EXHIBITS = (
         "tracks are acknowledged before the secondary device is flushed",
         (
             swap(
-                "remote_site/session.py",
+                "remote_site/finishing.py",
                 "        count = await self._store.flush()\n",
                 "        count = 1\n",
             ),
             swap(
-                "remote_site/session.py",
+                "remote_site/finishing.py",
                 "            await self._send("
-                "Progress(self.epoch, applied.cycle_id, pairs, count))\n",
+                "Progress(epoch, applied.cycle_id, pairs, count))\n",
                 "            await self._send("
-                "Progress(self.epoch, applied.cycle_id, pairs, count))\n"
+                "Progress(epoch, applied.cycle_id, pairs, count))\n"
                 "        await self._store.flush()\n",
             ),
         ),
@@ -355,9 +355,9 @@ EXHIBITS = (
         "what is applied while a flush runs is acknowledged with it",
         (
             swap(
-                "remote_site/session.py",
+                "remote_site/finishing.py",
                 """\
-        applied = self.receiver.take_applied()
+        applied = self._receiver.take_applied()
         self._unflushed_bytes = 0
         if applied is None:
             return
@@ -366,7 +366,7 @@ EXHIBITS = (
                 """\
         self._unflushed_bytes = 0
         count = await self._store.flush()
-        applied = self.receiver.take_applied()
+        applied = self._receiver.take_applied()
         if applied is None:
             return
 """,

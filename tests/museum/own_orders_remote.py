@@ -30,7 +30,7 @@ SESSIONS = (
         (
             swap(
                 "remote_site/session.py",
-                "                await self._idle.wait()\n",
+                "                await self._applying.idle.wait()\n",
                 "",
             ),
         ),

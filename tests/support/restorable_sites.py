@@ -273,9 +273,7 @@ class RemoteMachine(Restorable):
         self._threads = WorkerThreads("remote", 6)
         self.store = await GroupStore.open(SystemFiles(), self._threads, settings)
         self.observe()
-        self.group = ReceivingGroup(
-            config, "b", self.store, self._threads, SystemClock()
-        )
+        self.group = ReceivingGroup(config, "b", self.store, SystemClock())
         self._listener = ReplicationListener({"g": self.group}, SystemClock())
         await self._listener.listen([Address("127.0.0.1", 0)])
         self.port = self._listener.ports[0]

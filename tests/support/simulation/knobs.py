@@ -30,6 +30,8 @@ from primary_site import (
 )
 from primary_site import group as primary_group
 from remote_site import (
+    applying,
+    finishing,
     group,
     group_disk,
     leases,
@@ -38,7 +40,6 @@ from remote_site import (
     preserving_device,
     receiver,
     secondary,
-    session,
     store_record,
 )
 from tests.support.simulation.loop import World
@@ -56,8 +57,8 @@ SMALL: list[tuple[Any, str, tuple[float, ...]]] = [
     (preserving, "KEPT_BYTES_MAX", (0, 64 << 10, 256 << 20)),
     (replicator, "TEND_SECONDS", (0.2, 1.0, 5.0)),
     (volume, "SLICE_BYTES", (8 << 10, 1 << 20)),
-    (session, "BATCH_BYTES_MAX", (8 << 10, 8 << 20)),
-    (session, "UNFLUSHED_BYTES_MAX", (16 << 10, 4 << 20)),
+    (applying, "BATCH_BYTES_MAX", (8 << 10, 8 << 20)),
+    (finishing, "UNFLUSHED_BYTES_MAX", (16 << 10, 4 << 20)),
 ]
 """Module, name and what it may be set to."""
 

@@ -294,7 +294,7 @@ class RemoteSite(Site):
         self.store = store
         self._count_merges(store)
         self.on_open(store)
-        group = ReceivingGroup(self.config, self.name, store, threads, machine.clock)
+        group = ReceivingGroup(self.config, self.name, store, machine.clock)
         self.group = group
         if self.every:
             group.thinning.start(has_limit=False)

@@ -66,7 +66,7 @@ async def test_what_is_applied_while_a_flush_runs_waits_for_the_next(
             devices={"v": str(tmp_path / "v.img")},
         ),
     )
-    group = ReceivingGroup(config, "b", store, threads, clock)
+    group = ReceivingGroup(config, "b", store, clock)
     listener = ReplicationListener({"g": group}, clock)
     await listener.listen([Address("127.0.0.1", 0)])
     device = Device()

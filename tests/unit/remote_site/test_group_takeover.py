@@ -101,7 +101,7 @@ async def running(directory: Path) -> AsyncIterator[Site]:
     )
     disk, threads, clock = Disk(), WorkerThreads("test", 4), SystemClock()
     store = await GroupStore.open(disk, threads, settings)
-    group = ReceivingGroup(config, "b", store, threads, clock)
+    group = ReceivingGroup(config, "b", store, clock)
     listener = ReplicationListener({"g": group}, clock)
     await listener.listen([Address("127.0.0.1", 0)])
     done: list[str] = []

@@ -153,7 +153,7 @@ async def running(directory: Path) -> AsyncIterator[Site]:
     threads = WorkerThreads("test", 6)
     store = await GroupStore.open(disk, threads, settings)
     clock = SystemClock()
-    group = ReceivingGroup(config, "b", store, threads, clock)
+    group = ReceivingGroup(config, "b", store, clock)
     listener = ReplicationListener({"g": group}, clock)
     await listener.listen([Address("127.0.0.1", 0)])
     try:
