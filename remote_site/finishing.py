@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
 
 from common.ports import Clock
 from common.replication.messages import (
     RUNS_MAX,
     Committed,
     Credit,
+    CycleBegin,
     Hashes,
     Message,
     Progress,
@@ -34,12 +34,11 @@ class Finishing:
         store: GroupStore,
         send: Callable[[Message], Awaitable[None]],
         whole: Callable[[bytes], frozenset[int]],
-        on_committed: Callable[[float], None],
+        on_committed: Callable[[CycleBegin, float], None],
         clock: Clock,
-        log: Any,
     ) -> None:
         """`whole` tells which joining volumes a cycle makes whole. `on_committed` is
-        told the seconds that a commit took."""
+        told of a cycle, and of the seconds that its commit took."""
         self.has_more: Callable[[], bool] = lambda: False
         """Tells whether frames wait that a flush could soon cover as well."""
         self._receiver = receiver
@@ -48,7 +47,6 @@ class Finishing:
         self._whole = whole
         self._on_committed = on_committed
         self._clock = clock
-        self._log = log
         self._is_stopping = False
         self._unflushed_bytes = 0
         self._unflushed_since = 0.0
@@ -132,14 +130,7 @@ class Finishing:
             whole=self._whole(cycle.cycle_id),
         )
         self._receiver.committed()
-        commit_seconds = self._clock.monotonic() - began
-        self._on_committed(commit_seconds)
-        self._log.info(
-            "cycle_committed",
-            number=cycle.cycle_number,
-            commit_seconds=round(commit_seconds, 6),
-            age_seconds=round((self._clock.now_ns() - cycle.cut_ns) / 1e9, 3),
-        )
+        self._on_committed(cycle, self._clock.monotonic() - began)
         await self._send(
             Committed(
                 self._receiver.epoch,

@@ -103,6 +103,8 @@ class ReceivingSession:
         self.closed = asyncio.Event()
         self._store = store
         self._order = order
+        self._clock = clock
+        self._on_committed = on_committed
         self._exchanging = Exchanging(receiver, store, order, on_hand_over)
         self._members = SessionMembers(receiver.epoch, order, why_not)
         self._log = structlog.get_logger().bind(
@@ -122,9 +124,8 @@ class ReceivingSession:
             store,
             self._send,
             self._members.whole,
-            on_committed,
+            self._note_committed,
             clock,
-            self._log,
         )
         self._applying = Applying(
             receiver, store, order, features, self._send, self._finishing.applied
@@ -393,6 +394,15 @@ class ReceivingSession:
                 self._members.take(message)
             case OfferVolume():
                 await self._send(await self._members.answer(message))
+
+    def _note_committed(self, cycle: CycleBegin, commit_seconds: float) -> None:
+        self._on_committed(commit_seconds)
+        self._log.info(
+            "cycle_committed",
+            number=cycle.cycle_number,
+            commit_seconds=round(commit_seconds, 6),
+            age_seconds=round((self._clock.now_ns() - cycle.cut_ns) / 1e9, 3),
+        )
 
     def _check_sizes(self) -> None:
         """A HELLO may offer more than is here; a cycle begins only once it is."""
