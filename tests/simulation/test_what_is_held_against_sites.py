@@ -19,6 +19,7 @@ from tests.support.simulation.faults import Faults
 from tests.support.simulation.knobs import controlled, quiet_logs
 from tests.support.simulation.loop import World
 from tests.support.simulation.model import SECTOR, VolumeModel
+from tests.support.simulation.operators import Operators
 from tests.support.simulation.scenario import Simulation
 
 pytestmark = [
@@ -73,7 +74,7 @@ def test_a_copy_is_judged_once_the_remote_has_made_durable_what_it_was_sent() ->
         simulation.restoring.primary(seconds=1.0)
         _run_for(simulation, 4.0)
         assert simulation.restoring.count == 1
-        faults = Faults(simulation)
+        faults = Faults(simulation, Operators(simulation))
         faults.is_active = False
         simulation._heal(faults)
         world.run(lambda: simulation.is_over)

@@ -12,11 +12,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from tests.support.simulation.machine import Machine
-from tests.support.simulation.operators import Operators
+from tests.support.simulation.operators import OperatorKinds
 from tests.support.simulation.sites import Site
 
 if TYPE_CHECKING:
-    from tests.support.simulation.scenario import Simulation
+    from tests.support.simulation.two_sites import TwoSites
 
 PRIMARY_ERRORS = (
     ("write", "/devices"),
@@ -88,12 +88,11 @@ MOMENTS = ("cut ", "commit ", "complete ", "connected ", "cooled ", "acked ")
 class Faults:
     """Makes one fault after the other until `is_active` ends."""
 
-    def __init__(self, simulation: Simulation) -> None:
+    def __init__(self, simulation: TwoSites, operators: OperatorKinds) -> None:
         self._simulation = simulation
         self._world = simulation.world
         self.is_active = True
         rng = self._world.rng
-        operators = Operators(simulation)
         kinds = [getattr(self, f"_{name}") for name in FAULTS] + operators.kinds()
         self._kinds = [kind for kind in kinds if rng.random() < KINDS_SHARE]
         apart = random.Random(self._world.seed ^ 0x6207)
@@ -197,7 +196,8 @@ class Faults:
         elif not site.is_alive:
             return
         elif way < 0.65:
-            site.loop.fuse, site.loop.blow = rng.randrange(1, 300), blow
+            loop = rng.choice(site.loops) if site.group_loops else site.loop
+            loop.fuse, loop.blow = rng.randrange(1, 300), blow
         else:
             site.machine.fuse, site.machine.blow = rng.randrange(1, 40), blow
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from common.errors import ConnectionLostError
 from common.ports import Buffer
+from common.replication.stream import Address
 from tests.support.simulation.loop import SimulatedLoop, World
 
 if TYPE_CHECKING:
@@ -230,8 +231,8 @@ class Network:
         self.is_down = False
         self.rate = 50e6
         self.delay_seconds = 0.001
-        self.listener: ReplicationListener | None = None
-        self.listener_loop: SimulatedLoop | None = None
+        self.listeners: dict[str, tuple[ReplicationListener, SimulatedLoop]] = {}
+        """By the name of the site; its second address has a 2 behind it."""
         self.is_up: Callable[[SimulatedLoop], bool] = lambda _: False
 
     def delay(self) -> float:
@@ -242,18 +243,20 @@ class Network:
         return not self.is_down and self.is_up(loop)
 
     async def connect(self, loop: SimulatedLoop, address: str) -> SimulatedStream:
-        """Connect to whoever listens at the remote site."""
+        """Connect to whoever listens at the site that the address names."""
         await asyncio.sleep(2 * self.delay())
         if self.is_down or self.swallowed:
             await asyncio.sleep(CONNECT_SECONDS * self.world.rng.random())
             raise ConnectionLostError(f"{address}: no answer")
-        listener, listening = self.listener, self.listener_loop
+        host = Address.parse(address).host.rstrip("2")
+        listener, listening = self.listeners.get(host, (None, None))
         if listener is None or listening is None or listening.is_dead:
             raise ConnectionLostError(f"{address}: connection refused")
         mine = SimulatedStream(self, loop, address)
-        theirs = SimulatedStream(self, listening, "amsterdam:1")
+        theirs = SimulatedStream(self, listening, f"{loop.site}:1")
         mine.other, theirs.other = theirs, mine
-        mine.direction, theirs.direction = "out", "back"
+        directions = ("out", "back") if host == "dr" else ("back", "out")
+        mine.direction, theirs.direction = directions
         self.streams[mine] = self.streams[theirs] = None
         accepted: Any = theirs
         listening.call_soon(listener._accept, accepted)

@@ -53,6 +53,7 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
     def __init__(self, world: World, name: str) -> None:
         self.world = world
         self.name = name
+        self.site = name.partition("-")[0]
         self.ready: deque[asyncio.Handle] = deque()
         self.is_dead = False
         self.is_frozen = False

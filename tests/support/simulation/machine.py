@@ -131,9 +131,16 @@ class TurnLock:
 class SimulatedThreads:
     """The `Threads` port: `count` workers of one process."""
 
-    def __init__(self, machine: Machine, name: str, count: int) -> None:
+    def __init__(
+        self,
+        machine: Machine,
+        name: str,
+        count: int,
+        loop: SimulatedLoop | None = None,
+    ) -> None:
+        """`loop`: who is told that a job has ended; by default the main one."""
         self._machine = machine
-        self._loop = machine.loop
+        self._loop = loop or machine.loop
         self._world = machine.world
         self._name = name
         self._free = count

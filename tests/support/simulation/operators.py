@@ -7,7 +7,7 @@ promised is another model from then on, the point's.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from tests.support.simulation.scenario import Simulation
@@ -15,6 +15,14 @@ if TYPE_CHECKING:
 
 SECTORS_MAX = 400
 """A volume grows no further: a run has to stay short."""
+
+
+class OperatorKinds(Protocol):
+    """What the operators of a scenario do, by chance."""
+
+    def kinds(self) -> list[Callable[[], None]]: ...
+
+    def later_kinds(self) -> list[Callable[[], None]]: ...
 
 
 class Operators:

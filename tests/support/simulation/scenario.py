@@ -32,8 +32,9 @@ from tests.support.simulation.knobs import (
     remote_config,
 )
 from tests.support.simulation.links import Network
-from tests.support.simulation.loop import SimulatedLoop, StuckError, World
+from tests.support.simulation.loop import StuckError, World
 from tests.support.simulation.model import SECTOR
+from tests.support.simulation.operators import Operators
 from tests.support.simulation.oracle import Oracle
 from tests.support.simulation.readers import PointReaders
 from tests.support.simulation.restoring import Restoring
@@ -41,6 +42,7 @@ from tests.support.simulation.shadows import Shadows
 from tests.support.simulation.sites import PrimarySite, RemoteSite, Site
 from tests.support.simulation.takeovers import Takeovers
 from tests.support.simulation.tampering import Tampering
+from tests.support.simulation.two_sites import TwoSites
 from tests.support.simulation.verifies import Verifies
 
 SAFETY_SECONDS = 12.0
@@ -102,17 +104,16 @@ class Outcome:
         return f"{command}   (at {commit()[:12]}, sources {sources_digest()})"
 
 
-class Simulation:
+class Simulation(TwoSites):
     """Both sites and all around them, for one seed."""
 
     def __init__(self, world: World) -> None:
-        self.world = world
         rng = world.rng
         sizes = chosen_sizes(rng)
-        self.network = Network(world)
-        self.primary = PrimarySite(world, self.network, primary_config(rng, sizes))
-        self.remote = RemoteSite(world, self.network, remote_config(sizes))
-        self.network.is_up = self._is_up
+        network = Network(world)
+        self.primary = PrimarySite(world, network, primary_config(rng, sizes))
+        self.remote = RemoteSite(world, network, remote_config(sizes))
+        super().__init__(world, network, self.primary, self.remote)
         volumes = {name: size for name, (size, _, _) in sizes.items()}
         self.hosts = Hosts(world, self.primary, volumes, REQUESTS)
         self.hosts.think_seconds = rng.choice((0.005, 0.05, 0.2))
@@ -133,9 +134,6 @@ class Simulation:
         self.shadows = Shadows(world.seed, self.oracle, self.primary, self.remote)
         self.readers = PointReaders(world, self.remote, self.oracle.cuts)
         self._workers = rng.choice((2, 4, 8))
-        self._failed_since: dict[Site, float] = {}
-        self.is_healing = False
-        self.is_over = False
         self._healed_at = 0.0
         self._ticket: CutTicket | None = None
         self._ticket_life = 0
@@ -155,7 +153,7 @@ class Simulation:
         world = self.world
         self.remote.start()
         self.primary.start()
-        faults = Faults(self)
+        faults = Faults(self, Operators(self))
         world.after(0.05, self._tick)
         world.after(0.1, self._look)
         self.verifies.begin()
@@ -173,18 +171,10 @@ class Simulation:
         self.oracle.remote_opened(store)
         self.alarms.remote_opened(store)
 
-    def _is_up(self, loop: SimulatedLoop) -> bool:
-        site: Site = self.primary
-        if loop.name.startswith(self.remote.name):
-            site = self.remote
-        return site.machine.is_up
-
-    def kill(self, site: Site, *, power: bool) -> None:
+    def going_down(self, site: Site, *, power: bool) -> None:
         if site is self.primary:
             self.oracle.lost_power = self.oracle.lost_power or power
             self.note_lost_pages()
-        site.die(power=power)
-        self.start_later(site)
 
     def note_lost_pages(self) -> None:
         """A failed fdatasync is as a power loss to what was not flushed."""
@@ -192,31 +182,10 @@ class Simulation:
         if any(i.has_lost for i in files._directories["/devices"].names.values()):
             self.oracle.lost_power = True
 
-    def stop(self, site: Site) -> None:
-        if site is self.primary:
-            self.note_lost_pages()
-        site.stop()
-
-    def start_later(self, site: Site) -> None:
-        rng = self.world.rng
-        self.world.after(rng.choice((0.01, 0.5, 4.0)) * rng.random(), self._start, site)
-
-    def _start(self, site: Site) -> None:
-        if site.is_alive:
-            return
-        if site is self.primary:
-            self.note_lost_pages()
-        site.start()
-        faults = self.world.rng.random()
-        if not self.is_healing and faults < 0.15:  # in the middle of recovery
-            power = self.world.rng.random() < 0.5
-            site.machine.fuse = self.world.rng.randrange(1, 30)
-            site.machine.blow = lambda: self.kill(site, power=power)
-
     def _tick(self) -> None:
         """What a supervisor and an operator look after."""
-        for site in (self.primary, self.remote):
-            self._look_after(site)
+        for site in self.sites:
+            self.look_after(site)
         self.alarms.look()
         if self.tampering.is_on:
             self.is_over = self.tampering.go_on()
@@ -229,26 +198,7 @@ class Simulation:
         if not self.is_over:
             self.world.after(0.25, self._tick)
 
-    def _look_after(self, site: Site) -> None:
-        error = site.start_error
-        if error is not None and error.startswith(("Corrupt", "StateMismatch")):
-            self.world.problem(f"{site.name} does not start: {error}")
-        if not site.is_alive:
-            if site not in self._failed_since:
-                self._failed_since[site] = self.world.now
-            elif self.world.now - self._failed_since[site] > 4.5:
-                self._start(site)
-                del self._failed_since[site]
-            return
-        if not self._has_failed(site):
-            self._failed_since.pop(site, None)
-            return
-        since = self._failed_since.setdefault(site, self.world.now)
-        if self.world.now - since > 2.0:
-            del self._failed_since[site]
-            self.kill(site, power=False)
-
-    def _has_failed(self, site: Site) -> bool:
+    def has_failed(self, site: Site) -> bool:
         if not site.is_serving:
             return False
         if site is self.primary:
@@ -326,22 +276,6 @@ class Simulation:
         self.hosts.budget = max(self.hosts.budget, 20)
         self._ticket = None
         world.after(SETTLE_SECONDS, self._quiesce_hosts)
-
-    def end_trouble(self) -> None:
-        """Disks, links and processes are well from now on."""
-        self.network.rate, self.network.delay_seconds = 50e6, 0.001
-        for stream in self.network.streams:
-            stream.rate, stream.delay = 50e6, 0.001
-        self.network.heal()
-        for site in (self.primary, self.remote):
-            machine = site.machine
-            machine.full.clear()
-            machine.errors.clear()
-            machine.slow_until = machine.hung_until = 0.0
-            machine.fuse = 0
-            if site.is_alive:
-                site.loop.fuse = 0
-                site.loop.is_frozen = False
 
     def _quiesce_hosts(self) -> None:
         self.hosts.is_active = False

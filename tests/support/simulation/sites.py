@@ -54,8 +54,12 @@ class Site:
         self.start_error: str | None = None
         self.lives = 0
         self.thawed_at = 0.0
+        self.lost_power = False
+        """Since hosts last looked here."""
         self.deaths: Counter[str] = Counter()
         self.loop: SimulatedLoop
+        self.group_loops: list[SimulatedLoop] = []
+        """Of the same process, where groups have loops of their own."""
         for path in ("/devices", STATE):
             self.machine.files.make_directory(path)
 
@@ -66,8 +70,12 @@ class Site:
     def start(self) -> None:
         """Start the daemon; `is_serving` once it has recovered."""
         assert not self.is_alive
+        # A failed fdatasync is as a power loss to what was not flushed.
+        devices = self.machine.files._directories["/devices"]
+        self.lost_power |= any(each.has_lost for each in devices.names.values())
         self.lives += 1
         self.loop = self.world.new_loop(f"{self.name}-{self.lives}")
+        self.group_loops = []
         self.machine.loop = self.loop
         self.machine.is_up = True
         self.is_serving = self.is_stopping = False
@@ -78,11 +86,13 @@ class Site:
     def die(self, *, power: bool) -> None:
         """Kill the daemon now, or cut its machine's power."""
         self.world.note(f"{self.name} {'loses power' if power else 'is killed'}")
+        self.lost_power = self.lost_power or power
         was_alive = self.is_alive
         self.is_serving = self.is_stopping = False
         if was_alive:
             self.deaths["power" if power else "kill"] += 1
-            self.loop.kill()
+            for loop in self.loops:
+                loop.kill()
             self._gone()
         if power:
             self.machine.is_up = False
@@ -90,7 +100,8 @@ class Site:
         else:
             self.machine.after_kill()
         if was_alive:
-            self.network.died(self.loop, silently=power)
+            for loop in self.loops:
+                self.network.died(loop, silently=power)
 
     def stop(self) -> None:
         """Stop the daemon in good order; it may be killed before it has."""
@@ -102,10 +113,15 @@ class Site:
     def freeze(self, seconds: float) -> None:
         """SIGSTOP for a while."""
         if self.is_alive:
-            loop = self.loop
-            loop.is_frozen = True
             self.thawed_at = self.world.now + seconds
-            self.world.after(seconds, _thaw, loop)
+            for loop in self.loops:
+                loop.is_frozen = True
+            self.world.after(seconds, _thaw, self.loops)
+
+    @property
+    def loops(self) -> list[SimulatedLoop]:
+        """All loops of the process, its main one first."""
+        return [self.loop, *self.group_loops]
 
     def _call(self, work: Coroutine[Any, Any, None]) -> None:
         self.world.call(self.loop, self._guarded(work))
@@ -119,22 +135,24 @@ class Site:
             self.world.note(f"{self.name} ends: {self.start_error}")
             self.is_serving = False
             self._gone()
-            loop.kill()
-            self.machine.after_kill()
-            self.network.died(loop, silently=False)
+            self._ended()
         except Exception as error:  # noqa: BLE001 - told, with its cause
             if not loop.is_dead:
                 self.world.problem(f"{self.name}: {error!r}", error)
 
     async def _stopped(self) -> None:
         self._gone()
-        loop = self.loop
         await self._close()
         self._gone()  # and with it the last of its threads
         self.world.note(f"{self.name} has stopped")
-        loop.kill()
+        self._ended()
+
+    def _ended(self) -> None:
+        for loop in self.loops:
+            loop.kill()
         self.machine.after_kill()
-        self.network.died(loop, silently=False)
+        for loop in self.loops:
+            self.network.died(loop, silently=False)
 
     def _threads(self, name: str, count: int) -> SimulatedThreads:
         return SimulatedThreads(self.machine, name, count)
@@ -149,8 +167,9 @@ class Site:
         """Nothing outside may use the daemon's objects any more."""
 
 
-def _thaw(loop: SimulatedLoop) -> None:
-    loop.is_frozen = False
+def _thaw(loops: Sequence[SimulatedLoop]) -> None:
+    for loop in loops:
+        loop.is_frozen = False
 
 
 class PrimarySite(Site):
@@ -250,23 +269,11 @@ class RemoteSite(Site):
         self.on_taken_over: Callable[[ConsistencyGroup], None] = lambda _: None
         self.on_hosts_gone: Callable[[], None] = lambda: None
         self.stop_hosts: Callable[[], bool] = lambda: True
-        self.lost_power = False
-        """Since hosts last looked here."""
         self._running: asyncio.Task[None] | None = None
         self._replicator: Replicator | None = None
         self._sending = sending_group(config).model_copy(
             update={"flashcopy": FlashCopyTable(directory="/flashcopy")}
         )
-
-    def die(self, *, power: bool) -> None:
-        self.lost_power = self.lost_power or power
-        super().die(power=power)
-
-    def start(self) -> None:
-        """A failed fdatasync is as a power loss to what was not flushed."""
-        devices = self.machine.files._directories["/devices"]
-        self.lost_power |= any(each.has_lost for each in devices.names.values())
-        super().start()
 
     def retain(self, points: Sequence[Point]) -> set[int]:
         """Keep the newest few, and some older ones: the store's rule of retention."""
@@ -299,8 +306,7 @@ class RemoteSite(Site):
         if self.every:
             group.thinning.start(has_limit=False)
         self._listener = ReplicationListener({GROUP: group}, machine.clock)
-        self.network.listener = self._listener
-        self.network.listener_loop = self.loop
+        self.network.listeners[self.name] = self._listener, self.loop
         self.takeover = GroupTakeover(
             group, self._prepare_sending, self._begin_sending, machine.clock
         )
@@ -374,7 +380,7 @@ class RemoteSite(Site):
         await self.group.close()
 
     def _gone(self) -> None:
-        self.network.listener = None
+        self.network.listeners.pop(self.name, None)
         if self.taken_over is not None:
             self.taken_over = None
             self.on_hosts_gone()
