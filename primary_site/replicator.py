@@ -169,8 +169,9 @@ class Replicator:
                 f"({self.link_state}); see farshore status"
             )
         await self.switchover.hand_over(session)
-        if self.session is session:
-            await self.switchover.ask(session)
+        # Another one than before, perhaps; if there is none now, the next one asks.
+        if self.session is not None:
+            await self.switchover.ask(self.session)
         await self.switchover.ended()
 
     async def grow(self, volume: str, size_bytes: int) -> Growth:

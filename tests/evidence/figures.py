@@ -74,6 +74,12 @@ def _simulation(found: Figures) -> list[str]:
             f"{count(found['kills'], 'kill')}, "
             f"{count(found['power_losses'], 'power loss', 'power losses')}"
         ),
+        (
+            f"{count(found.get('circle_takeovers', 0), 'takeover')}, "
+            f"{count(found.get('failbacks', 0), 'failback')} and "
+            f"{count(found.get('switchovers', 0), 'switchover')} one after the other, "
+            f"{count(found.get('forks_kept', 0), 'fork')} kept"
+        ),
     ]
 
 
@@ -196,8 +202,8 @@ RUNS = (
         "simulation",
         "Two sites, simulated",
         "The code of both daemons over simulated disks, links and clocks: kills at any "
-        "await, power losses, full disks, operators; then everything heals and the "
-        "newest cut has to become safe.",
+        "await, power losses, full disks, operators, roles that go round; then "
+        "everything heals and the newest cut has to become safe.",
         _simulation,
         "make hunt",
     ),

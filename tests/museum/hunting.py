@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from tests.faults import fault_script, sweep
 from tests.museum.exhibit import FAULTS, KINDS
 from tests.support.crash.campaign import run_task
-from tests.support.simulation.scenario import simulate
+from tests.support.simulation.seeds import simulate
 
 
 def main() -> int:

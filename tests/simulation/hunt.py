@@ -1,6 +1,7 @@
 """Hunt: run many seeds of the two-site simulation, or one again with its trace.
 
 python -m tests.simulation.hunt --seeds 10000
+python -m tests.simulation.hunt --circles --seeds 10000    a twelfth: roles go round
 python -m tests.simulation.hunt --seed 4711      prints every event of that run
 """
 
@@ -10,10 +11,11 @@ import argparse
 import os
 import sys
 import time
+from collections.abc import Sequence
 
 from tests.support.evidence import commit, record
 from tests.support.simulation.campaign import Totals, outcomes
-from tests.support.simulation.scenario import simulate
+from tests.support.simulation.seeds import goes_round, simulate
 
 PROGRESS_SECONDS = 10.0
 
@@ -23,6 +25,7 @@ def main() -> int:
     options.add_argument("--seed", type=int, help="one seed, with its trace")
     options.add_argument("--first", type=int, default=0)
     options.add_argument("--seeds", type=int, default=10_000)
+    options.add_argument("--circles", action="store_true", help="those alone")
     options.add_argument("--seconds", type=float, help="stop after so long")
     options.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     options.add_argument("--failures", type=int, default=10, help="stop after so many")
@@ -42,8 +45,10 @@ def _again(seed: int) -> int:
 
 
 def _hunt(chosen: argparse.Namespace) -> int:
-    seeds = range(chosen.first, chosen.first + chosen.seeds)
-    print(f"seeds {seeds.start} to {seeds.stop - 1} at {commit()[:12]}", flush=True)
+    seeds: Sequence[int] = range(chosen.first, chosen.first + chosen.seeds)
+    if chosen.circles:
+        seeds = [seed for seed in seeds if goes_round(seed)]
+    print(f"seeds {seeds[0]} to {seeds[-1]} at {commit()[:12]}", flush=True)
     began = told = time.monotonic()
     totals = Totals()
     for outcome in outcomes(seeds, chosen.jobs):

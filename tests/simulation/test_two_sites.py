@@ -14,7 +14,7 @@ from tests.simulation.regressions import REGRESSIONS
 from tests.support.evidence import record
 from tests.support.simulation.campaign import Totals, outcomes
 from tests.support.simulation.faults import KINDS
-from tests.support.simulation.scenario import simulate
+from tests.support.simulation.seeds import simulate
 
 pytestmark = [
     # Of killed processes, found by the garbage collector at any time.
@@ -38,7 +38,7 @@ def _nothing_left() -> Iterator[None]:
 
 _AGAIN = """
 import sys
-from tests.support.simulation.scenario import simulate
+from tests.support.simulation.seeds import simulate
 for seed in map(int, sys.argv[1:]):
     outcome = simulate(seed)
     print(seed, outcome.digest, outcome.steps, outcome.problems)
@@ -53,24 +53,29 @@ def test_no_disaster_breaks_a_promise() -> None:
         totals.add(outcome)
     print(totals)
     # What the seeds did has to be worth something, or their holding is not.
+    counts = totals.counts
     assert totals.seeds == len(SEEDS) >= 2000
     assert set(totals.faults) == set(KINDS)
-    assert totals.commits > 3 * totals.seeds
-    assert totals.starts > 3 * totals.seeds
-    assert totals.host_writes > 50 * totals.seeds
-    assert totals.point_reads > 10 * totals.seeds
-    assert totals.shadow_power_losses > 4 * totals.seeds
-    assert totals.lacks_of_room_said > totals.seeds // 50
-    assert totals.growths > totals.seeds // 10
-    assert totals.merges > totals.seeds // 20
-    assert totals.takeovers > totals.seeds // 40
-    assert min(totals.takeover_deaths, totals.takeovers_older) > 0
-    assert totals.takeover_writes > 10 * totals.takeovers
-    assert totals.copies_put_back > totals.seeds // 10
-    assert totals.verifies_clean > totals.seeds // 20
-    assert totals.tracks_mended > totals.seeds // 4
-    assert totals.acked_tracks_compared > 10 * totals.seeds
-    assert min(totals.kills, totals.power_losses) > totals.seeds // 2
+    assert counts["commits"] > 3 * totals.seeds
+    assert counts["starts"] > 3 * totals.seeds
+    assert counts["host_writes"] > 50 * totals.seeds
+    assert counts["point_reads"] > 10 * totals.seeds
+    assert counts["shadow_power_losses"] > 4 * totals.seeds
+    assert counts["lacks_of_room_said"] > totals.seeds // 50
+    assert counts["growths"] > totals.seeds // 10
+    assert counts["merges"] > totals.seeds // 20
+    assert counts["takeovers"] > totals.seeds // 40
+    assert min(counts["takeover_deaths"], counts["takeovers_older"]) > 0
+    assert counts["takeover_writes"] > 10 * counts["takeovers"]
+    for role in ("circle_takeovers", "failbacks", "switchovers", "forks_kept"):
+        assert counts[role] > totals.seeds // 20
+    assert counts["second_circles"] > totals.seeds // 40
+    assert min(counts["forks_deleted"], counts["older_senders_refused"]) > 0
+    assert counts["copies_put_back"] > totals.seeds // 10
+    assert counts["verifies_clean"] > totals.seeds // 20
+    assert counts["tracks_mended"] > totals.seeds // 4
+    assert counts["acked_tracks_compared"] > 10 * totals.seeds
+    assert min(counts["kills"], counts["power_losses"]) > totals.seeds // 2
     operations = {(kind.split()[0], kind.split()[2]) for kind in totals.injected}
     for operation in ("read", "write", "datasync", "create", "sync_directory"):
         assert (operation, "EIO") in operations

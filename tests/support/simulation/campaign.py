@@ -6,10 +6,10 @@ import gc
 import multiprocessing
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 from tests.support.evidence import Figure
-from tests.support.simulation.scenario import Outcome, simulate
+from tests.support.simulation.seeds import Outcome, simulate
 
 SECONDS_PER_DAY = 86_400.0
 CHUNK_SEEDS = 4
@@ -40,31 +40,12 @@ def _freeze() -> None:
 
 @dataclass(slots=True)
 class Totals:
-    """Sums over seeds."""
+    """Sums over seeds; `counts` by the names that the evidence has for them."""
 
     seeds: int = 0
     failed: int = 0
     simulated_seconds: float = 0.0
-    cuts: int = 0
-    commits: int = 0
-    images_compared: int = 0
-    starts: int = 0
-    shadow_power_losses: int = 0
-    acked_tracks_compared: int = 0
-    host_writes: int = 0
-    point_reads: int = 0
-    copies_put_back: int = 0
-    growths: int = 0
-    merges: int = 0
-    lacks_of_room_said: int = 0
-    verifies_clean: int = 0
-    tracks_mended: int = 0
-    takeovers: int = 0
-    takeovers_older: int = 0
-    takeover_deaths: int = 0
-    takeover_writes: int = 0
-    kills: int = 0
-    power_losses: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
     faults: Counter[str] = field(default_factory=Counter)
     injected: Counter[str] = field(default_factory=Counter)
 
@@ -72,44 +53,32 @@ class Totals:
         self.seeds += 1
         self.failed += bool(outcome.problems)
         self.simulated_seconds += outcome.simulated_seconds
-        self.cuts += outcome.cuts
-        self.commits += outcome.commits
-        self.images_compared += outcome.points_compared
-        self.starts += outcome.starts
-        self.shadow_power_losses += outcome.shadows
-        self.acked_tracks_compared += outcome.acked_compared
-        self.host_writes += outcome.writes
-        self.point_reads += outcome.point_reads
-        self.copies_put_back += outcome.copies_put_back
-        self.growths += outcome.growths
-        self.merges += outcome.merges
-        self.lacks_of_room_said += outcome.lacks_of_room_said
-        self.verifies_clean += outcome.verifies_clean
-        self.tracks_mended += outcome.tracks_mended
-        self.takeovers += outcome.takeovers
-        self.takeovers_older += outcome.takeovers_older
-        self.takeover_deaths += outcome.takeover_deaths
-        self.takeover_writes += outcome.takeover_writes
-        self.kills += outcome.kills
-        self.power_losses += outcome.power_losses
+        self.counts.update(outcome.counts)
         self.faults.update(outcome.faults)
         self.injected.update(outcome.injected)
 
     def figures(self) -> dict[str, Figure]:
         """Return what the evidence says of such a run."""
-        found: dict[str, Figure] = asdict(self)
-        found["simulated_seconds"] = round(self.simulated_seconds)
-        found["simulated_days"] = round(self.simulated_seconds / SECONDS_PER_DAY, 2)
-        found["faults"] = dict(sorted(self.faults.items()))
-        found["injected"] = dict(sorted(self.injected.items()))
-        return found
+        return {
+            "seeds": self.seeds,
+            "failed": self.failed,
+            "simulated_seconds": round(self.simulated_seconds),
+            "simulated_days": round(self.simulated_seconds / SECONDS_PER_DAY, 2),
+            **self.counts,
+            "faults": dict(sorted(self.faults.items())),
+            "injected": dict(sorted(self.injected.items())),
+        }
 
     def __str__(self) -> str:
+        counts = self.counts
         return (
             f"{self.seeds} seeds, {self.failed} failed: "
-            f"{self.simulated_seconds / 3600:.1f} simulated hours, {self.cuts} cuts, "
-            f"{self.commits} commits, {self.images_compared} images compared, "
-            f"{self.starts} starts, {self.kills} kills, {self.power_losses} power "
-            f"losses, {self.shadow_power_losses} more in images, "
-            f"{self.host_writes} host writes"
+            f"{self.simulated_seconds / 3600:.1f} simulated hours, {counts['cuts']} "
+            f"cuts, {counts['commits']} commits, {counts['images_compared']} images "
+            f"compared, {counts['starts']} starts, {counts['kills']} kills, "
+            f"{counts['power_losses']} power losses, "
+            f"{counts['shadow_power_losses']} more in images, "
+            f"{counts['host_writes']} host writes, {counts['circle_takeovers']} "
+            f"takeovers, {counts['failbacks']} failbacks and {counts['switchovers']} "
+            "switchovers in circles"
         )

@@ -10,7 +10,7 @@ import random
 import secrets
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
@@ -79,7 +79,9 @@ REGION_LOG_BLOCKS = 6
 
 
 @contextmanager
-def controlled(world: World) -> Iterator[None]:
+def controlled(
+    world: World, stand_ins: Sequence[tuple[Any, str, Any]] = ()
+) -> Iterator[None]:
     """Make the product's limits, locks and randomness those of one run."""
     kept: list[tuple[Any, str, Any]] = []
 
@@ -117,6 +119,8 @@ def controlled(world: World) -> Iterator[None]:
             put(place, "threading", locks)
         put(secrets, "token_bytes", lambda count=32: world.chance.randbytes(count))
         put(random, "uniform", world.chance.uniform)
+        for place, name, stand_in in stand_ins:
+            put(place, name, stand_in)
         yield
     finally:
         for place, name, value in reversed(kept):

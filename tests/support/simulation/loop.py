@@ -9,6 +9,7 @@ order may happen, and the seed picks it. Time passes only when nothing can run.
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import heapq
 import itertools
@@ -57,6 +58,10 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
         self.ready: deque[asyncio.Handle] = deque()
         self.is_dead = False
         self.is_frozen = False
+        self.process: Any = None
+        """The site whose daemon it is, where what runs here asks for it."""
+        self.executor: Any = None
+        """Threads of `asyncio.to_thread`."""
         self.fuse = 0
         self.blow: Callable[[], None] = self.kill
         self._tasks: list[SimulatedTask] = []
@@ -113,6 +118,27 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
         task = SimulatedTask(number, coro, loop=self, name=name, context=context)
         self._tasks.append(task)
         return task
+
+    def run_in_executor(self, executor: Any, func: Any, *args: Any) -> Any:
+        """What `asyncio.to_thread` is made of."""
+        del executor
+        future = self.create_future()
+
+        def done(result: Any, error: BaseException | None) -> None:
+            if future.cancelled():
+                return
+            if error is not None:
+                future.set_exception(error)
+            else:
+                future.set_result(result)
+
+        self.executor.submit(functools.partial(func, *args), done)
+        return future
+
+    def others(self) -> list[SimulatedTask]:
+        """Return the tasks that have not ended, but for the one that asks."""
+        current = asyncio.current_task(self)
+        return [t for t in self._tasks if t is not current and not t.done()]
 
     def get_debug(self) -> bool:
         return False

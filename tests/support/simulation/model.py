@@ -123,6 +123,14 @@ class VolumeModel:
             if is_durable:
                 _outdate(self.durable[sector], write.submitted, keep=write)
 
+    def refused(self, write: HostWrite) -> None:
+        """Nothing of a write was done, ever."""
+        self._under_way.pop(write, None)
+        for sector in range(write.first, write.first + write.count):
+            for writes in (self.visible[sector], self.durable[sector]):
+                if write in writes:
+                    writes.remove(write)
+
     def flush_submitted(self) -> Flush:
         """Return what `flushed` needs once all until now is known to be durable."""
         moment = next(self._events)

@@ -6,13 +6,7 @@ heal phase     nothing goes wrong any more; the newest cut must become safe (I11
 
 from __future__ import annotations
 
-import gc
 import random
-import traceback
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 from common.errors import FarshoreError
@@ -20,19 +14,16 @@ from primary_site.group import ConsistencyGroup
 from primary_site.replicator import Replicator
 from primary_site.tickets import CutTicket
 from remote_site.store import GroupStore
-from tests.support.evidence import commit, sources_digest
 from tests.support.simulation.alarms import AlarmsWatch
 from tests.support.simulation.faults import Faults
 from tests.support.simulation.hosts import Hosts
 from tests.support.simulation.knobs import (
     chosen_sizes,
-    controlled,
     primary_config,
-    quiet_logs,
     remote_config,
 )
 from tests.support.simulation.links import Network
-from tests.support.simulation.loop import StuckError, World
+from tests.support.simulation.loop import World
 from tests.support.simulation.model import SECTOR
 from tests.support.simulation.operators import Operators
 from tests.support.simulation.oracle import Oracle
@@ -54,54 +45,6 @@ REQUESTS = 140
 SETTLE_SECONDS = 1.0
 HISTORY_ODDS = 0.35
 """Of a run whose remote keeps older points and merges those between."""
-
-
-class FoundError(AssertionError):
-    """Something does not hold. Says how to see it again."""
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of a seed: `problems` is empty when all held."""
-
-    seed: int
-    digest: str
-    problems: tuple[str, ...]
-    simulated_seconds: float
-    steps: int
-    cuts: int
-    commits: int
-    points_compared: int
-    starts: int
-    writes: int
-    point_reads: int
-    shadows: int
-    acked_compared: int
-    copies_put_back: int
-    growths: int
-    merges: int
-    lacks_of_room_said: int
-    verifies_clean: int
-    tracks_mended: int
-    takeovers: int
-    takeovers_older: int
-    takeover_deaths: int
-    takeover_writes: int
-    kills: int
-    power_losses: int
-    faults: dict[str, int]
-    injected: dict[str, int]
-    trace: tuple[str, ...]
-
-    def check(self) -> None:
-        if self.problems:
-            raise FoundError(f"{self.problems[0]}\n  again: {self.again}")
-
-    @property
-    def again(self) -> str:
-        """What to type to see this run again, and with which sources."""
-        command = f"python -m tests.simulation.hunt --seed {self.seed}"
-        return f"{command}   (at {commit()[:12]}, sources {sources_digest()})"
 
 
 class Simulation(TwoSites):
@@ -148,6 +91,30 @@ class Simulation(TwoSites):
         self.readers.detach()
         for site in (self.primary, self.remote):
             site.machine.end_jobs()
+
+    def counts(self) -> dict[str, int]:
+        """Return what was done and compared, by names of the evidence."""
+        oracle = self.oracle
+        return {
+            "cuts": len(oracle.cuts),
+            "commits": oracle.commits,
+            "images_compared": oracle.points_compared,
+            "starts": oracle.starts_checked,
+            "host_writes": self.hosts.writes_replied,
+            "point_reads": self.readers.reads,
+            "shadow_power_losses": self.shadows.count,
+            "acked_tracks_compared": oracle.durability.acked_compared,
+            "copies_put_back": self.restoring.count,
+            "growths": self.hosts.growths,
+            "merges": self.remote.merges,
+            "lacks_of_room_said": self.alarms.said,
+            "verifies_clean": self.verifies.clean,
+            "tracks_mended": self.tampering.tracks_mended,
+            "takeovers": self.takeovers.count,
+            "takeovers_older": self.takeovers.older,
+            "takeover_deaths": self.takeovers.deaths,
+            "takeover_writes": self.takeovers.writes,
+        }
 
     def run(self) -> Faults:
         world = self.world
@@ -330,73 +297,3 @@ class Simulation(TwoSites):
             self.tampering.begin()
         else:
             self.is_over = True
-
-
-@contextmanager
-def _uncollected() -> Iterator[None]:
-    """Leave garbage for after the run: looking for it takes a fifth of the time, and
-    what it finds of killed processes must not run in the middle of others."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
-
-
-def simulate(seed: int, *, keep_trace: bool = False) -> Outcome:
-    """Run one seed."""
-    world = World(seed, keep_trace=keep_trace)
-    with _uncollected(), quiet_logs(world), controlled(world):
-        simulation = Simulation(world)
-        faults: Faults | None = None
-        try:
-            faults = simulation.run()
-        except StuckError as error:
-            world.problem(f"stuck: {error}")
-        except Exception as error:  # noqa: BLE001 - told with its traceback
-            world.problem(repr(error), error)
-        digest, steps, seconds = world.digest, world.steps, world.now
-        problems = tuple(_told(*problem) for problem in world.problems)
-        simulation.close()
-        world.close()
-    oracle = simulation.oracle
-    sites = simulation.primary, simulation.remote
-    return Outcome(
-        seed=seed,
-        digest=digest,
-        problems=problems,
-        simulated_seconds=seconds,
-        steps=steps,
-        cuts=len(oracle.cuts),
-        commits=oracle.commits,
-        points_compared=oracle.points_compared,
-        starts=oracle.starts_checked,
-        writes=simulation.hosts.writes_replied,
-        point_reads=simulation.readers.reads,
-        shadows=simulation.shadows.count,
-        acked_compared=oracle.durability.acked_compared,
-        copies_put_back=simulation.restoring.count,
-        growths=simulation.hosts.growths,
-        merges=simulation.remote.merges,
-        lacks_of_room_said=simulation.alarms.said,
-        verifies_clean=simulation.verifies.clean,
-        tracks_mended=simulation.tampering.tracks_mended,
-        takeovers=simulation.takeovers.count,
-        takeovers_older=simulation.takeovers.older,
-        takeover_deaths=simulation.takeovers.deaths,
-        takeover_writes=simulation.takeovers.writes,
-        kills=sum(site.deaths["kill"] for site in sites),
-        power_losses=sum(site.deaths["power"] for site in sites),
-        faults=faults.counts if faults else {},
-        injected=dict(sum((s.machine.injected for s in sites), Counter())),
-        trace=tuple(world.trace),
-    )
-
-
-def _told(text: str, cause: BaseException | None) -> str:
-    if cause is None:
-        return text
-    lines = "".join(traceback.format_exception(cause))
-    return f"{text}\n{lines}"

@@ -1,0 +1,276 @@
+"""Operators while roles change: takeover, failback, switchover, forks deleted.
+
+They ask as `farshore` does, look at what the sites say, and ask again where a daemon
+has died meanwhile. Once trouble has ended each of their wishes has to come true.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any
+
+from common.errors import FarshoreError
+from tests.support.simulation.circle_sites import CircleSite
+from tests.support.simulation.sites import GROUP
+
+if TYPE_CHECKING:
+    from tests.support.simulation.circle import CircleSimulation
+
+ASK_SECONDS = 1.0
+"""Between two tries of what was refused."""
+
+DEATHS_MAX = 6
+OPERATIONS_MAX = 70
+"""On a disk, until its site dies: about what a change of roles takes there."""
+
+
+class CircleOperators:
+    """One wish after the other, each until it has come true."""
+
+    def __init__(self, simulation: CircleSimulation) -> None:
+        self._simulation = simulation
+        self._world = simulation.world
+        self._rng = random.Random(f"circle of {self._world.seed}")
+        self._wishes: list[Callable[[], bool]] = []
+        self._wish = ""
+        self._asked: tuple[CircleSite, int] | None = None
+        self._next_at = 0.0
+        self._deaths_left = self._rng.randrange(DEATHS_MAX + 1)
+        self._number: int | None = None
+        self._began: CircleSite | None = None
+        """Who sent as the wish was first looked at."""
+        self.counts = dict.fromkeys(("takeover", "failback", "switchover"), 0)
+        self.deletions = 0
+        self.exchanges = 0
+        self.deaths = 0
+        self.refusals = 0
+
+    # -- what faults ask of operators, by chance ---------------------------------------
+
+    def kinds(self) -> list[Callable[[], None]]:
+        return [self._ask_for_cut, self._ask_for_cut]
+
+    def later_kinds(self) -> list[Callable[[], None]]:
+        return []
+
+    def _ask_for_cut(self) -> None:
+        for site in self._simulation.circle_sites:
+            if site.role == "sending" and site.sent is not None:
+                self._call(site, site.sent.request_cut(f"{self._rng.randrange(99)}"))
+
+    # -- the plan ----------------------------------------------------------------------
+
+    def plan(self) -> None:
+        """Choose what is wished for: at least one exchange of roles, up to four."""
+        self.exchanges = self._rng.randrange(1, 4)
+        for _ in range(self.exchanges):
+            self._wishes.append(self._wait_for_life)
+            if self._rng.random() < 0.6:
+                self._wishes += [self._take_over, self._fail_back]
+            else:
+                self._wishes.append(self._switch_over)
+            if self._rng.random() < 0.4:
+                self._wishes.append(self._delete_fork)
+
+    @property
+    def is_done(self) -> bool:
+        return not self._wishes
+
+    @property
+    def said(self) -> str:
+        return self._wishes[0].__name__ if self._wishes else "nothing"
+
+    def go_on(self) -> None:
+        """Take a step: look, ask, or let somebody die."""
+        if self._simulation.copies.is_under_way:
+            return
+        self._perhaps_die()
+        self._mend()
+        if self._wishes and self._wishes[0]():
+            self._world.note(f"done: {self.said}")
+            del self._wishes[0]
+            self._asked, self._number, self._began = None, None, None
+            self._perhaps_copy()
+
+    def _perhaps_copy(self) -> None:
+        copies, rng = self._simulation.copies, self._rng
+        if rng.random() < 0.3:
+            copies.take(rng.choice(self._simulation.circle_sites))
+        elif not self._simulation.is_healing:
+            copies.put_back()
+
+    def _perhaps_die(self) -> None:
+        """One of the sites dies at some operation on its disk from here on."""
+        simulation, rng = self._simulation, self._rng
+        if not self._deaths_left or rng.random() < 0.7:
+            return
+        site = rng.choice(simulation.circle_sites)
+        if site.machine.fuse or not site.is_alive:
+            return
+        self._deaths_left -= 1
+        self.deaths += 1
+        power = rng.random() < 0.5
+        site.machine.fuse = rng.randrange(1, OPERATIONS_MAX)
+        site.machine.blow = lambda: simulation.kill(site, power=power)
+
+    def no_more_deaths(self) -> None:
+        self._deaths_left = 0
+
+    # -- wishes: each returns True once it has come true -------------------------------
+
+    def _wait_for_life(self) -> bool:
+        """Hosts write for a while, and there is a point to go on from."""
+        if not self._next_at:
+            self._next_at = self._world.now + 3.0 * self._rng.random()
+        if self._world.now < self._next_at:
+            return False
+        receiver = self._with("receiving")
+        if self._with("sending") is None or receiver is None:
+            return False
+        group = receiver.received
+        assert group is not None
+        if not group.store.points or group.store.is_divided:
+            self._world.after(0.0, self._ask_for_cut)
+            return False
+        self._next_at = 0.0
+        return True
+
+    def _take_over(self) -> bool:
+        """Who receives is to send, whatever becomes of the other."""
+        if self._began is None:
+            receiver = self._with("receiving")
+            if receiver is None:
+                return False
+            self._began = receiver
+            self.counts["takeover"] += 1
+            other = self._simulation.other(receiver)
+            if self._rng.random() < 0.5 and other.is_alive:
+                self._simulation.kill(other, power=self._rng.random() < 0.5)
+            self._number = self._chosen(receiver)
+        taker = self._began
+        if taker.role == "sending":
+            return True
+        if taker.role in ("receiving", "taking over"):
+            number = self._number
+            if taker.received is not None and taker.received.store.takeover is not None:
+                number = None
+            self._ask(taker, "takeover", action="start", point=number, force=True)
+        return False
+
+    def _chosen(self, site: CircleSite) -> int | None:
+        group = site.received
+        assert group is not None
+        points = group.store.disk.state_points
+        if self._rng.random() < 0.5 or not points:
+            return None
+        return self._rng.choice([point.number for point in points])
+
+    def _fail_back(self) -> bool:
+        """Who was taken over from learns of it, and receives."""
+        taker = self._with("sending")
+        if taker is None:
+            return False
+        old = self._simulation.other(taker)
+        if self._began is None:
+            self._began = old
+            self.counts["failback"] += 1
+        if old.role == "superseded":
+            self._ask(old, "failback")
+        return old.role == "receiving" and taker.role == "sending"
+
+    def _switch_over(self) -> bool:
+        """Who sends is to receive, and the other way round."""
+        if self._began is None:
+            sender = self._with("sending")
+            if sender is None:
+                return False
+            self._began = sender
+            self.counts["switchover"] += 1
+        old = self._began
+        if old.role == "receiving":
+            return self._simulation.other(old).role == "sending"
+        if old.role == "sending":
+            self._ask(old, "switchover")
+        return False
+
+    def _delete_fork(self) -> bool:
+        """One of the forks that any site keeps goes, if there is one."""
+        if self._began is None:
+            kept = self._simulation.oracle.forks
+            having = [s for s in self._simulation.circle_sites if kept.get(s.name)]
+            if not having:
+                return True
+            self._began = self._rng.choice(having)
+            self._number = self._rng.choice(list(kept[self._began.name]))
+        site, group = self._began, self._began.received
+        if group is None or not site.is_serving or group.store.is_divided:
+            # Nothing was received since: a cut of the other site comes first.
+            self._ask_for_cut()
+            return self._simulation.is_healing and site.role != "down"
+        if self._number not in {fork.number for fork in group.store.forks}:
+            self.deletions += 1
+            return True
+        kept = self._simulation.oracle.forks[site.name]
+        kept.pop(self._number, None)
+        self._ask(site, "forks", action="delete", number=self._number)
+        return False
+
+    # -- what sites are told -----------------------------------------------------------
+
+    def _mend(self) -> None:
+        """See to what an older copy has brought about.
+
+        A sender that is older than what it has sent is refused: the other site takes
+        over. One that had been taken over from has to be failed back once more.
+        """
+        wish = self._wishes[0] if self._wishes else None
+        if wish == self._fail_back or (wish == self._take_over and self._began):
+            return
+        older = self._simulation.copies.older_sender
+        if self._with("superseded") is not None:
+            self._insert(self._fail_back)
+        elif older is not None and older.role == "sending" and older.sent is not None:
+            alarms = {alarm.name for alarm in older.sent.alarms.all()}
+            other = self._simulation.other(older)
+            if "refused" in alarms and other.role == "receiving":
+                self._simulation.copies.older_sender = None
+                self.refusals += 1
+                self._insert(self._take_over, self._fail_back)
+
+    def _insert(self, *wishes: Callable[[], bool]) -> None:
+        self._wishes[:0] = wishes
+        self._began, self._asked = None, None
+
+    def _with(self, role: str) -> CircleSite | None:
+        found = [s for s in self._simulation.circle_sites if s.role == role]
+        return found[0] if found else None
+
+    def _ask(self, site: CircleSite, command: str, **arguments: Any) -> None:
+        """Ask, unless the same life of the daemon was asked and has not answered."""
+        if self._asked == (site, site.lives) or self._world.now < self._next_at:
+            return
+        groups = site.groups
+        assert groups is not None
+        self._asked = asked = site, site.lives
+
+        async def ask() -> None:
+            try:
+                await groups.ask(command, {"group": GROUP, **arguments})
+            except FarshoreError as error:
+                self._world.note(f"{command}: {error}")
+                self._next_at = self._world.now + ASK_SECONDS
+            if self._asked == asked:
+                self._asked = None
+
+        self._world.note(f"{command} at {site.name}")
+        self._world.call(site.loop, ask())
+
+    def _call(self, site: CircleSite, work: Coroutine[Any, Any, Any]) -> None:
+        async def call() -> None:
+            try:
+                await work
+            except FarshoreError as error:
+                self._world.note(f"refused: {error}")
+
+        self._world.call(site.host_loop, call())
