@@ -74,12 +74,18 @@ def _simulation(found: Figures) -> list[str]:
             f"{count(found['kills'], 'kill')}, "
             f"{count(found['power_losses'], 'power loss', 'power losses')}"
         ),
-        (
-            f"{count(found.get('circle_takeovers', 0), 'takeover')}, "
-            f"{count(found.get('failbacks', 0), 'failback')} and "
-            f"{count(found.get('switchovers', 0), 'switchover')} one after the other, "
-            f"{count(found.get('forks_kept', 0), 'fork')} kept"
-        ),
+        *_roles_that_go_round(found),
+    ]
+
+
+def _roles_that_go_round(found: Figures) -> list[str]:
+    if "circles" not in found:
+        return []  # of an earlier run
+    return [
+        f"{count(found['circle_takeovers'], 'takeover')}, "
+        f"{count(found['failbacks'], 'failback')} and "
+        f"{count(found['switchovers'], 'switchover')}, one after the other at one group "
+        f"in {count(found['circles'], 'run')}; {count(found['forks_kept'], 'fork')} kept"
     ]
 
 
