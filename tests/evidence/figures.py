@@ -82,10 +82,13 @@ def _roles_that_go_round(found: Figures) -> list[str]:
     if "circles" not in found:
         return []  # of an earlier run
     return [
-        f"{count(found['circle_takeovers'], 'takeover')}, "
-        f"{count(found['failbacks'], 'failback')} and "
-        f"{count(found['switchovers'], 'switchover')}, one after the other at one group "
-        f"in {count(found['circles'], 'run')}; {count(found['forks_kept'], 'fork')} kept"
+        (
+            f"{count(found['circle_takeovers'], 'takeover')}, "
+            f"{count(found['failbacks'], 'failback')} and "
+            f"{count(found['switchovers'], 'switchover')}, one after the other in "
+            f"{count(found['circles'], 'run')}; {count(found['forks_kept'], 'fork')} "
+            "kept"
+        )
     ]
 
 
