@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from collections.abc import Iterator
 from functools import cache
@@ -167,6 +168,22 @@ def test_every_file_and_test_a_page_names_exists(page: Path) -> None:
     for path, test in re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", text):
         source = (REPOSITORY / path).read_text()
         assert re.search(rf"def {test}\(", source), f"{name(page)}: {path}::{test}"
+
+
+def test_the_architecture_page_draws_the_layers_that_are_enforced() -> None:
+    text = (REPOSITORY / "docs/internals/architecture.md").read_text()
+    (drawing,) = re.findall(r"## Layers\n+```\n(.*?)```", text, re.DOTALL)
+    settings = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
+    layers, pure = settings["tool"]["importlinter"]["contracts"]
+    named = [name for row in layers["layers"] for name in row.split(" | ")]
+    drawn = [drawing.index(name) for name in named]
+    assert drawn == sorted(drawn)
+    for exception in layers["ignore_imports"]:
+        site, _, module = exception.partition(" ")[0].partition(".")
+        assert module == "daemon" or f"`{site}.{module}`" in text, exception
+    for module in pure["source_modules"]:
+        if not module.startswith("common."):
+            assert f"`{module}`" in text, module
 
 
 def test_recovery_names_functions_that_exist() -> None:
