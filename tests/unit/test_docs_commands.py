@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -13,6 +12,7 @@ import pytest
 from common.cli.main import cli
 from primary_site.daemon import command as primary_command
 from remote_site.daemon import command as remote_command
+from tests.support.printed_commands import shell_blocks, typed
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS: dict[str, click.Command] = {
@@ -25,50 +25,9 @@ PAGES = sorted(
     for page in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"))
     if page.name != "CHANGELOG.md"  # of other versions, too
 )
-SHELL = {"", "sh", "console", "text"}
-"""Languages of blocks that commands are printed in."""
 
 
 # -- commands --------------------------------------------------------------------------
-
-
-def blocks(text: str) -> Iterator[str]:
-    for language, block in re.findall(
-        r"^ *```(\w*)\n(.*?)^ *```", text, re.DOTALL | re.MULTILINE
-    ):
-        if language in SHELL:
-            yield block
-
-
-def commands(block: str) -> Iterator[list[str]]:
-    """Yield the words of each command of a block, as a shell would split them."""
-    for line in block.replace("\\\n", " ").splitlines():
-        lexer = shlex.shlex(line.removeprefix("$ "), posix=True, punctuation_chars=True)
-        lexer.whitespace_split = True
-        words: list[str] = []
-        try:
-            for word in lexer:
-                if set(word) <= set("();<>|&"):
-                    yield words
-                    words = []
-                else:
-                    words.append(word)
-        except ValueError:  # a drawing, or a text of several lines
-            continue
-        yield words
-
-
-def typed(text: str) -> Iterator[tuple[click.Command, list[str]]]:
-    """Yield what a page has readers type: our programs, as commands, by their path, or
-    run by another one."""
-    for block in blocks(text):
-        for words in commands(block):
-            for index, word in enumerate(words):
-                program = PROGRAMS.get(Path(word).name)
-                before = words[index - 1] if index else "sudo"
-                if program and ("bin/" in word or before in {"sudo", "root"}):
-                    yield program, words[index + 1 :]
-                    break
 
 
 def check(command: click.Command, words: list[str]) -> None:
@@ -100,11 +59,11 @@ def check(command: click.Command, words: list[str]) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_command_of_a_page_is_one(page: Path) -> None:
-    for command, words in typed(page.read_text()):
+    for program, words in typed(page.read_text()):
         try:
-            check(command, words)
+            check(PROGRAMS[program], words)
         except click.ClickException as error:
-            pytest.fail(f"{command.name} {shlex.join(words)}: {error.format_message()}")
+            pytest.fail(f"{program} {shlex.join(words)}: {error.format_message()}")
 
 
 def test_commands_are_found_on_the_pages() -> None:
@@ -160,7 +119,7 @@ def test_every_make_target_of_the_pages_exists() -> None:
     for page in PAGES:
         text = page.read_text()
         spans = re.findall(r"`make ([a-z][\w-]*)", text)
-        lines = [line for block in blocks(text) for line in block.splitlines()]
+        lines = [line for block in shell_blocks(text) for line in block.splitlines()]
         spans += [
             m[1] for line in lines if (m := re.match(r"make ([a-z][\w-]*)", line))
         ]
