@@ -32,6 +32,7 @@ MODULES = {
     "resume": "common.cli.group_commands",
     "scrub": "common.cli.scrub_command",
     "status": "common.cli.status_command",
+    "support-bundle": "common.cli.support.command",
     "suspend": "common.cli.group_commands",
     "switchover": "common.cli.failback_commands",
     "takeover": "common.cli.takeover_command",
