@@ -70,9 +70,7 @@ def collect(asked: Asked, client: ControlClient | None) -> Iterator[Part]:
         parts.insert(0, lambda: _of_daemon(client))
     if config is not None:
         parts += [
-            lambda: iter(
-                [("config.json", _json(redacted_config(config_values(config))))]
-            ),
+            lambda: _effective(config),
             lambda: _records(config),
             lambda: _metrics(config),
         ]
@@ -98,6 +96,10 @@ def _config(path: str | None, errors: list[str]) -> Config | None:
     except FarshoreError as error:
         errors.append(str(error))
         return None
+
+
+def _effective(config: Config) -> Iterator[Part]:
+    yield "config.json", _json(redacted_config(config_values(config)))
 
 
 def _of_daemon(client: ControlClient) -> Iterator[Part]:

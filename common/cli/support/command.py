@@ -15,7 +15,7 @@ from rich.console import Console
 from common.cli.daemon_options import connect, daemon_options, json_option
 from common.cli.display import print_json
 from common.cli.support.collected import Asked, Part, collect
-from common.errors import FarshoreError, UnreachableError
+from common.errors import FarshoreError
 from common.service.control_client import ControlClient
 
 MODE = 0o600
@@ -45,16 +45,15 @@ def support_bundle(
     """Collect config, status, doctor, logs, metrics and records for those who help.
 
     No keys, certificates, passwords or data of volumes are in it; names, addresses and
-    sizes are. Look through it before you hand it on: it is a tar file of texts. With the
-    daemon running or not.
+    sizes are. Look through it before you hand it on: it is a tar file of texts. With
+    the daemon running or not.
     """
-    name = output or time.strftime(
-        "farshore-support-%Y%m%dT%H%M%SZ.tar.gz", time.gmtime()
-    )
+    now = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    name = output or f"farshore-support-{now}.tar.gz"
     asked = Asked(socket_path, config, log)
     try:
         client = connect(socket_path, config)
-    except (UnreachableError, click.UsageError):
+    except (FarshoreError, click.UsageError):  # the parts say why
         client = None
     with Console(stderr=True).status("collecting"):
         members = _write(Path(name), collect(asked, client), client)
