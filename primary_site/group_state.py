@@ -27,7 +27,7 @@ FORMAT_VERSION_GROWN = 3
 its version, for they would take the larger device to be another one."""
 
 FORMAT_VERSION_SUPERSEDED = 4
-"""Of a record of a group that must not serve writes: earlier releases refuse it."""
+"""Of a record that tells of two lines of data: earlier releases refuse it."""
 
 SENT_AHEAD_BYTES = 256 << 20
 """In a first copy, what may have been sent beyond the last track durably acked: many
@@ -78,7 +78,7 @@ class VolumeState:
 
 VERSIONS = (FORMAT_VERSION, FORMAT_VERSION_GROWN, FORMAT_VERSION_SUPERSEDED)
 
-ROLE_KEYS = ("superseded", "handing", "gives_up")
+ROLE_KEYS = ("superseded", "handing", "gives_up", "reclaimed")
 
 GROWTH_KEYS = ("first_bytes", "growing_bytes", "carried_from_bytes")
 
@@ -94,7 +94,9 @@ class GroupState:
     `superseded`: the remote has taken over, in another lineage. From then on hosts may
     not write, and nothing is sent. `handing`: the remote is asked to take over by
     agreement, and has not answered; hosts may not write either. `gives_up`: this site
-    is to receive from it, its sending role ends.
+    is to receive from it, its sending role ends. `reclaimed`: this site was superseded,
+    and an operator had it go on from its own data, in a lineage of its own; the other
+    site is told so.
     """
 
     group: str
@@ -117,6 +119,7 @@ class GroupState:
     superseded: ToldFork | None = None
     handing: Fork | None = None
     gives_up: bool = False
+    reclaimed: ToldFork | None = None
 
     def with_volume(self, name: str, volume: VolumeState) -> GroupState:
         return replace(self, volumes={**self.volumes, name: volume})
@@ -149,11 +152,13 @@ def to_record(state: GroupState) -> dict[str, Any]:
     }
     has_grown = any(volume.has_grown for volume in state.volumes.values())
     record["version"] = FORMAT_VERSION_GROWN if has_grown else FORMAT_VERSION
-    if state.superseded is not None or state.handing is not None:
+    if (state.superseded, state.handing, state.reclaimed) != (None, None, None):
         record["version"] = FORMAT_VERSION_SUPERSEDED
         record["superseded"] = state.superseded and _told_record(state.superseded)
         record["handing"] = state.handing and _fork_record(state.handing)
         record["gives_up"] = state.gives_up
+        if state.reclaimed is not None:
+            record["reclaimed"] = _told_record(state.reclaimed)
     record["volumes"] = {
         name: _volume_record(volume) for name, volume in state.volumes.items()
     }
@@ -207,7 +212,9 @@ def from_record(record: dict[str, Any], path: str) -> GroupState:
             f"{', '.join(map(str, VERSIONS))}, those that this farshore reads; run the "
             "release that wrote it, or upgrade"
         )
-    superseded, handing = record.pop("superseded", None), record.pop("handing", None)
+    superseded, handing, reclaimed = (
+        record.pop(key, None) for key in ("superseded", "handing", "reclaimed")
+    )
     volumes = {
         name: VolumeState(
             **{**v, "identity": v["identity"] and FileIdentity(*v["identity"])}
@@ -219,6 +226,7 @@ def from_record(record: dict[str, Any], path: str) -> GroupState:
         volumes=volumes,
         superseded=superseded and _told(superseded),
         handing=handing and _fork(handing),
+        reclaimed=reclaimed and _told(reclaimed),
     )
 
 

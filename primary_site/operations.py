@@ -9,6 +9,7 @@ from typing import Any
 from common.errors import RefusedError
 from common.service.status import CutStatus
 from common.service.units import parse_bandwidth
+from primary_site.reclaiming import reclaim_request
 from primary_site.replicator import Replicator
 from primary_site.report import points
 from primary_site.write_map import write_map
@@ -66,5 +67,6 @@ OPERATIONS: dict[str, Callable[..., Coroutine[Any, Any, Any]]] = {
     "verify": _verify,
     "grow": _grow,
     "write_map": write_map,
+    "takeover": reclaim_request,
 }
 """By the command's name, each given the replicator and the command's arguments."""

@@ -39,6 +39,8 @@ from common.replication.messages import (
     Hello,
     VolumeOffer,
 )
+from common.service.split_brain import ALARM as SPLIT_BRAIN_ALARM
+from common.service.split_brain import split_brain_text
 from primary_site.alarms import Alarms
 from primary_site.background import first_of, retrieve
 from primary_site.exchange import carry_told_changes
@@ -49,12 +51,7 @@ from primary_site.paced import Pacing
 from primary_site.rpo_watch import RpoWatch
 from primary_site.session import SendingSession, open_session
 from primary_site.session_links import Connect
-from primary_site.superseded import (
-    ALARM,
-    SPLIT_BRAIN_ALARM,
-    split_brain_text,
-    superseded_text,
-)
+from primary_site.superseded import ALARM, superseded_text
 from primary_site.switchover import Switchover
 from primary_site.tickets import CutTicket, CutTickets
 from primary_site.verifying import Verifying
@@ -63,6 +60,9 @@ RECONNECT_SECONDS_MIN = 0.2
 RECONNECT_SECONDS_MAX = 5.0
 REFUSED_SECONDS = 10.0
 """A refusal needs an operator: asking more often only fills two logs."""
+
+NOT_YET_SECONDS = 2.0
+"""Between two looks at a site that does not receive the group yet."""
 
 TEND_SECONDS = 5.0
 """A region not written for this long cools: it bounds what a crash has compared."""
@@ -94,6 +94,8 @@ class Replicator:
         self._connect = connect
         self._log = log.bind(group=group.name)
         self._give_up: asyncio.Task[None] | None = None
+        self._not_yet = ""
+        """Why the other site did not receive the group when it was asked last."""
         self._watch: RpoWatch | None = None
         keeper = self.cycles.keeper
         if keeper is not None:
@@ -261,6 +263,9 @@ class Replicator:
         elif self.switchover.is_handing:
             return await self._handing_refused(error)
         reason = GoodbyeReason(error.reason)
+        if reason is GoodbyeReason.NOT_YET:
+            self._told_not_yet(str(error))
+            return NOT_YET_SECONDS
         self._log.warning("link_refused", reason=reason.name.lower(), text=str(error))
         if reason.is_permanent:
             self.link_state = "refused"
@@ -272,6 +277,19 @@ class Replicator:
         if reason is GoodbyeReason.OUT_OF_SPACE:
             self.alarms.set("remote_out_of_space", str(error))
         return RECONNECT_SECONDS_MAX
+
+    def _told_not_yet(self, text: str) -> None:
+        """The other site serves the group, or changes its role just now.
+
+        Said again it waits for an operator.
+        """
+        if text == self._not_yet:
+            self.link_state = "refused"
+            self.alarms.set("refused", text)
+            self.cycles.tickets.fail_asked(text)
+        else:
+            self._log.warning("link_refused", reason="not_yet", text=text)
+        self._not_yet = text
 
     async def _handing_refused(self, error: PeerRefusedError) -> float:
         """The remote has not taken over: it can't, or does so now."""
@@ -288,25 +306,32 @@ class Replicator:
             except StorageError as failed:  # said again at the next start
                 self.cycles.storage_failed(failed)
         else:
-            text = split_brain_text(self.group.name, lineage, told)
+            text = split_brain_text(
+                self.group.name, told.fork, lineage, is_forked_here=False
+            )
+            self.switchover.split_from = told
             self.alarms.set(SPLIT_BRAIN_ALARM, text)
 
     async def _stand_superseded(self, told: ToldFork) -> None:
-        """Send nothing, until an operator has chosen a side."""
+        """Send nothing, until an operator has chosen this side."""
         text = superseded_text(self.group.name, told)
+        self.switchover.reclaimed.clear()
         self.link_state = "refused"
         self.alarms.clear("refused", "link_down", SPLIT_BRAIN_ALARM)
         self.alarms.set(ALARM, text)
         self._log.warning("group_superseded", lineage=told.fork.lineage.hex())
         if self._give_up is not None:
             self._give_up.cancel()
+            self._give_up = None
         await self.cycles.cut_settled()
         if self.group.cut is not None:
             await self.cycles.abandon_here("the remote has taken over")
         else:
             await self.cycles.withdraw()
         self.cycles.fail_all(text)
-        await asyncio.Event().wait()
+        await self.switchover.reclaimed.wait()
+        self.alarms.clear(ALARM)
+        self.link_state = "connecting"
 
     async def _open(self) -> SendingSession:
         group, link = self.group, self.group.config.link
@@ -360,7 +385,8 @@ class Replicator:
         session.verifier = self.verifying
         self.session = session
         self.verifying.look_again()
-        self.link_state = "connected"
+        self.link_state, self._not_yet = "connected", ""
+        self.switchover.split_from = None
         self.alarms.clear("refused", "link_down", SPLIT_BRAIN_ALARM)
         self._log.info("link_connected", epoch=session.epoch, links=len(session.links))
         await self.switchover.ask(session)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from common.ports import Clock
 from common.service.link_status import connected
 from common.service.role_status import role_change
+from common.service.split_brain import ALARM as SPLIT_BRAIN_ALARM
 from common.service.status import (
     AlarmStatus,
     ForecastStatus,
@@ -26,7 +27,6 @@ from common.service.status import (
 from primary_site.cycle_figures import LastCycle, changed_bytes, out_of_sync_bytes
 from primary_site.replicator import Replicator
 from primary_site.session import SendingSession
-from primary_site.superseded import SPLIT_BRAIN_ALARM
 
 
 def group_status(replicator: Replicator, clock: Clock) -> GroupStatus:

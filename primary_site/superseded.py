@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from primary_site.group import ConsistencyGroup
 
 ALARM = "superseded"
-SPLIT_BRAIN_ALARM = "split_brain"
 
 
 def refuse_writes(group: ConsistencyGroup) -> None:
@@ -35,8 +34,8 @@ def superseded_text(group: str, told: ToldFork) -> str:
     older = ""
     if not told.is_known:
         older = (
-            " This site's state is an older copy of itself: it does not know all that "
-            "it has changed."
+            " This site may be an older copy of itself, and not know all that it has "
+            "changed: a failback compares every track."
         )
     return (
         f"the remote took over at {rfc3339(fork.at_ns)} from point "
@@ -44,16 +43,6 @@ def superseded_text(group: str, told: ToldFork) -> str:
         f"{fork.lineage.hex()}; this site's is {fork.parent.hex()}. Hosts' writes are "
         f"refused here, reads are served, and nothing was overwritten.{older} "
         f"To receive the remote's data, and keep what this site alone has as a fork: "
-        f"farshore failback {group}"
-    )
-
-
-def split_brain_text(group: str, lineage: bytes, told: ToldFork) -> str:
-    """Return the alarm of a site that serves beside another one that does."""
-    fork = told.fork
-    return (
-        f"group {group} is served by both sites: here in lineage {lineage.hex()}, at "
-        f"the remote in {fork.lineage.hex()}, taken over at {rfc3339(fork.at_ns)} from "
-        f"lineage {fork.parent.hex()} at point {fork.cycle.number}, cut at "
-        f"{rfc3339(fork.cut_ns)}. Keep hosts away from one of the two."
+        f"farshore failback {group}. To go on from this site's data instead: farshore "
+        f"takeover {group} --force here, then farshore failback {group} there"
     )

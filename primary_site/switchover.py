@@ -46,6 +46,10 @@ class Switchover:
     ) -> None:
         self.gave_up = asyncio.Event()
         """This site is to receive: its sending role ends."""
+        self.reclaimed = asyncio.Event()
+        """A superseded site goes on: whoever stands by for that clears it first."""
+        self.split_from: ToldFork | None = None
+        """The other site serves, too, and neither took over from the other."""
         self.is_under_way = False
         """Hosts' writes are refused, and a last cycle brings the remote the rest."""
         self._group = group
@@ -171,17 +175,61 @@ class Switchover:
         if is_agreed:
             self.gave_up.set()
 
+    # -- what an operator chooses ------------------------------------------------------
+
+    @property
+    def other(self) -> ToldFork | None:
+        """Return the line of data that the other site serves, if it is known to."""
+        return self._group.state.superseded or self.split_from
+
     async def give_up(self) -> None:
         """Give up what this site has beside the remote's: an operator says so.
 
         Raises `RefusedError` where the remote is not known to have taken over.
         """
-        group = self._group
-        if group.state.superseded is None:
+        group, other = self._group, self.other
+        if other is None:
             raise RefusedError(
                 f"group {group.name} is served here, and no other site is known to "
                 "have taken it over: there is nothing to fail back to; see farshore "
                 "status at both sites"
             )
-        await group.update(gives_up=True)
+        refuse_writes(group)
+        await group.update(superseded=other, gives_up=True)
         self.gave_up.set()
+
+    async def reclaim(self) -> Fork:
+        """Go on from what this site has, in a lineage of its own: an operator says so.
+
+        The other site is superseded as soon as it asks. Order: the record with the new
+        lineage, durably; only then hosts may write. The crash it defends against: two
+        sites that write in one lineage.
+
+        Raises `RefusedError` where no other site is known to serve the group.
+        """
+        group, other = self._group, self.other
+        if other is None or group.state.gives_up:
+            raise RefusedError(f"group {group.name} is not superseded here")
+        fork = replace(
+            other.fork,
+            lineage=secrets.token_bytes(ID_BYTES),
+            parent=other.fork.lineage,
+            at_ns=self._clock.now_ns(),
+        )
+        await group.update(
+            lineage=fork.lineage,
+            superseded=None,
+            handing=None,
+            reclaimed=ToldFork(fork, other.is_known),
+        )
+        self.split_from = None
+        allow_writes(group)
+        log.warning(
+            "group_reclaimed",
+            group=group.name,
+            lineage=fork.lineage.hex(),
+            parent=fork.parent.hex(),
+        )
+        self._cycles.wake.set()
+        self.reclaimed.set()
+        return fork

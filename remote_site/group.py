@@ -32,6 +32,8 @@ from common.replication.messages import (
 )
 from common.service.config_remote import RemoteGroup
 from common.service.histogram import COMMIT_BOUNDS_SECONDS, Histogram
+from common.service.split_brain import ALARM as SPLIT_BRAIN
+from common.service.split_brain import split_brain_text
 from remote_site.admission import Expected, refusal
 from remote_site.drills import Drills
 from remote_site.enrolment import Enrolment
@@ -117,7 +119,7 @@ class ReceivingGroup:
                 # The session before may have gone on while this one waited.
                 refused = self._refusal(hello) or await self._take_volumes(hello)
             if refused is not None:
-                self._note_refusal(refused)
+                self._note_refusal(refused, hello)
                 return refused
             try:
                 return await self._start(link, hello)
@@ -276,7 +278,7 @@ class ReceivingGroup:
             session.end(str(error))
             raise
         self.is_refusing = False
-        self.clear_alarms("peer_refused", "storage_failed")
+        self.clear_alarms("peer_refused", "storage_failed", SPLIT_BRAIN)
         self._log.info("session_opened", peer=link.peer, epoch=epoch)
         return session
 
@@ -318,10 +320,21 @@ class ReceivingGroup:
 
     # -- alarms --------------------------------------------------------------------
 
-    def _note_refusal(self, refused: Goodbye) -> None:
+    def _note_refusal(self, refused: Goodbye, hello: Hello | None = None) -> None:
         if GoodbyeReason(refused.reason).is_permanent:
             self.is_refusing = True
-            self.raise_alarm("peer_refused", refused.text)
+            if refused.reason == GoodbyeReason.SPLIT_BRAIN and hello is not None:
+                self._split_brain(hello)
+            else:
+                self.raise_alarm("peer_refused", refused.text)
+
+    def _split_brain(self, hello: Hello) -> None:
+        takeover = self.store.takeover
+        assert takeover is not None, "it judges by its fork"
+        text = split_brain_text(
+            self.name, takeover.fork, hello.sender.lineage, is_forked_here=True
+        )
+        self.raise_alarm(SPLIT_BRAIN, text)
 
     def _storage_goodbye(self, error: FarshoreError) -> Goodbye:
         if isinstance(error, StorageError) and error.is_out_of_space:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import structlog
 
@@ -33,6 +33,16 @@ from remote_site.unknown_connections import (
     origin_of,
 )
 
+SentHere = Callable[[Hello], tuple[str, Goodbye] | None]
+"""Answers for a group that this site sends itself: (its peer, what to say to that one).
+None: it is for the receiving group to answer."""
+
+
+def nothing_sent(hello: Hello) -> tuple[str, Goodbye] | None:
+    """Answer at a site that sends nothing."""
+    del hello
+    return None
+
 
 class ReplicationListener:
     """Accepts links for all groups of this site."""
@@ -46,6 +56,7 @@ class ReplicationListener:
         """Without credentials it speaks plain text, with whoever comes."""
         self.credentials = credentials
         """Of the connections to come; those there are keep theirs."""
+        self.sent_here: SentHere = nothing_sent
         self._groups = groups
         self._clock = clock
         self._servers: list[StreamServer] = []
@@ -166,6 +177,10 @@ class ReplicationListener:
     async def _hello(
         self, link: Link, certificate: Certificate | None, hello: Hello
     ) -> tuple[ReceivingGroup, ReceivingSession] | Goodbye:
+        sent = self.sent_here(hello)
+        if sent is not None:
+            peer, answer = sent
+            return certificate_refusal(certificate, hello.group, peer) or answer
         group = self._groups.get(hello.group)
         if group is None:
             return unknown_group(hello)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import structlog
@@ -22,9 +23,11 @@ from common.nbd.server import NbdServer
 from common.nbd.several_exports import SeveralExports
 from common.ports import Clock, Files
 from common.replication.lineage import ID_BYTES
+from common.replication.messages import Goodbye, Hello
 from common.service.config_primary import PrimaryGroup
 from common.service.config_remote import RemoteGroup
 from common.service.config_roles import receiving_group
+from common.service.split_brain import ALARM as SPLIT_BRAIN
 from common.service.status import (
     AlarmStatus,
     GroupRole,
@@ -40,6 +43,7 @@ from remote_site.giving_up import Beginning
 from remote_site.group import ReceivingGroup
 from remote_site.receiving_groups import COMMANDS as RECEIVING
 from remote_site.receiving_groups import ReceivingGroups
+from remote_site.sender_here import SenderHere, answer, not_yet
 from remote_site.sending import TakenOverGroups, sending_directory
 from remote_site.store_record import RECORD_NAME
 from remote_site.store_state import Point
@@ -71,6 +75,7 @@ class SiteGroups:
         self._changed = asyncio.Condition()
         self._tasks: set[asyncio.Task[None]] = set()
         self.sending.when_gave_up = self._gave_up
+        self.receiving.listener.sent_here = self._sent_here
 
     @property
     def names(self) -> list[str]:
@@ -191,6 +196,34 @@ class SiteGroups:
         newest = points[-1].number if points else 0
         return beginning_of(parted, peer, newest, self._clock.now_ns())
 
+    # -- who connects ------------------------------------------------------------------
+
+    def _sent_here(self, hello: Hello) -> tuple[str, Goodbye] | None:
+        """Answer a site that would send a group which this one sends itself."""
+        name = hello.group
+        hosted = self.sending.hosted.get(name)
+        if hosted is None and name not in self._changing:
+            return None
+        group = self.receiving.groups.get(name)
+        peer = group.config.peer if group is not None else _peer(self._homes[name][0])
+        if hosted is None:
+            text = f"group {name!r} is changing its role at the remote just now"
+            return peer, not_yet(hello, text)
+        state = hosted.replicator.group.state  # replaced as a whole
+        found = answer(
+            hello,
+            SenderHere(
+                name,
+                state.group_id,
+                state.lineage,
+                state.superseded,
+                state.handing,
+                state.reclaimed,
+                is_forked=group is not None,
+            ),
+        )
+        return None if found is None else (peer, found)
+
     # -- what operators ask ------------------------------------------------------------
 
     async def ask(self, command: str, arguments: dict[str, Any]) -> Any:
@@ -218,6 +251,9 @@ class SiteGroups:
         return await self.receiving.ask(command, name, arguments)
 
     async def _take_over(self, name: str, arguments: dict[str, Any]) -> Any:
+        hosted = self.sending.hosted.get(name)
+        if hosted is not None and hosted.replicator.switchover.other is not None:
+            return await self.sending.ask("takeover", name, arguments)
         if name not in self.receiving.groups:
             raise RefusedError(
                 f"takeover: this site sends group {name!r}; run the command at the "
@@ -283,7 +319,9 @@ class SiteGroups:
         if name in self.receiving.groups:
             received = self.receiving.status(name)
             sent = await self.taken_over.status(name)
+            alarms = received.alarms if sent.link.state != LinkState.CONNECTED else ()
             kept = {
+                "alarms": (*sent.alarms, *_of_both(alarms, sent.alarms)),
                 "test_copies": received.test_copies,
                 "last_drill": received.last_drill,
             }
@@ -350,6 +388,16 @@ def beginning_of(parted: Parted, peer: str, newest: int, now_ns: int) -> Beginni
         common=fork.cycle if is_known else None,
         changed=parted.changed or {},
     )
+
+
+def _of_both(
+    received: Sequence[AlarmStatus], sent: Sequence[AlarmStatus]
+) -> Iterator[AlarmStatus]:
+    """Yield what only the receiving role knows of two sites that serve."""
+    names = {alarm.name for alarm in sent}
+    for alarm in received:
+        if alarm.name == SPLIT_BRAIN and alarm.name not in names:
+            yield alarm
 
 
 def _received(config: PrimaryGroup) -> RemoteGroup:

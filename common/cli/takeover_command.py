@@ -58,10 +58,12 @@ def takeover(
     if as_json:
         print_json(done)
         return
+    base = f"taken over from point {done['point']}, cut at {done['cut_time']}"
+    if done["is_reclaimed"]:
+        base = f"goes on here from this site's data; common is point {done['point']}"
     click.echo(
         escape(
-            f"{group}: taken over from point {done['point']}, cut at "
-            f"{done['cut_time']}; hosts may write to {group}/VOLUME here\n"
+            f"{group}: {base}; hosts may write to {group}/VOLUME here\n"
             f"lineage {done['lineage']}, from {done['parent']}\n"
             "to see it: farshore status",
             keep_lines=True,

@@ -103,6 +103,7 @@ class GoodbyeReason(enum.IntEnum):
     STORAGE_FAILED = 3
     OUT_OF_SPACE = 4
     PROTOCOL = 5
+    NOT_YET = 6
     UNKNOWN_GROUP = 10
     WRONG_GROUP = 11
     WRONG_PEER = 12

@@ -23,7 +23,11 @@ class TakeoverPlanStatus(Snapshot):
 
 
 class TakeoverStatus(Snapshot):
-    """A takeover that was decided; once `is_done` hosts may write."""
+    """A takeover that was decided; once `is_done` hosts may write.
+
+    `is_reclaimed`: at a superseded site, which goes on from its own data; the point is
+    the newest that both have.
+    """
 
     group: str
     point: int
@@ -32,3 +36,4 @@ class TakeoverStatus(Snapshot):
     cut_ns: Moment = Field(serialization_alias="cut_time")
     taken_over_ns: Moment = Field(serialization_alias="taken_over")
     is_done: bool
+    is_reclaimed: bool = False

@@ -1,0 +1,64 @@
+"""What a site says that is asked to receive what it sends itself."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from common.replication.features import EXCHANGE, TAKEOVER
+from common.replication.lineage import CycleName, Fork, SenderState, ToldFork
+from common.replication.messages import PROTOCOL_VERSION, GoodbyeReason, Hello
+from remote_site.sender_here import SenderHere, answer
+
+GROUP, OURS, THEIRS, NEW = (bytes([n]) * 16 for n in range(1, 5))
+FORK = Fork(THEIRS, OURS, CycleName(7, b"c" * 16), 10, 20)
+HERE = SenderHere("g", GROUP, OURS, None, None, None, is_forked=False)
+BOTH = (TAKEOVER, EXCHANGE)
+
+
+def hello(lineage: bytes, features: tuple[str, ...] = BOTH) -> Hello:
+    sender = SenderState(GROUP, lineage)
+    return Hello(PROTOCOL_VERSION, PROTOCOL_VERSION, "b", "g", sender, (), features)
+
+
+@pytest.mark.parametrize(
+    ("here", "says"),
+    [
+        (HERE, "sends group 'g' itself"),
+        (
+            replace(HERE, superseded=ToldFork(FORK, is_known=True)),
+            "farshore failback g",
+        ),
+        (replace(HERE, handing=FORK), "being handed over"),
+        (replace(HERE, handing=FORK, is_forked=True), "being handed over"),
+    ],
+)
+def test_a_sender_is_told_what_the_other_site_is_and_comes_again(
+    here: SenderHere, says: str
+) -> None:
+    told = answer(hello(THEIRS), here)
+    assert told is not None
+    assert told.reason == GoodbyeReason.NOT_YET
+    assert says in told.text
+    assert not GoodbyeReason.NOT_YET.is_permanent
+    old = answer(hello(THEIRS, ()), here)
+    assert old is not None
+    assert old.reason == GoodbyeReason.LINEAGE, "a release that knows no such reason"
+
+
+def test_what_was_taken_over_is_judged_by_its_fork() -> None:
+    forked = replace(HERE, is_forked=True)
+    assert answer(hello(THEIRS), forked) is None
+    assert answer(hello(NEW), replace(forked, handing=FORK)) is None
+
+
+def test_a_site_that_an_operator_had_go_on_supersedes_the_other_one() -> None:
+    told = ToldFork(replace(FORK, lineage=NEW, parent=THEIRS), is_known=True)
+    here = replace(HERE, lineage=NEW, reclaimed=told, is_forked=True)
+    found = answer(hello(THEIRS), here)
+    assert found is not None
+    assert (found.reason, found.fork) == (GoodbyeReason.SUPERSEDED, told)
+    assert answer(hello(OURS), here) is None, "of another line of data"
+    stranger = replace(hello(THEIRS), sender=SenderState(NEW, THEIRS))
+    assert answer(stranger, here) is None, "another group of that name"
