@@ -82,6 +82,7 @@ class RemoteExploration(Exploration):
     COMPONENT = "remote"
     DEEP_SHARE = 0.01
     DEEP_IMAGES = 3
+    SETTINGS = SETTINGS
     WAYS: tuple[Way, ...] = (GroupDisk.open,)
 
     def __init__(
@@ -126,7 +127,7 @@ class RemoteExploration(Exploration):
     def _open(self, files: CrashDisk, way: Way = GroupDisk.open) -> GroupDisk:
         store = GroupDisk(
             files,
-            SETTINGS,
+            self.SETTINGS,
             retain=self._retain,
             new_identity=self._identity,
             settled=self._settled,

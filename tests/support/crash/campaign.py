@@ -23,6 +23,7 @@ from tests.support.crash.record_explorer import RecordExploration
 from tests.support.crash.region_log_explorer import RegionLogExploration
 from tests.support.crash.regressions import REGRESSIONS
 from tests.support.evidence import Figure
+from tests.support.failback_explorer import FailbackExploration
 from tests.support.primary_explorer import PrimaryExploration
 from tests.support.remote_store_explorer import RemoteExploration
 from tests.support.takeover_explorer import TakeoverExploration
@@ -54,6 +55,7 @@ COMPONENTS = {
         Component(PrimaryExploration, 10, 50, 43_000),
         Component(RemoteExploration, 12, 48, 43_000),
         Component(TakeoverExploration, 8, 10, 2_000),
+        Component(FailbackExploration, 8, 6, 2_500),
     )
 }
 IMAGES_MIN = 200_000
