@@ -234,12 +234,13 @@ class CircleOracle:
             self.begins_with(site, beginning)
             await begin_receiving(beginning)
 
-        def begun(*what: Any, begin: Any = None) -> bytes:
-            if begin is not None:
+        def begun(*what: Any, **how: Any) -> bytes:
+            gives_up = how.get("begin") is not None
+            if gives_up:
                 self._begins(site, store, what)
-            relation: bytes = commit_point(*what, begin=begin)
+            relation: bytes = commit_point(*what, **how)
             # A thread of a process that has died on the way comes here, too.
-            if begin is not None and store._disk.files is site.machine.files:
+            if gives_up and store._disk.files is site.machine.files:
                 self._has_begun(site, store, what)
             return relation
 
