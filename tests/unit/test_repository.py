@@ -151,6 +151,14 @@ def test_every_relative_link_leads_somewhere(page: Path) -> None:
             assert anchor in slugs(found), f"{name(page)} links to {target}"
 
 
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_every_source_at_the_end_of_a_page_is_used_and_there(page: Path) -> None:
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    there = re.findall(r"^\[([\w-]+)\]: https?://", text, re.MULTILINE)
+    used = re.findall(r"\]\[([\w-]+)\]", text)
+    assert sorted(there) == sorted(set(used)), name(page)
+
+
 def test_every_page_is_in_the_index() -> None:
     docs = REPOSITORY / "docs"
     listed = re.findall(r"\]\(([\w./-]+\.md)", (docs / "README.md").read_text())
