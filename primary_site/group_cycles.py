@@ -380,6 +380,7 @@ class GroupCycles:
         self._pause_seconds = RETRY_SECONDS
         self.alarms.clear(
             "cycle_abandoned",
+            "internal_error",
             "remote_lost_points",
             "remote_out_of_space",
             "remote_restored",

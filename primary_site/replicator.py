@@ -47,6 +47,7 @@ from primary_site.exchange import carry_told_changes
 from primary_site.group import ConsistencyGroup
 from primary_site.group_cycles import GroupCycles
 from primary_site.growing import Growth
+from primary_site.kept_up import kept_up
 from primary_site.paced import Pacing
 from primary_site.rpo_watch import RpoWatch
 from primary_site.session import SendingSession, open_session
@@ -91,6 +92,7 @@ class Replicator:
             self.verifying.stop, "a volume has grown: begin anew"
         )
         self._site = site
+        self._clock = clock
         self._connect = connect
         self._log = log.bind(group=group.name)
         self._give_up: asyncio.Task[None] | None = None
@@ -197,11 +199,16 @@ class Replicator:
         """Replicate until stopped."""
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._tend())
-                tasks.create_task(self._save_acked())
+                works = [self._tend, self._save_acked]
                 if self._watch is not None:
-                    tasks.create_task(self._watch.run())
-                tasks.create_task(self._connect_for_ever())
+                    works.append(self._watch.run)
+                for work in works:
+                    tasks.create_task(kept_up(work, self._unforeseen, self._clock))
+                tasks.create_task(
+                    kept_up(
+                        self._connect_for_ever, self._replication_failed, self._clock
+                    )
+                )
         finally:
             await self.verifying.stop("the daemon was stopped")
             if self._give_up is not None:
@@ -211,6 +218,26 @@ class Replicator:
                 ending.append(self._give_up)
             if ending:
                 await asyncio.wait(ending)
+
+    async def _unforeseen(self, error: Exception) -> None:
+        """Tell of a bug of ours: what it has ended begins anew."""
+        self._log.exception("internal_error", exc_info=error)
+        self.alarms.set(
+            "internal_error",
+            f"an error that nobody foresaw ({error!r}): replication is tried again, "
+            "hosts are served on; the log has its traceback, please report it",
+        )
+
+    async def _replication_failed(self, error: Exception) -> None:
+        """Begin with another cycle: what this one had left may be what is wrong."""
+        await self._unforeseen(error)
+        self.link_state = "down"
+        if self.group.cut is None or self.cycles.is_stopping:
+            return
+        try:
+            await self.cycles.abandon_here(f"an internal error: {error!r}")
+        except Exception as failed:  # noqa: BLE001 - then the next session goes on with it
+            await self._unforeseen(failed)
 
     async def _tend(self) -> None:
         while True:  # ends with the daemon
