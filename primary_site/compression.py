@@ -19,9 +19,14 @@ WINDOW_FRAMES = 16
 """Looked at together: one frame says little of the next."""
 
 FASTER_LINK = 1.0
-SLOWER_LINK = 4.0
-"""Seconds of sending for each of compressing: below the one a lower level, above the
-other a higher one, which then takes half of what was idle."""
+SLOWER_LINK = 3.0
+"""Seconds of sending for each of compressing: below the one a lower level, unless that
+would send so much more that it takes as long; above the other a higher one, which then
+takes two thirds of what was idle."""
+
+PLAIN_LINK = 0.75
+"""Of the seconds that the lowest level takes: a link that takes whole tracks as they
+are in less gets them so, which is several Gbit/s."""
 
 SAVES_LITTLE = 0.97
 """Compressed to more than this share, a window of whole tracks was not worth it."""
@@ -32,6 +37,41 @@ SHARE_WEIGHT = 0.2
 
 PLAIN_FRAMES = 256
 """Whole tracks go uncompressed for so many frames, before a window is tried again."""
+
+
+@dataclass(slots=True)
+class Window:
+    """What frames of one level took together."""
+
+    frames: int = 0
+    raw_bytes: int = 0
+    packed_bytes: int = 0
+    seconds: float = 0.0
+    send_seconds: float = 0.0
+    whole_raw_bytes: int = 0
+    whole_packed_bytes: int = 0
+    whole_seconds: float = 0.0
+
+    @property
+    def send_seconds_per_byte(self) -> float:
+        return self.send_seconds / max(self.packed_bytes, 1)
+
+    @property
+    def saves_little(self) -> bool:
+        return self.whole_packed_bytes > SAVES_LITTLE * self.whole_raw_bytes
+
+    @property
+    def is_slower_than_plain(self) -> bool:
+        """Tell whether whole tracks would be through sooner as they are."""
+        plain_seconds = self.send_seconds_per_byte * self.whole_raw_bytes
+        return plain_seconds < PLAIN_LINK * self.whole_seconds
+
+    def takes_longer_than(self, lower: Window) -> bool:
+        """Tell whether what this one packed would have been through sooner as `lower`
+        did it, over the link as it is now."""
+        share = self.raw_bytes / max(lower.raw_bytes, 1)
+        sending = self.send_seconds_per_byte * lower.packed_bytes
+        return self.seconds > share * max(lower.seconds, sending)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +99,9 @@ class Compression:
         self._index = 0
         self._plain_left = 0
         self._share = 1.0
-        self._restart()
-
-    def _restart(self) -> None:
-        self._frames = 0
-        self._seconds = self._send_seconds = 0.0
-        self._whole_bytes = self._packed_bytes = 0
+        self._window = Window()
+        self._before: dict[int, Window] = {}
+        """By index of the level: the last whole window."""
 
     def level(self, *, is_whole: bool) -> int | None:
         """Return the level of the next frame; None: leave it as it is."""
@@ -122,20 +159,28 @@ class Compression:
             return
         share = len(packed.payload) / packed.raw_bytes
         self._share += SHARE_WEIGHT * (share - self._share)
-        self._frames += 1
-        self._seconds += packed.seconds
-        self._send_seconds += send_seconds
+        window = self._window
+        window.frames += 1
+        window.raw_bytes += packed.raw_bytes
+        window.packed_bytes += len(packed.payload)
+        window.seconds += packed.seconds
+        window.send_seconds += send_seconds
         if packed.is_whole:
-            self._whole_bytes += packed.raw_bytes
-            self._packed_bytes += len(packed.payload)
-        if self._frames == WINDOW_FRAMES:
-            self._choose()
-            self._restart()
+            window.whole_raw_bytes += packed.raw_bytes
+            window.whole_packed_bytes += len(packed.payload)
+            window.whole_seconds += packed.seconds
+        if window.frames == WINDOW_FRAMES:
+            self._choose(window)
+            self._window = Window()
 
-    def _choose(self) -> None:
-        if self._packed_bytes > SAVES_LITTLE * self._whole_bytes:
+    def _choose(self, window: Window) -> None:
+        index = self._index
+        self._before[index] = window
+        if window.saves_little or (not index and window.is_slower_than_plain):
             self._plain_left = PLAIN_FRAMES
-        if self._send_seconds < FASTER_LINK * self._seconds:
-            self._index = max(0, self._index - 1)
-        elif self._send_seconds > SLOWER_LINK * self._seconds:
-            self._index = min(len(LEVELS) - 1, self._index + 1)
+        if window.send_seconds > SLOWER_LINK * window.seconds:
+            self._index = min(len(LEVELS) - 1, index + 1)
+        elif index and window.send_seconds < FASTER_LINK * window.seconds:
+            lower = self._before.get(index - 1)
+            if lower is None or window.takes_longer_than(lower):
+                self._index = index - 1

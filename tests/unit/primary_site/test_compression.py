@@ -18,6 +18,7 @@ from primary_site.compression import (
 TRACK = 4096
 TEXT = b"a page of a database, and another one; " * (TRACK // 39 + 1)
 NOISE = random.Random(2).randbytes(TRACK)
+HALF = TEXT[: TRACK // 2] + NOISE[: TRACK // 2]
 DIFFERENCE = DeltaRun(0, 1, bytes(TRACK - 1) + b"x", b"b" * 16, b"r" * 16)
 
 
@@ -75,8 +76,35 @@ def test_a_slow_link_gets_the_highest_level_step_by_step(clock: Clock) -> None:
     for expected in (*LEVELS[1:], LEVELS[-1]):
         frames(compression, clock, send_seconds=0.1)
         assert level(compression) == expected
-    frames(compression, clock, send_seconds=0.0001)
+    frames(compression, clock, pack_seconds=0.002, send_seconds=0.0001)
     assert level(compression) == LEVELS[-2], "the link is fast again"
+
+
+def test_a_lower_level_that_would_send_for_as_long_is_not_taken(clock: Clock) -> None:
+    """Else it goes to and fro: each level makes the other one look better."""
+    compression = Compression("auto", clock.monotonic)
+    frames(compression, clock, data=HALF)
+    assert level(compression) == LEVELS[0]
+    frames(compression, clock, data=HALF, send_seconds=0.0035)
+    assert level(compression) == LEVELS[1], "the link has time for it"
+    for _ in range(4):
+        frames(compression, clock, pack_seconds=0.002, send_seconds=0.0001)
+        assert level(compression) == LEVELS[1], "the link would take as long"
+    frames(compression, clock, pack_seconds=0.01, send_seconds=0.0001)
+    assert level(compression) == LEVELS[0], "now it keeps the link waiting"
+
+
+def test_a_link_faster_than_the_processor_gets_tracks_as_they_are(
+    clock: Clock,
+) -> None:
+    compression = Compression("auto", clock.monotonic)
+    frames(compression, clock, data=HALF, send_seconds=0.0003)
+    assert level(compression) is None
+    assert compression.level(is_whole=False) == LEVELS[0], "differences shrink more"
+    frames(compression, clock, data=HALF, count=PLAIN_FRAMES, send_seconds=0.0006)
+    assert level(compression) == LEVELS[0], "tried again"
+    frames(compression, clock, data=HALF, send_seconds=0.0005)
+    assert level(compression) == LEVELS[0], "the link is not that fast any more"
 
 
 def test_between_the_two_nothing_changes(clock: Clock) -> None:
