@@ -72,10 +72,44 @@ async def test_numbers_on_the_page_equal_the_json(tmp_path: Path) -> None:
                 page.open(f"http://127.0.0.1:{port}/")
                 compare(page, pair, port)
                 look_at_pictures(page, port)
+                look_at_the_other_site(page, pair)
+                page.open(f"http://127.0.0.1:{port}/")
+                page.until(live("on"))
                 pair.primary.kill()
-                page.until("document.getElementById('live').className == 'live off'")
+                page.until(live("off"))
+                assert page.evaluate("document.querySelector('main.stale') !== null")
+                asyncio.run(pair.primary.start())
+                page.until(live("on"))
+                assert page.evaluate("document.querySelector('main.stale') === null")
 
         await asyncio.to_thread(look)
+
+
+def live(what: str) -> str:
+    return f"document.getElementById('live').className == 'live {what}'"
+
+
+def look_at_the_other_site(page: Chromium, pair: Pair) -> None:
+    """The remote shows its own view, with the figures of its own status."""
+    assert pair.http_ports is not None
+    port = pair.http_ports[1]
+    page.open(f"http://127.0.0.1:{port}/")
+    page.until("window.farshore && farshore.status.role == 'remote'")
+    group = asyncio.run(status(port))["groups"][0]
+    history = group["history"]
+    assert figure(page, "points") == str(history["points"]) == "1"
+    assert figure(page, "retain") == "the newest only"
+    assert number(figure(page, "journal")) == pytest.approx(
+        history["journal_bytes"], rel=DIGITS
+    )
+    words = page.evaluate("document.querySelector('svg.chain').textContent")
+    assert "remote b" in words
+    assert "primary a" in words
+    page.until("farshore.cards.get('g').history !== null")
+    assert plotted(page, "journals", 1)[-1] == history["journal_bytes"]
+    label = page.evaluate("document.querySelector('.plot').getAttribute('aria-label')")
+    assert label.startswith("Age of the recovery point: age now ")
+    assert page.complaints == []
 
 
 def compare(page: Chromium, pair: Pair, port: int) -> None:
@@ -98,8 +132,9 @@ def compare(page: Chromium, pair: Pair, port: int) -> None:
     ):
         assert number(figure(page, key)) == pytest.approx(value, rel=DIGITS), key
     words = page.evaluate("document.querySelector('svg.chain').textContent")
-    assert "1 connections" in words
+    assert "1 connection" in words
     assert "primary a" in words
+    assert "remote b" in words
     assert f"point {group['recovery_point']['number']}" in words
     bars = page.evaluate("document.querySelectorAll('svg.holds rect').length")
     assert bars >= 1

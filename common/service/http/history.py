@@ -36,6 +36,8 @@ FIELDS: Final = (
     "total_wire_bytes",
     "hold_seconds",
     "cycle_number",
+    "journal_bytes",
+    "journal_limit_bytes",
 )
 AGE: Final = FIELDS.index("age_seconds")
 
@@ -43,6 +45,7 @@ AGE: Final = FIELDS.index("age_seconds")
 def sample(status: GroupStatus, now_seconds: float) -> tuple[float, ...]:
     """Return a status's figures, as `FIELDS` names them; NaN is not known."""
     totals, last, forecast = status.totals, status.last_cycle, status.forecast
+    history = status.history
     found = (
         now_seconds,
         status.recovery_point_age_seconds,
@@ -53,6 +56,8 @@ def sample(status: GroupStatus, now_seconds: float) -> tuple[float, ...]:
         totals.bytes_on_wire if totals else None,
         last.hold_seconds if last else None,
         status.cycle_number,
+        history.journal_bytes if history else None,
+        history.journal_limit_bytes if history else None,
     )
     return tuple(math.nan if value is None else float(value) for value in found)
 

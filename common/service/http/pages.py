@@ -7,16 +7,20 @@ from typing import Final
 
 from common.service.http.answers import Answer, Handler, Request
 
+SCRIPT: Final = "text/javascript; charset=utf-8"
+
+SCRIPTS: Final = (
+    *("page", "card", "chain", "charts", "marks"),
+    *("pictures", "series", "standing", "words"),
+)
+"""Modules of ours."""
+
 FILES: Final = {
     "/": ("index.html", "text/html; charset=utf-8"),
     "/page.css": ("page.css", "text/css; charset=utf-8"),
-    "/page.js": ("page.js", "text/javascript; charset=utf-8"),
-    "/charts.js": ("charts.js", "text/javascript; charset=utf-8"),
-    "/chain.js": ("chain.js", "text/javascript; charset=utf-8"),
-    "/pictures.js": ("pictures.js", "text/javascript; charset=utf-8"),
-    "/words.js": ("words.js", "text/javascript; charset=utf-8"),
+    **{f"/{name}.js": (f"{name}.js", SCRIPT) for name in SCRIPTS},
     "/icon.svg": ("icon.svg", "image/svg+xml"),
-    "/uPlot.iife.min.js": ("uPlot.iife.min.js", "text/javascript; charset=utf-8"),
+    "/uPlot.iife.min.js": ("uPlot.iife.min.js", SCRIPT),
     "/uPlot.min.css": ("uPlot.min.css", "text/css; charset=utf-8"),
     "/uPlot.LICENSE.txt": ("uPlot.LICENSE.txt", "text/plain; charset=utf-8"),
 }

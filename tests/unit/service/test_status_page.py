@@ -68,6 +68,8 @@ def run_node(tmp_path: Path, script: str, *values: Any) -> Any:
     (tmp_path / "test.js").write_text(
         'import * as words from "./words.js";\n'
         'import * as pictures from "./pictures.js";\n'
+        'import * as series from "./series.js";\n'
+        'import * as standing from "./standing.js";\n'
         "const given = JSON.parse(process.argv[2]);\n"
         f"const result = {script};\n"
         "process.stdout.write(JSON.stringify(result));\n"
@@ -129,9 +131,15 @@ def group(**others: Any) -> dict[str, Any]:
         },
         "totals": {"cycles_committed": 7},
         "history": None,
+        "role_change": None,
+        "test_copies": [],
+        "last_verify": None,
+        "last_scrub": None,
+        "last_drill": None,
         "progress": None,
         "link": {
             "state": "connected",
+            "site": "b",
             "encrypted": True,
             "peers": [
                 {"state": "connected", "round_trip_seconds": 0.02},
@@ -147,7 +155,7 @@ def group(**others: Any) -> dict[str, Any]:
 
 @needs_node
 def test_figures_are_those_of_the_status(tmp_path: Path) -> None:
-    figures = run_node(tmp_path, "pictures.figures(given[0])", group())
+    figures = run_node(tmp_path, "pictures.figures(given[0], 0)", group())
 
     found = {key: (text, *tone) for key, _, text, *tone in figures}
     assert found["age"] == ("4.50 s old", "warn")
@@ -185,7 +193,10 @@ def test_the_chain_tells_where_it_is_broken(tmp_path: Path) -> None:
     assert not broken["wires"][1]["isMoving"]
     assert broken["boxes"][1]["tone"] == "warn"
     assert receiving["boxes"][2]["title"] == "remote a"
-    assert receiving["boxes"][0]["lines"] == ["not known here"]
+    assert receiving["boxes"][0]["lines"] == ["at the other site"]
+    assert receiving["boxes"][1]["title"] == "primary b"
+    assert whole["boxes"][2]["title"] == "remote b"
+    assert receiving["boxes"][2]["lines"][-1] == "3 readers"
 
 
 @needs_node
@@ -193,7 +204,7 @@ def test_rates_come_from_counters_that_a_restart_resets(tmp_path: Path) -> None:
     times = [0, 5, 10, 15, 20]
     totals = [0, 50, 10, None, 40]
 
-    found = run_node(tmp_path, "pictures.rates(given[0], given[1])", times, totals)
+    found = run_node(tmp_path, "series.rates(given[0], given[1])", times, totals)
 
     assert found == [None, 10, 2, None, None]
 
@@ -212,10 +223,10 @@ def test_bars_and_marks_show_what_there_is(tmp_path: Path) -> None:
         },
     ]
 
-    bars, none, marks = run_node(
+    bars, none, line, empty = run_node(
         tmp_path,
-        "[pictures.holdBars(given[0]), pictures.holdBars(null), "
-        "pictures.pointMarks(given[1], 2000)]",
+        "[series.holdBars(given[0]), series.holdBars(null), "
+        "series.timeline(given[1], 2000), series.timeline([], 2000)]",
         holds,
         points,
     )
@@ -226,8 +237,115 @@ def test_bars_and_marks_show_what_there_is(tmp_path: Path) -> None:
         ("more", 1),
     ]
     assert none == []
-    assert [(mark["place"], mark["kind"]) for mark in marks] == [
-        (0.5, "newest"),
-        (0, "pinned"),
+    newest, oldest = line["marks"]
+    assert (newest["number"], newest["kind"]) == (9, "newest")
+    assert (oldest["place"], oldest["kind"]) == (0, "pinned")
+    assert 0 < newest["place"] < 0.2  # half the time is not half the line
+    assert "nightly" in oldest["words"]
+    places = [(tick["words"], tick["place"]) for tick in line["ticks"]]
+    assert [words for words, _ in places] == ["1 min", "10 min"]
+    assert 1 > places[0][1] > places[1][1] > newest["place"]
+    assert (empty["marks"], empty["ticks"]) == ([], [])
+
+
+@needs_node
+def test_a_rare_peak_does_not_flatten_what_is_usual(tmp_path: Path) -> None:
+    usual = [[1, 2, None, 2], [1, 1, 1, 1]]
+    lines = [[*usual[0] * 10, 500], [*usual[1] * 10, 3]]
+
+    found = run_node(
+        tmp_path,
+        "[series.visible(given[0]), series.visible(given[1]), "
+        "series.visible([[null], []]), series.greatest(given[1]), "
+        "series.newest([4, null])]",
+        usual,
+        lines,
+    )
+
+    assert found == [2, 4, None, 500, 4]
+
+
+def exchanged(step: str, **others: Any) -> dict[str, Any]:
+    change = {
+        "step": step,
+        "point": 7,
+        "cut_time": "1970-01-01T00:16:40.000000Z",
+        "at": "1970-01-01T00:20:00.000000Z",
+        "lineage": "ab",
+    }
+    return group(role_change=change, **others)
+
+
+@needs_node
+def test_roles_that_change_are_told_in_words(tmp_path: Path) -> None:
+    cases = [
+        group(),
+        exchanged("superseded", state="superseded"),
+        exchanged("taken_over", state="taken_over"),
+        exchanged("taken_over", state="idle"),
+        exchanged("split_brain", state="disconnected"),
+        exchanged("failing_back", role="receiving", state="draining"),
+        exchanged("handing_over"),
+        exchanged("taking_over", role="receiving", state="taken_over"),
+        exchanged("a_later_step"),
     ]
-    assert "nightly" in marks[1]["words"]
+
+    found = run_node(
+        tmp_path,
+        "given[0].map((one) => [standing.roleBanner(one), standing.stateTone(one), "
+        "pictures.chain({site: 'a', nbd: null}, one).wires[0].words])",
+        cases,
+    )
+
+    banners = [banner for banner, _, _ in found]
+    assert banners[0] is None
+    assert [banner["title"] for banner in banners[1:]] == [
+        *("Superseded", "Taken over", "Taken over", "Split brain", "Failback"),
+        *("Switchover", "Takeover under way", "a later step"),
+    ]
+    told = banners[1]["words"]
+    assert "took over 1970-01-01 00:20:00 UTC, from point 7" in told
+    assert "farshore failback g" in told
+    assert "Nothing is replicated" in banners[2]["words"]
+    assert "Nothing is replicated" not in banners[3]["words"]
+    assert "fork 7" in banners[5]["words"]
+    assert [tone for _, tone, _ in found[:5]] == ["good", "bad", "warn", "good", "bad"]
+    refused = ["NBD", "writes refused"]
+    assert [words == refused for _, _, words in found] == [
+        *(False, True, False, False, False, False, True, False, False)
+    ]
+
+
+@needs_node
+def test_a_receiving_site_shows_its_own_view(tmp_path: Path) -> None:
+    receiving = group(
+        role="receiving",
+        forecast=None,
+        last_cycle=None,
+        history={
+            "points": 26,
+            "journal_bytes": 95 << 20,
+            "journal_limit_bytes": 100 << 20,
+            "oldest_cut_time": "1970-01-01T00:00:00Z",
+            "kept": 2,
+            "forks": 1,
+            "retain": ["all for 1h", "1 per 1d for 30d"],
+        },
+        test_copies=["try", "look"],
+        last_drill={"verdict": "timed_out", "started": "1970-01-01T00:00:00Z"},
+        last_scrub={"result": "clean", "ended": "1970-01-01T00:00:00Z"},
+    )
+
+    figures = run_node(tmp_path, "pictures.figures(given[0], 7200)", receiving)
+
+    found = {key: (text, *tone) for key, _, text, *tone in figures}
+    assert found["points"][0] == "26"
+    assert found["oldest"][0] == "2 h old"
+    assert found["journal"] == ("95.0 MiB of 100 MiB", "bad")
+    assert found["kept"][0] == "2"
+    assert found["forks"] == ("1", "warn")
+    assert found["retain"][0] == "all for 1h, 1 per 1d for 30d"
+    assert found["test_copies"][0] == "try, look"
+    assert found["drill"] == ("timed out, 2 h ago", "bad")
+    assert found["scrub"] == ("clean, 2 h ago", "good")
+    assert "verify" not in found

@@ -1,32 +1,11 @@
-// What is drawn, as plain values, from a status and a history. Pure.
+// What is shown of a group, as plain values, from a status. Pure.
 
+import { GOOD, WARN, BAD, ageTone, linkTone, stateTone, step } from "./standing.js";
 import { UNKNOWN, bytes, count, plain, rate, seconds } from "./words.js";
 
-const GOOD = "good";
-const WARN = "warn";
-const BAD = "bad";
-
-export function stateTone(group) {
-  if (["failed", "superseded"].includes(group.state)) return BAD;
-  if (group.alarms.length || ["disconnected", "suspect", "suspended"].includes(group.state)) {
-    return WARN;
-  }
-  return GOOD;
-}
-
-export function ageTone(group) {
-  const age = group.recovery_point_age_seconds;
-  const forecast = group.forecast;
-  if (age === null) return WARN;
-  if (!forecast) return GOOD;
-  if (forecast.promise === "breached" || age > forecast.target_seconds) return BAD;
-  return forecast.promise === "in_danger" ? WARN : GOOD;
-}
-
-export function linkTone(link) {
-  if (link.state !== "connected") return BAD;
-  return link.peers.some((peer) => peer.state !== "connected") ? WARN : GOOD;
-}
+const JOURNALS_WARN = 0.8;
+const JOURNALS_BAD = 0.9;
+const CERTIFICATE_SECONDS_MIN = 30 * 86400;
 
 /** Connections of hosts to the volumes of a group; null: not known. */
 export function hostConnections(status, group) {
@@ -36,41 +15,85 @@ export function hostConnections(status, group) {
     .reduce((sum, [, number]) => sum + number, 0);
 }
 
-/** The figures of a group, as [key, what it is, text, tone]. */
-export function figures(group) {
-  const forecast = group.forecast;
-  const last = group.last_cycle;
-  const totals = group.totals;
-  const history = group.history;
+/** The figures of a group, as [key, what it is, text, tone]; `now` in seconds since 1970. */
+export function figures(group, now) {
   const found = [
     ["age", "recovery point is", `${seconds(group.recovery_point_age_seconds)} old`, ageTone(group)],
     ["point", "newest point", count(group.recovery_point && group.recovery_point.number)],
   ];
-  const add = (key, title, text, tone) => {
-    if (text !== UNKNOWN) found.push([key, title, text, tone]);
-  };
-  if (forecast) {
-    add("target", "promised (rpo)", seconds(forecast.target_seconds));
-    add("forecast", "greatest age foreseen", seconds(forecast.expected_age_seconds), ageTone(group));
-    add("breach", "promise breaks in", seconds(forecast.seconds_until_breach), BAD);
-    if (forecast.cause) add("cause", "cycles wait for", plain(forecast.cause), WARN);
+  if (group.recovery_point_age_seconds === null) found[0] = ["age", "recovery point", "none yet", WARN];
+  const parts = [promised, moved, kept, checked, linked];
+  for (const part of parts) {
+    for (const one of part(group, now)) if (one[2] !== UNKNOWN) found.push(one);
   }
-  add("changed", "changed since the cut", bytes(group.changed_bytes));
-  add("behind", "not at the remote yet", bytes(group.out_of_sync_bytes));
+  return found;
+}
+
+function promised(group) {
+  const forecast = group.forecast;
+  if (!forecast) return [];
+  const found = [
+    ["target", "promised (rpo)", seconds(forecast.target_seconds)],
+    ["forecast", "greatest age foreseen", seconds(forecast.expected_age_seconds), ageTone(group)],
+    ["breach", "promise breaks in", seconds(forecast.seconds_until_breach), BAD],
+  ];
+  if (forecast.cause) found.push(["cause", "cycles wait for", plain(forecast.cause), WARN]);
+  return found;
+}
+
+function moved(group) {
+  const { last_cycle: last, totals } = group;
+  const found = [
+    ["changed", "changed since the cut", bytes(group.changed_bytes)],
+    ["behind", "not at the remote yet", bytes(group.out_of_sync_bytes)],
+  ];
   if (last) {
-    add("hold", "last hold of host writes", seconds(last.hold_seconds));
-    add("drain", "last cut to commit", seconds(last.drain_seconds));
-    add("wire", "last cycle on the wire", `${bytes(last.bytes_on_wire)} for ${bytes(last.bytes_changed)}`);
+    found.push(["hold", "last hold of host writes", seconds(last.hold_seconds)]);
+    found.push(["drain", "last cut to commit", seconds(last.drain_seconds)]);
+    found.push(["wire", "last cycle on the wire", `${bytes(last.bytes_on_wire)} for ${bytes(last.bytes_changed)}`]);
   }
-  if (totals) add("cycles", "cycles since the start", count(totals.cycles_committed));
+  if (totals) found.push(["cycles", "cycles since the start", count(totals.cycles_committed)]);
+  return found;
+}
+
+function kept(group, now) {
+  const history = group.history;
+  const found = [];
   if (history) {
-    add("points", "points kept", count(history.points));
-    add("journal", "journals", bytes(history.journal_bytes));
+    const oldest = history.oldest_cut_time ? now - Date.parse(history.oldest_cut_time) / 1000 : null;
+    const limit = history.journal_limit_bytes;
+    const share = limit ? history.journal_bytes / limit : 0;
+    const tone = share > JOURNALS_BAD ? BAD : share > JOURNALS_WARN ? WARN : "";
+    found.push(["points", "points kept", count(history.points)]);
+    found.push(["oldest", "oldest point is", oldest === null ? UNKNOWN : `${seconds(Math.round(Math.max(oldest, 0)))} old`]);
+    found.push(["journal", "journals", bytes(history.journal_bytes) + (limit ? ` of ${bytes(limit)}` : ""), tone]);
+    if (history.kept) found.push(["kept", "kept by an operator", count(history.kept)]);
+    if (history.forks) found.push(["forks", "forks kept", count(history.forks), WARN]);
+    found.push(["retain", "retained", (history.retain || []).join(", ") || "the newest only"]);
   }
-  add("rate", "paced to", rate(group.link.rate_bytes_per_second));
+  const copies = group.test_copies || [];
+  if (copies.length) found.push(["test_copies", "test copies", copies.join(", ")]);
+  return found;
+}
+
+function checked(group, now) {
+  const ago = (time) => `${seconds(Math.max(0, Math.round(now - Date.parse(time) / 1000)))} ago`;
+  const found = [];
+  const { last_drill: drill, last_verify: verify, last_scrub: scrub } = group;
+  if (drill) {
+    found.push(["drill", "last drill", `${plain(drill.verdict)}, ${ago(drill.started)}`, drill.verdict === "passed" ? GOOD : BAD]);
+  }
+  for (const [key, title, one] of [["verify", "last verify", verify], ["scrub", "last scrub", scrub]]) {
+    if (one) found.push([key, title, `${plain(one.result)}, ${ago(one.ended)}`, one.result === "clean" ? GOOD : BAD]);
+  }
+  return found;
+}
+
+function linked(group) {
+  const found = [["rate", "paced to", rate(group.link.rate_bytes_per_second)]];
   for (const [key, title] of [["certificate", "own certificate for"], ["peer_certificate", "peer's certificate for"]]) {
     const one = group.link[key];
-    if (one) add(key, title, seconds(one.seconds_left), one.seconds_left < 30 * 86400 ? BAD : GOOD);
+    if (one) found.push([key, title, seconds(one.seconds_left), one.seconds_left < CERTIFICATE_SECONDS_MIN ? BAD : GOOD]);
   }
   return found;
 }
@@ -78,106 +101,97 @@ export function figures(group) {
 /** The chain host → primary → link → remote: boxes and wires, each with words and tone. */
 export function chain(status, group) {
   const isSending = group.role === "sending";
-  const hosts = hostConnections(status, group);
-  const link = group.link;
-  const trips = link.peers.map((peer) => peer.round_trip_seconds).filter((trip) => trip !== null);
-  const living = link.peers.filter((peer) => peer.state === "connected").length;
-  const point = group.recovery_point;
-  const tone = stateTone(group);
   return {
-    boxes: [
-      {
-        title: isSending ? "hosts" : "hosts there",
-        lines: [isSending ? `${count(hosts)} connections` : "not known here"],
-        tone: isSending && hosts ? GOOD : "",
-      },
-      {
-        title: isSending ? `primary ${status.site}` : "primary",
-        lines: isSending ? [plain(group.state), `${bytes(group.changed_bytes)} changed`] : ["elsewhere"],
-        tone: isSending ? tone : "",
-      },
-      {
-        title: isSending ? "remote" : `remote ${status.site}`,
-        lines: [
-          point ? `point ${point.number}` : "no point yet",
-          ...(isSending ? [] : [plain(group.state)]),
-          ...(!isSending && hosts ? [`${hosts} readers`] : []),
-        ],
-        tone: isSending ? (point ? ageTone(group) : WARN) : tone,
-      },
-    ],
-    wires: [
-      { words: ["NBD"], tone: isSending && hosts ? GOOD : "", isMoving: false },
-      {
-        words: [
-          `${link.state}${link.encrypted ? ", TLS" : ", plain text"}`,
-          trips.length ? `${living} × ${seconds(Math.max(...trips))}` : `${living} connections`,
-        ],
-        tone: linkTone(link),
-        isMoving: ["draining", "first_copy"].includes(group.state) && link.state === "connected",
-      },
-    ],
+    boxes: isSending ? sendingBoxes(status, group) : receivingBoxes(status, group),
+    wires: [hostWire(status, group, isSending), linkWire(group)],
   };
 }
 
-/** A column of a history by its field's name. */
-export function column(history, ring, name) {
-  return history[ring][history.fields.indexOf(name)];
+function named(role, site) {
+  return site ? `${role} ${site}` : role;
 }
 
-/** [times, ages, targets] */
-export function agePlot(history, ring) {
-  return ["time_seconds", "age_seconds", "target_seconds"].map((name) => column(history, ring, name));
+function connections(number) {
+  return number === 1 ? "1 connection" : `${count(number)} connections`;
 }
 
-/** [times, changed per second, sent per second] from counters, which a restart resets. */
-export function flowPlot(history, ring) {
-  const times = column(history, ring, "time_seconds");
+function sendingBoxes(status, group) {
+  const hosts = hostConnections(status, group);
+  const point = group.recovery_point;
+  const isAlone = ["superseded", "taken_over"].includes(group.state);
+  const there = {
+    superseded: ["has taken over", "serves hosts"],
+    taken_over: ["receives nothing yet"],
+  };
   return [
-    times,
-    ...["total_changed_bytes", "total_wire_bytes"].map((name) => rates(times, column(history, ring, name))),
+    { title: "hosts", lines: [connections(hosts)], tone: hosts ? GOOD : "" },
+    {
+      title: named("primary", status.site),
+      lines: [plain(group.state), `${bytes(group.changed_bytes)} changed`],
+      tone: stateTone(group),
+    },
+    {
+      title: named("remote", group.link.site),
+      lines: isAlone ? there[group.state] : [point ? `point ${point.number}` : "no point yet"],
+      tone: isAlone || !point ? WARN : ageTone(group),
+    },
   ];
 }
 
-export function rates(times, totals) {
-  return totals.map((total, index) => {
-    const before = index ? totals[index - 1] : null;
-    if (total === null || before === null || times[index] <= times[index - 1]) return null;
-    const grown = total >= before ? total - before : total;
-    return grown / (times[index] - times[index - 1]);
-  });
+function receivingBoxes(status, group) {
+  const readers = hostConnections(status, group);
+  const copies = (group.test_copies || []).length;
+  const point = group.recovery_point;
+  const used = [];
+  if (readers) used.push(readers === 1 ? "1 reader" : `${readers} readers`);
+  if (copies) used.push(copies === 1 ? "1 test copy" : `${copies} test copies`);
+  const isConnected = group.link.state === "connected";
+  return [
+    { title: "hosts", lines: ["at the other site"], tone: "" },
+    {
+      title: named("primary", group.link.site),
+      lines: [isConnected ? "sends" : "not heard of"],
+      tone: isConnected ? GOOD : "",
+    },
+    {
+      title: named("remote", status.site),
+      lines: [point ? `point ${point.number}` : "no point yet", plain(group.state), ...(used.length ? [used.join(", ")] : [])],
+      tone: stateTone(group),
+    },
+  ];
 }
 
-/** [times, hold seconds] */
-export function holdPlot(history, ring) {
-  return ["time_seconds", "hold_seconds"].map((name) => column(history, ring, name));
+function hostWire(status, group, isSending) {
+  if (!isSending) return { words: ["NBD"], tone: "", isMoving: false };
+  const refused = ["superseded", "handing_over"].includes(step(group));
+  if (refused) return { words: ["NBD", "writes refused"], tone: BAD, isMoving: false };
+  return { words: ["NBD"], tone: hostConnections(status, group) ? GOOD : "", isMoving: false };
 }
 
-/** Bars of a histogram of the status: up to which time, how many; empty ends are cut off. */
-export function holdBars(histogram) {
-  if (!histogram) return [];
-  const bars = histogram.counts.map((number, index) => ({
-    number,
-    words: index < histogram.bounds_seconds.length ? `≤ ${seconds(histogram.bounds_seconds[index])}` : "more",
-  }));
-  const used = bars.map((bar) => bar.number > 0);
-  return bars.slice(Math.max(0, used.indexOf(true)), used.lastIndexOf(true) + 1);
+function linkWire(group) {
+  const link = group.link;
+  const trips = link.peers.map((peer) => peer.round_trip_seconds).filter((trip) => trip !== null);
+  const living = link.peers.filter((peer) => peer.state === "connected").length;
+  return {
+    words: [
+      `${link.state}${link.encrypted ? ", TLS" : ", plain text"}`,
+      trips.length ? `${living} × ${seconds(Math.max(...trips))}` : connections(living),
+    ],
+    tone: linkTone(link),
+    isMoving: ["draining", "first_copy"].includes(group.state) && link.state === "connected",
+  };
 }
 
-/** Points on a line, 0 oldest to 1 now: [{place, number, words, kind}]. */
-export function pointMarks(points, nowSeconds) {
-  const times = points.map((point) => Date.parse(point.cut_time) / 1000);
-  const oldest = Math.min(...times, nowSeconds - 60);
-  return points.map((point, index) => ({
-    place: Math.min(1, Math.max(0, (times[index] - oldest) / (nowSeconds - oldest))),
-    number: point.number,
-    words: `point ${point.number}, cut ${point.cut_time}${point.label ? `, ${point.label}` : ""}, ${bytes(point.bytes)}`,
-    kind: point.pinned ? "pinned" : index === 0 ? "newest" : "",
-  }));
-}
+const OPERATIONS = {
+  first_copy: "first copy",
+  compare: "comparing everything",
+  takeover: "going back to the recovery point",
+  failback: "failback: what either side changed",
+};
 
 export function progressWords(progress) {
   const share = progress.total_bytes ? (100 * progress.done_bytes) / progress.total_bytes : 0;
   const left = progress.eta_seconds === null ? "" : `, ${seconds(progress.eta_seconds)} left`;
-  return `${plain(progress.operation)}: ${bytes(progress.done_bytes)} of ${bytes(progress.total_bytes)} (${share.toFixed(1)} %)${left}`;
+  const what = OPERATIONS[progress.operation] || plain(progress.operation);
+  return `${what}: ${bytes(progress.done_bytes)} of ${bytes(progress.total_bytes)} (${share.toFixed(1)} %)${left}`;
 }
