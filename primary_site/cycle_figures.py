@@ -26,6 +26,10 @@ class LastCycle:
     """Of these, sent again whole: the remote held something else."""
     bytes_changed: int
     bytes_on_wire: int
+    settle_seconds: float = 0.0
+    """From the cut until the drain began, lost sessions between them included."""
+    commit_seconds: float = 0.0
+    """From the last track until the remote's answer."""
 
 
 def changed_bytes(group: ConsistencyGroup) -> int:

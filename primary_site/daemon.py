@@ -24,6 +24,7 @@ from common.service.runner import run, wait_for_stop
 from common.service.site_record import SiteState, open_state_directory
 from common.service.status import SiteStatus
 from common.service.status_line import StatusLine
+from common.service.tracing import SiteTracing
 from common.service.version import farshore_version
 from common.storage.files import SystemFiles
 from primary_site.sending_groups import PACING_KEYS, TLS_KEYS
@@ -52,6 +53,7 @@ class PrimaryDaemon:
         self._groups.can_receive = config.replication is not None
         self._nbd: NbdServer | None = None
         self._http = SiteHttp(config.http, self._status, self._control, self._clock)
+        self._tracing = SiteTracing(config.tracing, "primary", site)
         self.reloader = Reloader(config, self._load)
         self.reloader.register(TLS_KEYS, self._prepare_credentials)
         self.reloader.register(PACING_KEYS, self._prepare_pacing)
@@ -60,10 +62,13 @@ class PrimaryDaemon:
     async def serve(self, stop: asyncio.Event) -> None:
         """Open everything, serve until `stop`, close in order."""
         try:
+            await self._tracing.start()
+            self._groups.trace_to(self._tracing.take)
             await self._http.listen()
             await self._serve(stop)
         finally:
             await self._http.close()
+            await self._tracing.close()
 
     async def _serve(self, stop: asyncio.Event) -> None:
         site, groups = self._config.site, self._groups
@@ -156,6 +161,7 @@ class PrimaryDaemon:
             role="primary",
             version=farshore_version(),
             nbd=nbd_status(self._nbd),
+            tracing=self._tracing.status(),
             groups=await self._groups.status(),
         )
 

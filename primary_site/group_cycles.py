@@ -17,6 +17,7 @@ from common.errors import ProtocolError, RefusedError, StorageError
 from common.ports import Clock
 from common.replication.features import DELTA, REFERENCE
 from common.replication.messages import Abandon, Noted, Welcome
+from common.service.cycle_trace import Trace, no_trace
 from primary_site.alarms import Alarms
 from primary_site.autopilot import look_seconds
 from primary_site.background import retrieve
@@ -30,6 +31,7 @@ from primary_site.cycle_figures import (
     log_commit,
 )
 from primary_site.cycle_totals import CycleTotals
+from primary_site.cycle_trace import sent_trace
 from primary_site.drain import WORKERS, CycleDrain
 from primary_site.drain_waits import Stage
 from primary_site.group import (
@@ -86,6 +88,8 @@ class GroupCycles:
         """Set when there may be something to do: a cut was asked for, say."""
         self.tend_soon = asyncio.Event()
         """Set when making bitmaps durable now would spare a restart much."""
+        self.trace: Trace = no_trace
+        """Told of each cycle that is committed."""
         self.is_stopping = False
         self.when_moved_on: Callable[[], None] = lambda: None
         """Called after each cut, commit and withdrawal."""
@@ -338,6 +342,7 @@ class GroupCycles:
         assert self._destage is not None
         with drain.waiting(Stage.READ):
             await asyncio.shield(self._destage)
+        drained = self._clock.monotonic()
         committed = asyncio.create_task(session.committed())
         try:
             answer = await drain.committed(committed)
@@ -345,7 +350,8 @@ class GroupCycles:
             committed.cancel()
         if answer.cycle_id != cut.cycle_id:
             raise ProtocolError("COMMITTED names another cycle")
-        seconds = self._clock.monotonic() - self.cut_at
+        ended = self._clock.monotonic()
+        seconds = ended - self.cut_at
         self.last_cycle = LastCycle(
             cut.number,
             cut.hold_seconds,
@@ -356,6 +362,8 @@ class GroupCycles:
             drain.tracks_refused,
             cycle_bytes(group),
             session.sent_bytes - wire_before,
+            self.drain_began - self.cut_at,
+            ended - drained,
         )
         if self.keeper is not None and is_fresh and drain.is_typical:
             self.keeper.cycle_ended(
@@ -387,6 +395,8 @@ class GroupCycles:
         )
         self.totals.committed(cut.number, self.last_cycle)
         log_commit(self.group.name, cut, self.last_cycle, self._clock.now_ns())
+        if (told := sent_trace(self.group.name, cut, self.last_cycle)) is not None:
+            self.trace(told)
         if self.group.is_whole():
             # From now on a crash need not cost a full comparison: make it durable.
             self.tend_soon.set()

@@ -19,6 +19,7 @@ from common.errors import FarshoreError
 from common.ports import Clock, Files, Threads
 from common.service.config_link import LinkTable
 from common.service.config_primary import PrimaryGroup
+from common.service.cycle_trace import Trace
 from common.service.kept_report import KeptReport
 from common.service.loop_thread import LoopFactory, LoopThread
 from common.service.status import AlarmStatus, GroupState, GroupStatus
@@ -122,6 +123,10 @@ class HostedGroup:
     @property
     def volumes(self) -> list[PrimaryVolume]:
         return self.replicator.group.volumes
+
+    def trace_to(self, trace: Trace) -> None:
+        """Have cycles told; before `replicate`."""
+        self.replicator.cycles.trace = trace
 
     async def replicate(self) -> None:
         """Run the group's cycles until cancelled; `close` waits for their end."""

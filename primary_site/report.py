@@ -5,7 +5,6 @@ from __future__ import annotations
 from common.ports import Clock
 from common.service.link_status import connected
 from common.service.role_status import role_change
-from common.service.split_brain import ALARM as SPLIT_BRAIN_ALARM
 from common.service.status import (
     AlarmStatus,
     ForecastStatus,
@@ -91,8 +90,6 @@ def _role_change(replicator: Replicator) -> RoleChangeStatus | None:
         return role_change(RoleStep.HANDING_OVER, state.handing)
     if replicator.switchover.is_under_way:
         return RoleChangeStatus(step=RoleStep.HANDING_OVER)
-    if any(alarm.name == SPLIT_BRAIN_ALARM for alarm in replicator.alarms.all()):
-        return RoleChangeStatus(step=RoleStep.SPLIT_BRAIN)
     return None
 
 

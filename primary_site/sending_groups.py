@@ -19,6 +19,7 @@ from common.replication.credentials import Credentials
 from common.replication.link import Link
 from common.service.certificate_status import with_certificates
 from common.service.config_primary import PrimaryGroup
+from common.service.cycle_trace import Trace, no_trace
 from common.service.reload import Commit
 from common.service.runner import make_loop
 from common.service.status import GroupStatus
@@ -79,6 +80,8 @@ class SendingGroups:
         self.when_gave_up: Callable[[str], Awaitable[None]] | None = None
         """Called once a group's sender has recorded that this site is to receive it."""
         self._watching: dict[str, asyncio.Task[None]] = {}
+        self.trace: Trace = no_trace
+        """Told of the cycles of groups that are opened from now on."""
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     # -- one group ---------------------------------------------------------------------
@@ -124,6 +127,7 @@ class SendingGroups:
             self._clock,
             make_loop,
         )
+        hosted.trace_to(self.trace)
         self.hosted[config.name] = hosted
         self._volumes[config.name] = hosted.volumes
         return hosted

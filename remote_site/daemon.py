@@ -25,6 +25,7 @@ from common.service.runner import run, wait_for_stop
 from common.service.site_record import SiteState, open_state_directory
 from common.service.status import SiteStatus
 from common.service.status_line import StatusLine
+from common.service.tracing import SiteTracing
 from common.service.version import farshore_version
 from common.storage.files import SystemFiles
 from primary_site.sending_groups import PACING_KEYS
@@ -52,6 +53,7 @@ class RemoteDaemon:
         site = config.site.name
         self._groups = SiteGroups(site, config_path, self._files, self._clock)
         self._http = SiteHttp(config.http, self._status, self._control, self._clock)
+        self._tracing = SiteTracing(config.tracing, "remote", site)
         self.reloader = Reloader(config, self._load)
         self.reloader.register(TLS_KEYS, self._prepare_credentials)
         self.reloader.register(LINK_TLS_KEYS, self._prepare_link_credentials)
@@ -60,10 +62,13 @@ class RemoteDaemon:
     async def serve(self, stop: asyncio.Event) -> None:
         """Open everything, serve until `stop`, close in order."""
         try:
+            await self._tracing.start()
+            self._groups.trace_to(self._tracing.take)
             await self._http.listen()
             await self._serve(stop)
         finally:
             await self._http.close()
+            await self._tracing.close()
 
     async def _serve(self, stop: asyncio.Event) -> None:
         site, receiving = self._config.site, self._groups.receiving
@@ -159,6 +164,7 @@ class RemoteDaemon:
             role="remote",
             version=farshore_version(),
             nbd=nbd_status(self._groups.receiving.nbd),
+            tracing=self._tracing.status(),
             groups=await self._groups.status(),
         )
 

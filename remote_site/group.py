@@ -31,10 +31,12 @@ from common.replication.messages import (
     goodbye,
 )
 from common.service.config_remote import RemoteGroup
+from common.service.cycle_trace import Trace, no_trace
 from common.service.histogram import COMMIT_BOUNDS_SECONDS, Histogram
 from common.service.split_brain import ALARM as SPLIT_BRAIN
 from common.service.split_brain import split_brain_text
 from remote_site.admission import Expected, refusal
+from remote_site.cycle_trace import ReceivedCycle, received_trace
 from remote_site.drills import Drills
 from remote_site.enrolment import Enrolment
 from remote_site.exchanging import OnHandOver, no_hand_over
@@ -72,6 +74,8 @@ class ReceivingGroup:
         self.commits = 0
         """Recovery points committed since the daemon started."""
         self.commit_times = Histogram(COMMIT_BOUNDS_SECONDS)
+        self.trace: Trace = no_trace
+        """Told of each cycle that is committed."""
         self.on_hand_over: OnHandOver = no_hand_over
         """Asked by a session whose sender hands the group over."""
         self.is_refusing = False
@@ -282,10 +286,11 @@ class ReceivingGroup:
         self._log.info("session_opened", peer=link.peer, epoch=epoch)
         return session
 
-    def _note_commit(self, seconds: float) -> None:
+    def _note_commit(self, received: ReceivedCycle) -> None:
         self.clear_alarms("out_of_space")
         self.commits += 1
-        self.commit_times.observe(seconds)
+        self.commit_times.observe(received.commit_seconds)
+        self.trace(received_trace(self.name, received))
         self.thinning.wake()
 
     async def _welcome(

@@ -20,6 +20,7 @@ from common.replication.credentials import Credentials
 from common.replication.stream import Address
 from common.service.certificate_status import with_certificates
 from common.service.config_remote import RemoteGroup, ReplicationTable
+from common.service.cycle_trace import Trace, no_trace
 from common.service.drill_status import DrillReport
 from common.service.kept_report import KeptReport
 from common.service.reload import Commit
@@ -86,6 +87,8 @@ class ReceivingGroups:
         self.groups: dict[str, ReceivingGroup] = {}
         self.listener = ReplicationListener(self.groups, clock)
         self.exports = RecoveryExports(self.groups)
+        self.trace: Trace = no_trace
+        """Told of the cycles of groups that are opened from now on."""
         self.nbd: NbdServer | None = None
         """Who serves `exports` to hosts, once there is one."""
         self._site = site
@@ -126,6 +129,7 @@ class ReceivingGroups:
         drills = Drills(directory, self._files)
         await threads.run(drills.load)
         group = ReceivingGroup(config, self._site, store, self._clock, copies, drills)
+        group.trace = self.trace
         path = f"{directory}/{SCRUB_RECORD_NAME}"
         await group.scrubbing.recall(
             KeptReport(path, self._files, ScrubReport), threads

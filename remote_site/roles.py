@@ -27,6 +27,8 @@ from common.replication.messages import Goodbye, Hello
 from common.service.config_primary import PrimaryGroup
 from common.service.config_remote import RemoteGroup
 from common.service.config_roles import receiving_group
+from common.service.cycle_trace import Trace
+from common.service.role_status import with_split_brain
 from common.service.split_brain import ALARM as SPLIT_BRAIN
 from common.service.status import (
     AlarmStatus,
@@ -85,6 +87,10 @@ class SiteGroups:
     def certificates(self) -> dict[str, Certificate]:
         """Return those in use, by what people call them."""
         return self.sending.certificates() | self.receiving.certificates()
+
+    def trace_to(self, trace: Trace) -> None:
+        """Have all cycles told; before any group is opened."""
+        self.sending.trace = self.receiving.trace = trace
 
     def serve(self, nbd: NbdServer) -> None:
         """Have hosts of `nbd` cut off when a group's role changes; begin all cycles."""
@@ -309,7 +315,8 @@ class SiteGroups:
         }
 
     async def status(self) -> tuple[GroupStatus, ...]:
-        return tuple(await asyncio.gather(*map(self._status, self.names)))
+        found = await asyncio.gather(*map(self._status, self.names))
+        return tuple(map(with_split_brain, found))
 
     async def _status(self, name: str) -> GroupStatus:
         if name in self._changing:

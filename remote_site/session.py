@@ -50,6 +50,7 @@ from common.replication.messages import (
     goodbye,
 )
 from remote_site.applying import Applying, refill_with_end
+from remote_site.cycle_trace import ReceivedCycle
 from remote_site.exchanging import Exchanging, OnHandOver, no_hand_over
 from remote_site.finishing import Finishing
 from remote_site.links import SessionLinks
@@ -89,7 +90,7 @@ class ReceivingSession:
         features: Sequence[str],
         order: Sequence[int],
         clock: Clock,
-        on_committed: Callable[[float], None],
+        on_committed: Callable[[ReceivedCycle], None],
         on_hand_over: OnHandOver = no_hand_over,
         why_not: WhyNot = no_volume,
     ) -> None:
@@ -134,6 +135,8 @@ class ReceivingSession:
         self._control: asyncio.Queue[_CONTROL | None] = asyncio.Queue(
             CONTROL_QUEUED_MAX
         )
+        self._began = 0, 0.0
+        """The cycle under way: by the wall clock, in ns, and by the one nobody sets."""
         self._stopping = False
         self._outlives_links = LINKS in features
         self._links: SessionLinks
@@ -322,6 +325,7 @@ class ReceivingSession:
                 await self._applying.idle.wait()
                 if self._stopping:
                     return
+                self._began = self._clock.now_ns(), self._clock.monotonic()
                 await self._store.begin_cycle(
                     CycleName(message.cycle_number, message.cycle_id)
                 )
@@ -396,7 +400,11 @@ class ReceivingSession:
                 await self._send(await self._members.answer(message))
 
     def _note_committed(self, cycle: CycleBegin, commit_seconds: float) -> None:
-        self._on_committed(commit_seconds)
+        began_ns, began = self._began
+        apply_seconds = self._clock.monotonic() - began - commit_seconds
+        self._on_committed(
+            ReceivedCycle(cycle, began_ns, apply_seconds, commit_seconds)
+        )
         self._log.info(
             "cycle_committed",
             number=cycle.cycle_number,

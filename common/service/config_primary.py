@@ -34,6 +34,7 @@ from common.service.config_http import HttpTable
 from common.service.config_link import FlashCopyTable, LinkTable
 from common.service.config_nbd import NbdTable, check_access_rules
 from common.service.config_remote import JournalTable, ReplicationTable
+from common.service.config_tracing import TracingTable
 from common.service.schedule import parse_schedule
 from common.service.units import (
     MIB,
@@ -267,6 +268,10 @@ class PrimaryConfig(Table):
     http: HttpTable | None = Field(
         default=None,
         description="Metrics, health and status over HTTP; without it there is none.",
+    )
+    tracing: TracingTable | None = Field(
+        default=None,
+        description="Where traces of cycles go; without it there are none.",
     )
     groups: Annotated[
         tuple[PrimaryGroup, ...], Field(min_length=1, max_length=GROUPS_MAX)

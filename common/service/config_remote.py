@@ -38,6 +38,7 @@ from common.service.config_http import HttpTable
 from common.service.config_link import FlashCopyTable, LinkTable
 from common.service.config_nbd import NbdTable, check_access_rules
 from common.service.config_test_copies import CopiesTable
+from common.service.config_tracing import TracingTable
 from common.service.retention_rules import RULES_MAX, RetentionRule, parse_rule
 from common.service.schedule import parse_schedule
 from common.service.units import (
@@ -240,6 +241,10 @@ class RemoteConfig(Table):
     http: HttpTable | None = Field(
         default=None,
         description="Metrics, health and status over HTTP; without it there is none.",
+    )
+    tracing: TracingTable | None = Field(
+        default=None,
+        description="Where traces of cycles go; without it there are none.",
     )
     groups: Annotated[
         tuple[RemoteGroup, ...], Field(min_length=1, max_length=GROUPS_MAX)

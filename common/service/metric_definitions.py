@@ -157,6 +157,12 @@ def _waiting(status: SiteStatus) -> Iterator[Sample]:
     yield (), status.nbd.waiting_for_memory if status.nbd else None
 
 
+def _spans(status: SiteStatus) -> Iterator[Sample]:
+    if status.tracing:
+        yield ("sent",), status.tracing.spans_sent
+        yield ("lost",), status.tracing.spans_lost
+
+
 SITE_METRICS: Final = (
     Metric(
         "farshore_build_info",
@@ -165,6 +171,15 @@ SITE_METRICS: Final = (
         ("site", "role", "version"),
         "both",
         _build,
+    ),
+    Metric(
+        "farshore_trace_spans_total",
+        Kind.COUNTER,
+        "Spans of cycles: those that a collector has, and those that nobody has.",
+        ("result",),
+        "both",
+        _spans,
+        ("sent", "lost"),
     ),
     Metric(
         "farshore_nbd_connections",
@@ -652,8 +667,8 @@ HOOK_METRICS: Final = (
 )
 
 TOPICS: Final = {
-    "build": SITE_METRICS[:1],
-    "nbd": SITE_METRICS[1:],
+    "build": SITE_METRICS[:2],
+    "nbd": SITE_METRICS[2:],
     "point": POINT_METRICS,
     "rpo": RPO_METRICS,
     "cycle": CYCLE_METRICS,

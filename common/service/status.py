@@ -290,6 +290,13 @@ class NbdStatus(Snapshot):
     waiting_for_memory: int
 
 
+class TracingStatus(Snapshot):
+    """Spans of cycles since the daemon started: a collector has them, or nobody."""
+
+    spans_sent: int
+    spans_lost: int
+
+
 class SiteStatus(Snapshot):
     """What `farshore status --json` prints."""
 
@@ -297,6 +304,7 @@ class SiteStatus(Snapshot):
     role: str
     version: str
     nbd: NbdStatus | None = None
+    tracing: TracingStatus | None = None
     groups: tuple[GroupStatus, ...] = ()
 
 

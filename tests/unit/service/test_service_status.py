@@ -66,7 +66,7 @@ def test_the_status_has_every_promised_key() -> None:
     site = SiteStatus(site="a", role="primary", version="1", groups=(full_group(),))
     status = site.to_json()
 
-    assert list(status) == ["site", "role", "version", "nbd", "groups"]
+    assert list(status) == [*("site", "role", "version", "nbd", "tracing", "groups")]
     (group,) = status["groups"]
     assert list(group) == [
         "name",
