@@ -42,6 +42,10 @@ listen = ["unix:/run/farshore/nbd.sock", "tcp:127.0.0.1:10809"]
 # [http]
 # listen = "127.0.0.1:9464"
 
+# Traces of cycles for an OpenTelemetry collector; needs the extra farshore[otel].
+# [tracing]
+# endpoint = "http://127.0.0.1:4318"
+
 # Volumes of a group are cut together: one recovery point holds all of them as they
 # were at one moment.
 [[group]]
@@ -126,6 +130,10 @@ listen = ["unix:/run/farshore/recovery.sock"] # read-only recovery points
 # they are. docs/operating/monitor.md
 # [http]
 # listen = "127.0.0.1:9464"
+
+# Traces of cycles for an OpenTelemetry collector; needs the extra farshore[otel].
+# [tracing]
+# endpoint = "http://127.0.0.1:4318"
 
 [[group]]
 name = "orders"

@@ -47,6 +47,7 @@ from common.service.status import (
     ScrubSummary,
     SiteStatus,
     TotalsStatus,
+    TracingStatus,
     VerifySummary,
     VolumeStatus,
 )
@@ -166,6 +167,7 @@ def site(*groups: GroupStatus) -> SiteStatus:
         role="primary",
         version="1",
         nbd=NbdStatus(handshakes=1, exports={"orders/v": 2}, waiting_for_memory=0),
+        tracing=TracingStatus(spans_sent=7, spans_lost=2),
         groups=groups,
     )
 
@@ -208,6 +210,7 @@ def test_what_is_not_known_has_no_sample() -> None:
         "farshore_nbd_handshakes",
         "farshore_nbd_waiting_for_memory",
         "farshore_test_copies",
+        "farshore_trace_spans_total",
         SERVING,
     }
 
