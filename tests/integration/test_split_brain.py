@@ -125,6 +125,7 @@ async def test_a_split_brain_is_said_at_both_sites_with_what_chooses_a_side(
                 lambda daemon=daemon: "split_brain" in alarms(daemon), "it is said"
             )
             text = alarms(daemon)["split_brain"]
+            assert daemon.group()["role_change"]["step"] == "split_brain"
             assert taken["lineage"] in text
             assert told["lineage"] in text
             assert "farshore failback g" in text
