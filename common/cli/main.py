@@ -26,7 +26,7 @@ MODULES = {
     "forks": "common.cli.failback_commands",
     "grow": "common.cli.grow_command",
     "identity": "common.cli.identity_command",
-    "init": "common.cli.config_commands",
+    "init": "common.cli.init_command",
     "points": "common.cli.group_commands",
     "restore": "remote_site.restore_command",
     "resume": "common.cli.group_commands",

@@ -163,13 +163,3 @@ name = "data"
 device = "/var/lib/farshore/data.img"
 # accept_existing = true         # it holds data, which may be replaced
 """
-
-PRIMARY_SITE, REMOTE_SITE = "amsterdam", "dr"
-
-
-def renamed(text: str, primary: str, remote: str) -> str:
-    """Return a sample with other names of sites; their certificates follow them."""
-    for sample, name in ((PRIMARY_SITE, primary), (REMOTE_SITE, remote)):
-        for ending in ("", ".pem", ".key"):
-            text = text.replace(f'"{sample}{ending}"', f'"{name}{ending}"')
-    return text
