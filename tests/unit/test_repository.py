@@ -3,10 +3,15 @@ wheel."""
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
+import sysconfig
 import tomllib
 import zipfile
 from collections.abc import Iterator
@@ -16,6 +21,7 @@ from pathlib import Path
 import pytest
 
 from release.completions import PLACES
+from tests.support.sites import PATIENCE_SECONDS, Pair, VolumeSpec
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 MADE_HERE = {
@@ -224,16 +230,22 @@ def test_each_invariant_names_a_test() -> None:
 # -- the wheel -------------------------------------------------------------------------
 
 
-def test_the_wheel_holds_the_packages_and_the_config_files(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
     subprocess.run(
         [
             *(sys.executable, "-m", "build", "--wheel", "--no-isolation"),
-            *("--outdir", str(tmp_path), str(REPOSITORY)),
+            *("--outdir", str(folder), str(REPOSITORY)),
         ],
         check=True,
         capture_output=True,
     )
-    (wheel,) = tmp_path.glob("farshore-*.whl")
+    (found,) = folder.glob("farshore-*.whl")
+    return found
+
+
+def test_the_wheel_holds_the_packages_and_the_config_files(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
     for package in ("common", "primary_site", "remote_site"):
@@ -252,3 +264,48 @@ def test_the_wheel_holds_the_packages_and_the_config_files(tmp_path: Path) -> No
     assert {"man/man1/farshore.1", *PLACES.values()} <= shared
     roots = {name.partition("/")[0] for name in names if ".d" not in name}
     assert roots == {"common", "primary_site", "remote_site"}
+
+
+def test_daemons_of_an_installed_wheel_start_and_say_when_they_serve(
+    wheel: Path, tmp_path: Path
+) -> None:
+    """In an environment of its own, with the dependencies of this one: offline."""
+    home, python = tmp_path / "home", tmp_path / "home/bin/python"
+    run = functools.partial(subprocess.run, check=True, capture_output=True, text=True)
+    run([sys.executable, "-m", "venv", "--without-pip", home])
+    pip = (sys.executable, "-m", "pip", "--python", python, "install", "--no-deps")
+    run([*pip, "--no-index", "--disable-pip-version-check", wheel])
+    (site,) = home.glob("lib/python*/site-packages")
+    (site / "dependencies.pth").write_text(sysconfig.get_path("platlib") + "\n")
+    environment = {"PATH": os.environ["PATH"]}
+
+    told = run([home / "bin/farshore", "--version"], env=environment, cwd=tmp_path)
+    assert told.stdout == f"farshore, version {wheel.name.split('-')[1]}\n"
+    assert (home / "share/farshore/config/systemd/farshore-primary.service").is_file()
+    with (
+        Pair(tmp_path, [VolumeSpec("v", 1 << 20)]) as pair,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd,
+    ):
+        systemd.bind(str(tmp_path / "notify"))
+        systemd.settimeout(PATIENCE_SECONDS)
+        for daemon in pair.daemons:
+            process = subprocess.Popen(
+                [home / f"bin/farshore-{daemon.role}", "--config", daemon.config_path],
+                env=environment | {"NOTIFY_SOCKET": systemd.getsockname()},
+                cwd=tmp_path,
+                stdout=subprocess.DEVNULL,
+            )
+            try:
+                assert systemd.recv(1000) == b"STATUS=opening group g"
+                assert systemd.recv(1000).startswith(b"READY=1\nSTATUS=")
+                daemon.call("status")  # it serves
+                process.terminate()
+                assert process.wait(PATIENCE_SECONDS) == 0
+            finally:
+                process.kill()
+                process.wait()
+            systemd.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                while systemd.recv(1000):  # its status, and its end
+                    pass
+            systemd.settimeout(PATIENCE_SECONDS)
