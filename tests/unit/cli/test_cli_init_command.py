@@ -16,7 +16,7 @@ from click.testing import Result
 
 from common.cli.site_pair import PairPlan, VolumePlan, check_address
 from common.service.config import load_primary, load_remote
-from tests.support.attached import loop_device
+from demo.attached import loop_device
 
 Farshore = Callable[..., Result]
 ROOT = Path(__file__).parents[3]
