@@ -32,6 +32,6 @@ def machine(
 ) -> Iterator[Machine]:
     """A machine that has the package."""
     with Machine("amsterdam", tmp_path_factory.mktemp("machine")) as booted:
-        booted.path("/root/farshore.deb").write_bytes(package.read_bytes())
-        booted.run("dpkg", "--install", "/root/farshore.deb")
+        booted.path("/srv/farshore.deb").write_bytes(package.read_bytes())
+        booted.run("dpkg", "--install", "/srv/farshore.deb")
         yield booted

@@ -19,6 +19,7 @@ pytestmark = [
 ]
 
 PAGE = (REPOSITORY / "docs/quickstart.md").read_text()
+HOME = "/root"
 BROUGHT = "/etc/farshore/dr.tar"
 """What the page has brought to the other host by scp, between two blocks."""
 
@@ -38,7 +39,7 @@ def test_two_new_hosts_come_to_a_recovery_point(package: Path, tmp_path: Path) -
     ):
         machines = {"amsterdam": amsterdam, "dr": dr}
         for machine in machines.values():
-            place = machine.path("/root") / package.name
+            place = machine.path(HOME) / package.name
             place.write_bytes(package.read_bytes())
         with amsterdam.path("/etc/hosts").open("a") as hosts:
             hosts.write(f"{address} dr.example.net\n")
@@ -48,13 +49,13 @@ def test_two_new_hosts_come_to_a_recovery_point(package: Path, tmp_path: Path) -
                 said[text] = machines[name].shell(text)
             if "farshore init" in text:
                 tar = amsterdam.path(BROUGHT).read_bytes()
-                dr.path("/root/dr.tar").write_bytes(tar)
+                (dr.path(HOME) / "dr.tar").write_bytes(tar)
                 _the_page_follows_what_init_said(said[text])
 
         (group,) = json.loads(amsterdam.run("farshore", "status", "--json"))["groups"]
         assert group["link"]["state"] == "connected"
         assert group["link"]["encrypted"]
-        copy, disk = dr.path("/root/copy.img"), amsterdam.path("/root/disk.img")
+        copy, disk = dr.path(HOME) / "copy.img", amsterdam.path(HOME) / "disk.img"
         assert copy.read_bytes() == disk.read_bytes()
 
 

@@ -184,8 +184,8 @@ def test_the_package_is_whole_and_purging_it_leaves_nothing(
     with Machine("oslo", tmp_path) as oslo:
         before = oslo.run("find", "/etc", "/opt", "/usr", "/var/lib", "-xdev")
         users = oslo.path("/etc/passwd").read_text()
-        oslo.path("/root/farshore.deb").write_bytes(package.read_bytes())
-        oslo.run("dpkg", "--install", "/root/farshore.deb")
+        oslo.path("/srv/farshore.deb").write_bytes(package.read_bytes())
+        oslo.run("dpkg", "--install", "/srv/farshore.deb")
         assert oslo.run("dpkg", "--verify", "farshore") == ""
         assert shown(oslo, PRIMARY, "UnitFileState") == "disabled"
         for command in ("farshore", PRIMARY, REMOTE):
@@ -207,7 +207,7 @@ def test_the_package_is_whole_and_purging_it_leaves_nothing(
         assert shown(oslo, PRIMARY, "ActiveState") == "inactive"
         assert oslo.path("/var/lib/farshore/data.img").exists(), "it is the operator's"
         oslo.run("rm", "-r", "/var/lib/farshore", "/etc/farshore")
-        oslo.run("dpkg", "--install", "/root/farshore.deb")
+        oslo.run("dpkg", "--install", "/srv/farshore.deb")
         oslo.run("dpkg", "--purge", "farshore")
         after = oslo.run("find", "/etc", "/opt", "/usr", "/var/lib", "-xdev")
         assert [name for name in after.split() if "farshore" in name] == []
