@@ -68,7 +68,7 @@ def changed(plain: dict[str, Any], key: str) -> dict[str, Any]:
     return after
 
 
-@pytest.mark.parametrize(("kind", "key"), KEYS, ids=".".join)
+@pytest.mark.parametrize(("kind", "key"), KEYS)
 async def test_a_changed_key_is_applied_or_said_to_wait(kind: str, key: str) -> None:
     before = sample(kind)
     found = compare(before, before, changed(before, key), applied_keys(kind))
