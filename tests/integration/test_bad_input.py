@@ -168,6 +168,7 @@ async def test_a_second_daemon_of_one_config_is_refused(pair: Pair) -> None:
         await daemon.stop()  # the other one would change what is on disk
 
 
+@pytest.mark.hunt
 async def test_a_state_directory_of_another_group_is_refused(pair: Pair) -> None:
     await pair.start()
     await pair.cut()
@@ -183,6 +184,7 @@ async def test_a_state_directory_of_another_group_is_refused(pair: Pair) -> None
         daemon.config_path.write_text(text)
 
 
+@pytest.mark.hunt
 async def test_a_state_directory_with_other_volumes_is_refused(pair: Pair) -> None:
     await pair.start()
     await pair.primary.stop()

@@ -52,7 +52,9 @@ def alarms(daemon: Daemon) -> dict[str, str]:
     return {alarm["name"]: alarm["message"] for alarm in found}
 
 
-@pytest.mark.parametrize("whose", ["primary", "remote"])
+@pytest.mark.parametrize(
+    "whose", ["primary", pytest.param("remote", marks=pytest.mark.hunt)]
+)
 async def test_a_session_ends_with_a_certificate_and_goes_on_with_the_next(
     tmp_path: Path, whose: str
 ) -> None:

@@ -129,7 +129,7 @@ def check_known(image: bytearray, volume: int, ops: list[Op]) -> None:
     ("track_size", "link", "cuts", "mix"),
     [
         ("4KiB", {"connections": 2}, CUTS, Mix()),
-        ("64KiB", {}, CUTS // 3, Mix()),
+        pytest.param("64KiB", {}, CUTS // 3, Mix(), marks=pytest.mark.hunt),
         ("4KiB", {}, CUTS // 3, CLASHING),
     ],
     ids=["4KiB tracks, two links", "64KiB tracks, one link", "all kinds that clash"],

@@ -231,7 +231,11 @@ async def by_cut(sites: Sites, client: NbdClient, _number: int) -> None:
 
 @pytest.mark.parametrize(
     ("noticed", "number"),
-    [(by_flush, errno.EIO), (by_fua, errno.ENOSPC), (by_cut, errno.EIO)],
+    [
+        (by_flush, errno.EIO),
+        (by_fua, errno.ENOSPC),
+        pytest.param(by_cut, errno.EIO, marks=pytest.mark.hunt),
+    ],
 )
 async def test_after_a_failed_flush_nothing_succeeds_before_a_restart(
     sites: Sites, noticed: Callable[..., Awaitable[None]], number: int
@@ -425,7 +429,7 @@ async def test_room_that_preserving_took_is_the_hosts_first(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("operation", "suffix", "number"),
     [
-        ("write", ".target", errno.EIO),
+        pytest.param("write", ".target", errno.EIO, marks=pytest.mark.hunt),
         ("write", ".target", errno.ENOSPC),
         ("read", "v.img", errno.EIO),
     ],

@@ -12,6 +12,8 @@ import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import pytest
+
 from tests.support.endurance import Endurance
 from tests.support.sites import PATIENCE_SECONDS, Pair, VolumeSpec, free_port, until
 from tests.support.stamping_writers import Mix
@@ -215,6 +217,7 @@ async def test_a_clean_restart_of_the_primary_copies_and_compares_nothing_again(
             assert spent <= allowed
 
 
+@pytest.mark.hunt
 async def test_a_clean_restart_of_the_remote_copies_nothing_again(
     tmp_path: Path,
 ) -> None:

@@ -79,6 +79,7 @@ async def test_hosts_that_reconnect_meet_no_error_in_an_upgrade(tmp_path: Path) 
 RECORDS = {"primary": "group.record", "remote": "store"}
 
 
+@pytest.mark.hunt
 async def test_a_record_of_a_later_version_is_refused_and_left_as_it_is(
     tmp_path: Path,
 ) -> None:
