@@ -27,6 +27,7 @@ MODULES = {
     "grow": "common.cli.grow_command",
     "identity": "common.cli.identity_command",
     "init": "common.cli.init_command",
+    "plan": "common.cli.plan.command",
     "points": "common.cli.group_commands",
     "restore": "remote_site.restore_command",
     "resume": "common.cli.group_commands",

@@ -27,7 +27,6 @@ from common.cli.doctor.host import (
     check_files,
     check_memory,
     check_versions,
-    memory_needed,
 )
 from common.cli.doctor.link import check_links
 from common.cli.doctor.storage import (
@@ -36,6 +35,7 @@ from common.cli.doctor.storage import (
     check_room,
     known_size,
 )
+from common.cli.plan.formulas import memory_bytes
 from common.errors import ConfigError, UnreachableError, UnwellError
 from common.service.config import load_any
 from common.service.config_common import all_volumes
@@ -132,7 +132,8 @@ def _of_config(config: Config, status: dict[str, Any] | None) -> Iterator[Findin
     control = config.site.control_socket
     pid = daemon_pid(control) if status is not None else None
     yield from check_files(config, pid)
-    yield from check_memory(memory_needed(bitmap_bytes(config), config))
+    in_flight = config.nbd.limits.daemon_bytes_in_flight_max
+    yield from check_memory(memory_bytes(bitmap_bytes(config), in_flight))
     if status is not None:
         yield check_control_socket(control)
     if isinstance(config, PrimaryConfig):

@@ -36,12 +36,6 @@ log, journals; of a link its socket."""
 KERNEL_MIN = (5, 10)
 """That of Debian 11, the oldest that was tried."""
 
-PROCESS_BYTES = 160 << 20
-"""Of the interpreter and its libraries, and threads' stacks."""
-
-BITMAPS_A_VOLUME = 6
-"""FlashCopy, PPRC, acked and carried, and two in use while they are written out."""
-
 LIBRARIES = ("msgpack", "pydantic", "uvloop", "xxhash", "zstandard")
 
 Config = PrimaryConfig | RemoteConfig
@@ -118,12 +112,6 @@ def check_files(config: Config, pid: int | None) -> Iterator[Finding]:
         )
     else:
         yield fine("limits", "open files", f"{soft} allowed, {needed} may be needed")
-
-
-def memory_needed(bitmaps_bytes: int, config: Config) -> int:
-    """Return the bytes that a daemon may come to use; `bitmaps_bytes`: one set."""
-    hosts = config.nbd.limits.daemon_bytes_in_flight_max
-    return PROCESS_BYTES + BITMAPS_A_VOLUME * bitmaps_bytes + hosts
 
 
 def check_memory(needed_bytes: int) -> Iterator[Finding]:
