@@ -10,8 +10,10 @@ from __future__ import annotations
 import base64
 import contextlib
 import fcntl
+import functools
 import json
 import os
+import re
 import select
 import shutil
 import signal
@@ -22,12 +24,20 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 120.0
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 
+@functools.cache
 def find_chromium() -> str | None:
-    return next(filter(None, map(shutil.which, NAMES)), None)
+    """Return a browser that runs; Ubuntu's package is a script that asks for a snap."""
+    for program in filter(None, map(shutil.which, NAMES)):
+        told = subprocess.run(
+            [program, "--version"], capture_output=True, text=True, timeout=60
+        )
+        if told.returncode == 0 and re.search(r"Chrom\w+ \d", told.stdout):
+            return program
+    return None
 
 
 class Chromium:

@@ -7,6 +7,7 @@ that what it has no room or no turn for stays in the system's queue.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import socket
 from typing import Final
@@ -109,6 +110,13 @@ class HttpListener:
             accepted.close()
             raise
         accepted.setblocking(False)
+        # Who is gone without a word, a laptop that sleeps say, is not written to for a
+        # quarter of an hour: its place among the streams is somebody else's.
+        user_timeout_ms = int(self._limits.write_seconds_max * 1000)
+        with contextlib.suppress(OSError):  # gone already
+            accepted.setsockopt(
+                socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, user_timeout_ms
+            )
         reader = asyncio.StreamReader(limit=self._limits.head_bytes_max)
         protocol = asyncio.StreamReaderProtocol(reader)
         loop = asyncio.get_running_loop()

@@ -17,7 +17,7 @@ from common.service.http.limits import HttpLimits
 from common.service.http.listener import HttpListener
 from common.service.http.pages import page_routes
 from common.service.http.sharing import SharedBodies
-from common.service.http.site_history import Ask, SiteHistory
+from common.service.http.site_history import Ask, SiteHistory, watch
 from common.service.http.taking import StatusTaker
 from common.service.metrics import OPENMETRICS, MetricsPage
 from common.service.status import GroupState, SiteStatus
@@ -127,13 +127,16 @@ class SiteHttp:
         if not self.is_serving:
             return text(503, "not serving: starting, or stopping")
         try:
-            return Answer(await self._bodies.get("status", self._status_json), JSON)
+            return Answer(await self._shared_status(), JSON)
         except FarshoreError as error:
             return text(503, str(error))
 
+    async def _shared_status(self) -> bytes:
+        return await self._bodies.get("status", self._status_json)
+
     async def _status_json(self) -> bytes:
         status = await self._taker.take()
-        return json.dumps(status.to_json()).encode()
+        return (await asyncio.to_thread(json.dumps, status.to_json())).encode()
 
     async def _show_history(self, request: Request) -> Answer:
         """Answer `/history.json?group=NAME`."""
@@ -159,4 +162,4 @@ class SiteHttp:
     async def _watch(self, _request: Request) -> Answer | Stream:
         if not self.is_serving:
             return text(503, "not serving: starting, or stopping")
-        return Stream(self._history.watch(), "text/event-stream; charset=utf-8")
+        return Stream(watch(self._shared_status), "text/event-stream; charset=utf-8")

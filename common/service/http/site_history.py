@@ -66,20 +66,21 @@ class SiteHistory:
         points = await self._ask(*_request("points", {"group": name}))
         return {**history.to_json(), "points": points[:POINTS_SHOWN_MAX]}
 
-    async def watch(self) -> AsyncGenerator[bytes, None]:
-        """Yield the status again and again, as server-sent events.
 
-        https://html.spec.whatwg.org/multipage/server-sent-events.html
-        """
-        while True:  # ends with its client
-            try:
-                status = await self._taker.take()
-                data = await asyncio.to_thread(json.dumps, status.to_json())
-                yield f"event: status\ndata: {data}\n\n".encode()
-            except FarshoreError as error:
-                told = json.dumps({"reason": str(error)})
-                yield f"event: trouble\ndata: {told}\n\n".encode()
-            await asyncio.sleep(STATUS_SECONDS)
+async def watch(status: Callable[[], Awaitable[bytes]]) -> AsyncGenerator[bytes, None]:
+    """Yield the status again and again, as server-sent events.
+
+    `status` returns it as JSON of one line, made once for all who watch.
+
+    https://html.spec.whatwg.org/multipage/server-sent-events.html
+    """
+    while True:  # ends with its client
+        try:
+            yield b"event: status\ndata: " + await status() + b"\n\n"
+        except FarshoreError as error:
+            told = json.dumps({"reason": str(error)})
+            yield f"event: trouble\ndata: {told}\n\n".encode()
+        await asyncio.sleep(STATUS_SECONDS)
 
 
 def _request(command: str, arguments: dict[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -88,4 +89,4 @@ def _request(command: str, arguments: dict[str, Any]) -> tuple[str, dict[str, An
     return parse_request(line.encode())
 
 
-__all__ = ["FIELDS", "SiteHistory"]
+__all__ = ["FIELDS", "SiteHistory", "watch"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import socket
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -60,6 +61,7 @@ class Pages:
         self.asked: list[Request] = []
         self.go_on = asyncio.Event()
         self.streams_open = 0
+        self.listener: HttpListener
         self._clients: list[RawHttp] = []
 
     async def connect(self, port: int) -> RawHttp:
@@ -87,13 +89,23 @@ class Pages:
         raise KeyError("a bug")
 
     async def stream(self, _asked: Request) -> Stream:
-        return Stream(self._pieces(), "text/event-stream")
+        return Stream(self._pieces(b"piece\n"), "text/event-stream")
 
-    async def _pieces(self) -> AsyncIterator[bytes]:
+    async def flood(self, _asked: Request) -> Stream:
+        return Stream(self._pieces(BIG), "text/event-stream")
+
+    def sockets(self) -> list[socket.socket]:
+        """Return this side's sockets of the connections that are open."""
+        return [
+            connection._writer.get_extra_info("socket")
+            for connection in self.listener._connections.values()
+        ]
+
+    async def _pieces(self, piece: bytes) -> AsyncIterator[bytes]:
         self.streams_open += 1
         try:
             while True:
-                yield b"piece\n"
+                yield piece
                 await asyncio.sleep(0.01)
         finally:
             self.streams_open -= 1
@@ -108,10 +120,12 @@ async def served(limits: HttpLimits | None = None) -> AsyncIterator[tuple[int, P
         "/wait": pages.wait,
         "/broken": pages.broken,
         "/stream": pages.stream,
+        "/flood": pages.flood,
     }
     fast = limits or HttpLimits(turns_per_second=1e6, turns_at_once=1000)
     names = frozenset({"localhost", "a.example"})
     listener = HttpListener(routes, names, SystemClock(), fast)
+    pages.listener = listener
     await listener.listen(TcpAddress("127.0.0.1", 0))
     try:
         yield int(listener.addresses[0].rsplit(":", 1)[1]), pages
@@ -317,6 +331,55 @@ def test_only_so_many_streams_are_open_at_once(run: Run) -> None:
                 assert (await each.head())[0] == 200
             assert (await ask(port, "/stream")).status == 503
             assert (await ask(port, "/")).status == 200
+
+    run(scenario())
+
+
+def test_who_watches_and_does_not_read_gives_the_place_up(run: Run) -> None:
+    limits = HttpLimits(streams_max=1, write_seconds_max=0.2, turns_per_second=1e6)
+
+    async def scenario() -> None:
+        async with served(limits) as (port, pages):
+            slow = await pages.connect(port)
+            slow.send(request("/flood"))
+            while not pages.streams_open:
+                await asyncio.sleep(0.005)
+            # It never reads; its only place is another's only once it is gone.
+            while (await ask(port, "/none")).status == 404:
+                other = await pages.connect(port)
+                other.send(request("/stream"))
+                if (await other.head())[0] == 200:
+                    break
+                await other.close()
+            assert pages.streams_open == 1
+
+    run(scenario())
+
+
+def test_a_client_whose_machine_has_gone_is_not_written_to_for_long(run: Run) -> None:
+    async def scenario() -> None:
+        async with served(HttpLimits(write_seconds_max=7.0)) as (port, pages):
+            client = await pages.connect(port)
+            client.send(request("/stream"))
+            await client.head()
+            (served_end,) = pages.sockets()
+            found = served_end.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+            assert found == 7000
+
+    run(scenario())
+
+
+def test_a_head_of_a_stream_ends_and_takes_no_place(run: Run) -> None:
+    limits = HttpLimits(streams_max=1, turns_per_second=1e6)
+
+    async def scenario() -> None:
+        async with served(limits) as (port, pages):
+            for _ in range(3):
+                client = await pages.connect(port)
+                client.send(request("/stream", method="HEAD"))
+                assert (await client.head())[0] == 200
+                assert await client.ended()
+            assert pages.streams_open == 0
 
     run(scenario())
 

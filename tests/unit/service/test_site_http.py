@@ -38,6 +38,8 @@ class Site:
         self.error: FarshoreError | None = None
         self.taken = 0
         self.since: list[dict[str, int]] = []
+        self.asked: list[tuple[str, tuple[object, ...]]] = []
+        """Commands, with what their arguments are beside the group."""
         self.go_on = asyncio.Event()
         self.go_on.set()
 
@@ -56,6 +58,8 @@ class Site:
 
     async def ask(self, command: str, arguments: dict[str, Any]) -> Any:
         assert arguments["group"] == "g"
+        told = tuple(v for name, v in arguments.items() if name != "group")
+        self.asked.append((command, told))
         if command == "points":
             return [{"number": 7}]
         assert command == "write_map"
@@ -143,6 +147,33 @@ async def test_the_history_begins_with_the_first_sample() -> None:
             "/history.json?" + "&" * 9,
         ):
             assert (await ask(port, other)).status in {400, 404}
+
+
+async def test_nothing_that_is_asked_changes_anything() -> None:
+    site, clock = Site(), MovedClock()
+
+    async with served(site, clock) as (http, port):
+        http.serving()
+        page = "/history.json?group=g"
+        while (await ask(port, page)).status != 200:
+            await asyncio.sleep(0.005)
+        clock.now += 1000.0  # nothing is answered from what was made before
+        for more in ("&keep=7", "&release=7", "&action=delete&number=7"):
+            assert (await ask(port, page + more)).status == 200
+            clock.now += 1000.0
+        for path in ("/cut", "/takeover", "/control", "/points", "/../control"):
+            assert (await ask(port, path)).status == 404
+        for path in (page, "/status.json", "/events", "/"):
+            for method in ("POST", "PUT", "DELETE", "PATCH"):
+                client = await RawHttp.connect(port)
+                client.send(request(path, method=method))
+                assert (await client.answer()).status == 405
+                await client.close()
+
+    points = [told for command, told in site.asked if command == "points"]
+    assert len(points) >= 4
+    assert set(points) == {(None, None)}
+    assert {command for command, _ in site.asked} == {"points", "write_map"}
 
 
 async def test_a_page_that_is_watched_gets_the_status_as_events() -> None:
