@@ -27,7 +27,7 @@ from common.service.status_line import StatusLine
 from common.service.tracing import SiteTracing
 from common.service.version import farshore_version
 from common.storage.files import SystemFiles
-from primary_site.sending_groups import PACING_KEYS, TLS_KEYS
+from primary_site.sending_groups import HOLD_KEYS, PACING_KEYS, TLS_KEYS
 from remote_site.receiving_groups import TLS_KEYS as LISTEN_TLS_KEYS
 from remote_site.roles import SiteGroups
 
@@ -57,6 +57,7 @@ class PrimaryDaemon:
         self.reloader = Reloader(config, self._load)
         self.reloader.register(TLS_KEYS, self._prepare_credentials)
         self.reloader.register(PACING_KEYS, self._prepare_pacing)
+        self.reloader.register(HOLD_KEYS, self._prepare_holding)
         self.reloader.register(LISTEN_TLS_KEYS, self._prepare_listen_credentials)
 
     async def serve(self, stop: asyncio.Event) -> None:
@@ -139,6 +140,9 @@ class PrimaryDaemon:
 
     async def _prepare_pacing(self, new: PrimaryConfig) -> Commit:
         return self._groups.sending.prepare_pacing(new.groups)
+
+    async def _prepare_holding(self, new: PrimaryConfig) -> Commit:
+        return self._groups.sending.prepare_holding(new.groups)
 
     async def _prepare_credentials(self, new: PrimaryConfig) -> Commit:
         return await self._groups.sending.prepare_credentials(new.groups)

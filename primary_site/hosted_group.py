@@ -39,6 +39,9 @@ ANSWER_SECONDS_MAX = 1.0
 CLOSE_SECONDS_MAX = 60.0
 """A clean stop makes bitmaps durable; a device that hangs is not waited for."""
 
+HOLD_SETTINGS = ("hold_max_seconds", "hold_retries", "resume_timeout_seconds")
+"""What `hold_by` takes over."""
+
 VERIFY_RECORD_NAME = "verify.record"
 HOOK_RECORD_NAME = "hook.record"
 
@@ -173,6 +176,16 @@ class HostedGroup:
     def pace(self, link: LinkTable) -> None:
         """Have sending paced by another profile, bandwidth or schedule from now on."""
         self._thread.loop.call_soon_threadsafe(self.replicator.pacing.apply, link)
+
+    def hold_by(self, new: PrimaryGroup) -> None:
+        """Have cuts hold, and a lost link wait, as `new` says, from the next one on."""
+        group = self.replicator.group
+        settings = {name: getattr(new, name) for name in HOLD_SETTINGS}
+
+        def apply() -> None:
+            group.config = group.config.model_copy(update=settings)
+
+        self._thread.loop.call_soon_threadsafe(apply)
 
     async def status(self) -> GroupStatus:
         """Return the group's status; if it hangs, the last known one, saying so."""

@@ -37,6 +37,8 @@ DEVICE_THREADS = 8
 TLS_KEYS = ("group.link.tls.ca", "group.link.tls.cert", "group.link.tls.key")
 """What a reload applies: other files, but not whether there is TLS at all."""
 
+HOLD_KEYS = ("group.hold_max", "group.hold_retries", "group.resume_timeout")
+
 PACING_KEYS = (
     "group.link.profile",
     "group.link.bandwidth",
@@ -237,6 +239,14 @@ class SendingGroups:
         )
 
     # -- what a reload changes ---------------------------------------------------------
+
+    def prepare_holding(self, configs: Sequence[PrimaryGroup]) -> Commit:
+        def commit() -> None:
+            for new in configs:
+                if hosted := self.hosted.get(new.name):
+                    hosted.hold_by(new)
+
+        return commit
 
     def prepare_pacing(self, configs: Sequence[PrimaryGroup]) -> Commit:
         def commit() -> None:

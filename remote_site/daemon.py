@@ -30,7 +30,7 @@ from common.service.version import farshore_version
 from common.storage.files import SystemFiles
 from primary_site.sending_groups import PACING_KEYS
 from primary_site.sending_groups import TLS_KEYS as LINK_TLS_KEYS
-from remote_site.receiving_groups import TLS_KEYS
+from remote_site.receiving_groups import RETENTION_KEYS, TLS_KEYS
 from remote_site.roles import SiteGroups
 
 NAME = "farshore-remote"
@@ -58,6 +58,7 @@ class RemoteDaemon:
         self.reloader.register(TLS_KEYS, self._prepare_credentials)
         self.reloader.register(LINK_TLS_KEYS, self._prepare_link_credentials)
         self.reloader.register(PACING_KEYS, self._prepare_pacing)
+        self.reloader.register(RETENTION_KEYS, self._prepare_retention)
 
     async def serve(self, stop: asyncio.Event) -> None:
         """Open everything, serve until `stop`, close in order."""
@@ -142,6 +143,9 @@ class RemoteDaemon:
 
     async def _prepare_credentials(self, new: RemoteConfig) -> Commit:
         return await self._groups.receiving.prepare_credentials(new.replication)
+
+    async def _prepare_retention(self, new: RemoteConfig) -> Commit:
+        return self._groups.receiving.prepare_retention(new.groups)
 
     async def _prepare_link_credentials(self, new: RemoteConfig) -> Commit:
         configs = [sending_group(group) for group in new.groups if group.link]

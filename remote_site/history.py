@@ -33,9 +33,13 @@ class RulesOfRetention:
     def __init__(
         self, rules: Iterable[RetentionRule], now_ns: Callable[[], int]
     ) -> None:
+        self._now_ns = now_ns
+        self.follow(rules)
+
+    def follow(self, rules: Iterable[RetentionRule]) -> None:
+        """Have other rules count from the next commit on, or the next look."""
         self._rules = tuple(rules)
         self._coarse = tuple(rule for rule in self._rules if rule.period_seconds)
-        self._now_ns = now_ns
 
     def __call__(self, points: Sequence[Point]) -> set[int]:
         """Return the numbers of the points that stay."""

@@ -6,7 +6,7 @@ A group may come and go while the daemon runs. All of it is the main loop's.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -41,6 +41,8 @@ from remote_site.test_copy_requests import test_copy_request
 
 TLS_KEYS = ("replication.tls.ca", "replication.tls.cert", "replication.tls.key")
 """What a reload applies: other files, but not whether there is TLS at all."""
+
+RETENTION_KEYS = ("group.retain",)
 
 SCRUB_RECORD_NAME = "scrub.record"
 
@@ -95,6 +97,7 @@ class ReceivingGroups:
         self._files = files
         self._clock = clock
         self._threads: dict[str, WorkerThreads] = {}
+        self._rules: dict[str, RulesOfRetention] = {}
 
     # -- one group ---------------------------------------------------------------------
 
@@ -138,6 +141,7 @@ class ReceivingGroups:
         if config.scrub.schedule is not None:
             group.scrubbing.follow(config.scrub.schedule, config.scrub.rate_bytes)
         self._threads[config.name] = threads
+        self._rules[config.name] = rules
         self.groups[config.name] = group
         return group
 
@@ -162,6 +166,7 @@ class ReceivingGroups:
         """End a group's session, then let go of its store."""
         await self.groups.pop(name).close()
         self._threads.pop(name).close()
+        del self._rules[name]
 
     async def close_all(self) -> None:
         for name in list(self.groups):
@@ -196,6 +201,17 @@ class ReceivingGroups:
 
         def commit() -> None:
             listener.credentials = found
+
+        return commit
+
+    def prepare_retention(self, configs: Sequence[RemoteGroup]) -> Commit:
+        """Of groups that are received now; another one is opened with its rules."""
+
+        def commit() -> None:
+            for new in configs:
+                if rules := self._rules.get(new.name):
+                    rules.follow(new.retain)
+                    self.groups[new.name].thinning.wake()
 
         return commit
 

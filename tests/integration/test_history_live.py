@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,23 @@ async def test_each_point_of_a_history_is_served_as_it_was(tmp_path: Path) -> No
         await points(pair, "--release", "3")
         await are_left(pair, [8])
         assert await pair.images(pair.remote) == wanted[8]
+        # Other rules, without a restart.
+        pair.retain = ("all for 1h",)
+        await reloaded(pair, 1)
+        await write_and_cut(pair, 9)
+        assert await numbers(pair) == [9, 8]
+        pair.retain = ()
+        await reloaded(pair, 2)
+        await are_left(pair, [9])
+
+
+async def reloaded(pair: Pair, times: int) -> None:
+    """Have the remote read its config; return once it has, so often in all."""
+    pair.write_configs()
+    assert pair.remote.process is not None
+    pair.remote.process.send_signal(signal.SIGHUP)
+    told = "config_reloaded"
+    await until(lambda: len(pair.remote.events(told)) >= times, told)
 
 
 async def are_left(pair: Pair, expected: list[int]) -> None:

@@ -24,13 +24,16 @@ async def test_a_reload_names_what_needs_a_restart_and_no_session_ends(
         await pair.start()
         await pair.cut()
         pair.group_options = {**pair.group_options, "hold_retries": 7}
+        pair.link_options = {**pair.link_options, "connections": 2}
         pair.write_configs()
         for daemon in pair.daemons:
             await told(daemon, "config_reloaded")
         waiting = [
             event["key"] for event in pair.primary.events("config_key_not_applied")
         ]
-        assert waiting == ["group[g].hold_retries"]
+        assert waiting == ["group[g].link.connections"]
+        (reloaded,) = pair.primary.events("config_reloaded")
+        assert reloaded["applied"] == ["group[g].hold_retries"]
         assert not pair.remote.events("config_key_not_applied")
         await pair.cut()
         assert len(pair.remote.events("session_opened")) == 1

@@ -115,6 +115,19 @@ async def test_a_group_that_hangs_says_so_and_keeps_nobody_waiting(
     assert not ran, "a request that was refused ran later"
 
 
+async def test_cuts_hold_as_a_later_config_says(group: HostedGroup) -> None:
+    before = group.replicator.group.config
+    new = before.model_copy(update={"hold_max_seconds": 0.123, "interval_seconds": 9.0})
+    group.hold_by(new)
+
+    async def config() -> PrimaryGroup:
+        return group.replicator.group.config
+
+    after = await group.ask(config)
+    assert after.hold_max_seconds == 0.123
+    assert after.interval_seconds == before.interval_seconds, "it takes a restart"
+
+
 async def test_closing_ends_the_cycles_first(tmp_path: Path) -> None:
     group = await open_group(tmp_path)
     replicating = asyncio.create_task(group.replicate())
