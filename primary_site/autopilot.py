@@ -84,11 +84,21 @@ class Outlook:
 
 
 LOOK_SECONDS_MIN, LOOK_SECONDS_MAX = 0.02, 0.25
+LOOKS_LEFT = 10
+"""While a cycle is under way: looks before the breach that it may end in."""
 
 
-def look_seconds(target: float) -> float:
-    """Return how often to look: what hosts begin meanwhile shortens the target."""
-    return min(max(target / 20, LOOK_SECONDS_MIN), LOOK_SECONDS_MAX)
+def look_seconds(target: float, left: float | None = None) -> float:
+    """Return how often to look: what hosts begin meanwhile shortens the target.
+
+    `left`: seconds until the point is too old, while a cycle is under way. Cuts are as
+    late as can be: where a link has fallen since the cycle before, little time is left
+    to see it in this one.
+    """
+    usual = min(max(target / 20, LOOK_SECONDS_MIN), LOOK_SECONDS_MAX)
+    if left is None or left <= 0:
+        return usual
+    return min(usual, max(left / LOOKS_LEFT, LOOK_SECONDS_MIN))
 
 
 def cut_gap(target: float) -> float:
@@ -179,8 +189,9 @@ SURE_SECONDS_MAX = 0.25
 class BreachWatch:
     """Tells when a breach is to be announced, and when it is over: once each.
 
-    A forecast counts once it has stood for a quarter of a second, or a twentieth of a
-    short target: a link that falls all of a sudden leaves little more to tell of it.
+    A forecast counts once it has stood for a quarter of a second, a twentieth of a
+    short target, or half of what is left before the breach: a link that falls all of a
+    sudden leaves little to tell of it.
     All is well again after a whole target's time without breach or forecast: a point
     that is too old every other second is one breach, not many.
     """
@@ -198,9 +209,10 @@ class BreachWatch:
             self._foreseen_since = None
         elif self._foreseen_since is None:
             self._foreseen_since = now
+        left = outlook.seconds_until_breach or 0.0
+        doubt = min(SURE_SECONDS_MAX, self._target / 20, left / 2)
         is_sure = (
-            self._foreseen_since is not None
-            and now - self._foreseen_since >= min(SURE_SECONDS_MAX, self._target / 20)
+            self._foreseen_since is not None and now - self._foreseen_since >= doubt
         )
         if age > self._target:
             self.state, self._troubled_at = Promise.BREACHED, now

@@ -47,9 +47,10 @@ from primary_site.group import ConsistencyGroup, Cut
 from primary_site.likeness import Habit
 from primary_site.session import SendingSession
 
-WORKERS = 2
-"""Units under way at once: one is read while others are encoded and sent. With several
-links one more than there are links, so that one that stalls keeps no other idle."""
+WORKERS = 4
+"""Units under way at once: some are read and encoded while others are sent, and a fast
+link never waits for one. With several links at least one more than there are links, so
+that one that stalls keeps no other idle."""
 
 WAIT_SECONDS = 0.1
 """A wait for the remote is looked at so often: is anything still on its way there?"""

@@ -50,7 +50,13 @@ class RpoWatch:
     async def run(self) -> None:
         while True:  # ends by cancelling
             self.look()
-            await asyncio.sleep(look_seconds(self._keeper.target))
+            await asyncio.sleep(self._rest_seconds())
+
+    def _rest_seconds(self) -> float:
+        keeper, left = self._keeper, None
+        if keeper.as_of is not None and self._draining() is not None:
+            left = keeper.as_of + keeper.target - self._clock.monotonic()
+        return look_seconds(keeper.target, left)
 
     def look(self) -> None:
         group, keeper = self._cycles.group, self._keeper

@@ -125,7 +125,8 @@ class Model:
         overhead = self.overhead * slower
         while left > 0 or overhead > 0:
             rate = self.link(self._now) / slower
-            step = min(self._step, left / rate if left > 0 else overhead)
+            look = look_seconds(self.target, self._as_of + self.target - self._now)
+            step = min(look, left / rate if left > 0 else overhead)
             if left > 0:
                 left -= rate * step
                 left = left if left > 1.0 else 0.0

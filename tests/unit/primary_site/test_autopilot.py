@@ -134,6 +134,23 @@ def test_a_sudden_fall_is_forecast_unless_little_was_left_when_it_came(
         assert fell <= told[Promise.IN_DANGER] < breached
 
 
+@pytest.mark.parametrize("share", [0.1, 0.02])
+@pytest.mark.parametrize("phase", range(8))
+def test_a_fall_between_two_cycles_is_forecast_by_the_one_that_meets_it(
+    phase: int, share: float
+) -> None:
+    """That one was cut so late that the margin is nearly all it has."""
+    fell = 200 + phase * TARGET / 7.3
+
+    def link(now: float) -> float:
+        return (share if now >= fell else 1.0) * 5 * MB
+
+    ran = Model(TARGET, lambda _: 0.25 * MB, link).run(fell + 6 * TARGET)
+    assert [at for at, _ in ran.changes if at < fell] == []
+    told = {state: at for at, state in reversed(ran.changes)}
+    assert fell <= told[Promise.IN_DANGER] < told[Promise.BREACHED]
+
+
 def test_a_load_that_grows_beyond_the_link_is_forecast_before_the_breach() -> None:
     def load(now: float) -> float:
         return 15 * MB if 600 <= now < 660 else 1 * MB
