@@ -292,7 +292,8 @@ class CycleDrain:
                 continue
             if not (self._pending or self._active):
                 return None
-            await self._woken(Stage.REMOTE)
+            # While others send, this one waits for them, not for the remote.
+            await self._woken(None if self._active else Stage.REMOTE)
 
     def _bytes_of_frame(self, most: int) -> int:
         if self._compression.gains_by_size:
@@ -376,16 +377,19 @@ class CycleDrain:
         self._wake.set()
         self._wake = asyncio.Event()
 
-    async def _woken(self, stage: Stage) -> None:
+    async def _woken(self, stage: Stage | None) -> None:
         """Wait for something of the remote; ends after `WAIT_SECONDS` all the same.
 
-        Counted as the link's while bytes are on their way, else as `stage`'s.
+        Counted as the link's while bytes are on their way, else as `stage`'s; not at
+        all without one.
         """
         began, wake = _now(), self._wake
         was_sending = self._session.unacknowledged_bytes
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(WAIT_SECONDS):
                 await wake.wait()
+        if stage is None:
+            return
         if was_sending and self._session.unacknowledged_bytes:
             stage = Stage.LINK
         self.waits.add(stage, _now() - began)

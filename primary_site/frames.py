@@ -85,17 +85,22 @@ class FrameMaker:
         make: Callable[[list[RunData]], T],
         beside: Sequence[Standing] = (),
     ) -> T:
-        """Read a unit's tracks and make something of them; see `CutReader.made`."""
-        began = self._monotonic()
-        read_at: list[float] = []
+        """Read a unit's tracks and make something of them; see `CutReader.made`.
+
+        What the thread's answer waits for the loop is neither reading nor making.
+        """
+        began = read_at = made_at = self._monotonic()
 
         def timed(runs: list[RunData]) -> T:
-            read_at.append(self._monotonic())
-            return make(runs)
+            nonlocal read_at, made_at
+            read_at = self._monotonic()
+            made = make(runs)
+            made_at = self._monotonic()
+            return made
 
         made = await self._readers[unit.volume].made(unit.runs, timed, beside)
-        self._waits.add(Stage.READ, read_at[-1] - began)
-        self._waits.add(Stage.ENCODE, self._monotonic() - read_at[-1])
+        self._waits.add(Stage.READ, read_at - began)
+        self._waits.add(Stage.ENCODE, made_at - read_at)
         return made
 
     def _whole(self, runs: Sequence[RunData]) -> Packed:
