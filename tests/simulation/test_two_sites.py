@@ -63,6 +63,7 @@ def test_no_disaster_breaks_a_promise() -> None:
     assert counts["shadow_power_losses"] > 4 * totals.seeds
     assert counts["lacks_of_room_said"] > totals.seeds // 50
     assert counts["growths"] > totals.seeds // 10
+    assert counts["references"] > totals.seeds // 20
     assert counts["merges"] > totals.seeds // 20
     assert counts["takeovers"] > totals.seeds // 40
     assert min(counts["takeover_deaths"], counts["takeovers_older"]) > 0

@@ -23,6 +23,7 @@ from tests.support.simulation.faults import Faults
 from tests.support.simulation.knobs import chosen_sizes, primary_config
 from tests.support.simulation.links import Network
 from tests.support.simulation.loop import World
+from tests.support.simulation.model import is_wordy
 from tests.support.simulation.sites import GROUP, Site
 from tests.support.simulation.two_sites import TwoSites
 
@@ -46,9 +47,8 @@ class CircleSimulation(TwoSites):
         sizes = chosen_sizes(rng)
         network = Network(world)
         self.oracle = CircleOracle(world)
-        self.primary = CircleSite(
-            world, "amsterdam", network, _primary(rng, sizes), self.oracle
-        )
+        primary = _primary(rng, sizes, is_wordy=is_wordy(world.seed))
+        self.primary = CircleSite(world, "amsterdam", network, primary, self.oracle)
         self.remote = CircleSite(world, "dr", network, _remote(rng, sizes), self.oracle)
         super().__init__(world, network, self.primary, self.remote)
         self.circle_sites = (self.primary, self.remote)
@@ -80,6 +80,8 @@ class CircleSimulation(TwoSites):
                 line.hosts.writes_replied for line in oracle.lines.values()
             ),
             "copies_put_back": self.copies.count,
+            "merges": oracle.merges,
+            "references": oracle.references.count,
             "circles": 1,
             "second_circles": operators.exchanges > 1,
             "circle_takeovers": oracle.taken_over,
@@ -247,8 +249,10 @@ class CircleSimulation(TwoSites):
 MAY_STAND = ("remote_restored", "rpo_breached", "rpo_breach_forecast")
 
 
-def _primary(rng: Any, sizes: dict[str, tuple[int, int, int]]) -> PrimaryGroup:
-    config = primary_config(rng, sizes)
+def _primary(
+    rng: Any, sizes: dict[str, tuple[int, int, int]], *, is_wordy: bool
+) -> PrimaryGroup:
+    config = primary_config(rng, sizes, is_wordy=is_wordy)
     return config.model_copy(update={"journal": JournalTable(directory="/journal")})
 
 

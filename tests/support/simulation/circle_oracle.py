@@ -23,6 +23,7 @@ from tests.support.simulation.durability import device_bytes, durable_bytes
 from tests.support.simulation.lines import Line
 from tests.support.simulation.loop import World
 from tests.support.simulation.model import summary
+from tests.support.simulation.references import References
 
 Images = dict[str, bytes]
 
@@ -46,7 +47,9 @@ class CircleOracle:
         self.forks: dict[str, dict[int, Images]] = {}
         """What each site has to keep, by the point's number."""
         self.are_hosts_active = True
+        self.references = References()
         self.commits = 0
+        self.merges = 0
         self.points_compared = 0
         self.forks_compared = 0
         self.forks_made = 0
@@ -58,6 +61,7 @@ class CircleOracle:
 
     def opened(self, site: CircleSite, replicator: Replicator) -> None:
         group = replicator.group
+        self.references.watch(replicator)
         self.starts_checked += 1
         lineage = group.state.lineage
         line = self.lines.get(lineage)
@@ -221,7 +225,15 @@ class CircleOracle:
             epoch: int = await session(sender)
             return epoch
 
+        merge = store._disk.replace_merged
+
+        def merged(*what: Any) -> bool:
+            done: bool = merge(*what)
+            self.merges += done
+            return done
+
         store.commit, store.new_epoch = committed, opened
+        store._disk.replace_merged = merged
         self._watch_giving_up(site, store)
 
     def _watch_giving_up(self, site: CircleSite, store: Any) -> None:

@@ -23,6 +23,7 @@ from common.storage import journal, journal_merge, open_journals, region_log
 from primary_site import (
     drain_plan,
     group_state,
+    likeness,
     preserving,
     replicator,
     verification,
@@ -44,6 +45,7 @@ from remote_site import (
 )
 from tests.support.simulation.loop import World
 from tests.support.simulation.machine import TurnLock
+from tests.support.simulation.model import is_wordy
 from tests.support.simulation.sites import GROUP
 
 SMALL: list[tuple[Any, str, tuple[float, ...]]] = [
@@ -99,6 +101,8 @@ def controlled(
         history = random.Random(world.seed ^ 0x5A11)
         for place, name, values in SMALL_IN_HISTORY:
             put(place, name, history.choice(values))
+        if is_wordy(world.seed):  # of small frames, too, much is known
+            put(likeness, "UNLIKE_BYTES_MIN", 2048)
         window = rng.choice(WINDOWS) if are_small else WINDOWS[-1]
         put(receiver, "WINDOW_BYTES", window)
         put(group, "WINDOW_BYTES", window)
@@ -176,6 +180,17 @@ def chosen_sizes(rng: random.Random) -> dict[str, tuple[int, int, int]]:
 
 
 def primary_config(
+    rng: random.Random, sizes: dict[str, tuple[int, int, int]], *, is_wordy: bool
+) -> PrimaryGroup:
+    """Return what it sends with; of words it looks for those that stand elsewhere."""
+    found = _primary_config(rng, sizes)
+    if is_wordy:
+        link = found.link.model_copy(update={"compression": 3})
+        found = found.model_copy(update={"link": link})
+    return found
+
+
+def _primary_config(
     rng: random.Random, sizes: dict[str, tuple[int, int, int]]
 ) -> PrimaryGroup:
     return PrimaryGroup.model_validate(

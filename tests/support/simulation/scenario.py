@@ -24,10 +24,11 @@ from tests.support.simulation.knobs import (
 )
 from tests.support.simulation.links import Network
 from tests.support.simulation.loop import World
-from tests.support.simulation.model import SECTOR
+from tests.support.simulation.model import SECTOR, is_wordy
 from tests.support.simulation.operators import Operators
 from tests.support.simulation.oracle import Oracle
 from tests.support.simulation.readers import PointReaders
+from tests.support.simulation.references import References
 from tests.support.simulation.restoring import Restoring
 from tests.support.simulation.shadows import Shadows
 from tests.support.simulation.sites import PrimarySite, RemoteSite, Site
@@ -54,7 +55,8 @@ class Simulation(TwoSites):
         rng = world.rng
         sizes = chosen_sizes(rng)
         network = Network(world)
-        self.primary = PrimarySite(world, network, primary_config(rng, sizes))
+        config = primary_config(rng, sizes, is_wordy=is_wordy(world.seed))
+        self.primary = PrimarySite(world, network, config)
         self.remote = RemoteSite(world, network, remote_config(sizes))
         super().__init__(world, network, self.primary, self.remote)
         volumes = {name: size for name, (size, _, _) in sizes.items()}
@@ -80,6 +82,7 @@ class Simulation(TwoSites):
         self._healed_at = 0.0
         self._ticket: CutTicket | None = None
         self._ticket_life = 0
+        self.references = References()
         self.restoring = Restoring(self)
         self.takeovers = Takeovers(self)
         self.verifies = Verifies(self)
@@ -107,6 +110,7 @@ class Simulation(TwoSites):
             "copies_put_back": self.restoring.count,
             "growths": self.hosts.growths,
             "merges": self.remote.merges,
+            "references": self.references.count,
             "lacks_of_room_said": self.alarms.said,
             "verifies_clean": self.verifies.clean,
             "tracks_mended": self.tampering.tracks_mended,
@@ -132,6 +136,7 @@ class Simulation(TwoSites):
 
     def _primary_opened(self, group: ConsistencyGroup, replicator: Replicator) -> None:
         self.oracle.primary_opened(group, replicator)
+        self.references.watch(replicator)
         self.hosts.attach(group, self._workers)
 
     def _remote_opened(self, store: GroupStore) -> None:
