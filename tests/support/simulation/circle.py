@@ -77,7 +77,8 @@ class CircleSimulation(TwoSites):
             "images_compared": oracle.points_compared,
             "starts": oracle.starts_checked,
             "host_writes": sum(
-                line.hosts.writes_replied for line in oracle.lines.values()
+                hosts.writes_replied
+                for hosts in {line.hosts for line in oracle.lines.values()}
             ),
             "copies_put_back": self.copies.count,
             "merges": oracle.merges,
@@ -88,6 +89,7 @@ class CircleSimulation(TwoSites):
             "circle_deaths": operators.deaths,
             "failbacks": operators.counts["failback"],
             "switchovers": oracle.handed_over,
+            "reclaims": oracle.reclaimed,
             "forks_kept": oracle.forks_made,
             "forks_compared": oracle.forks_compared,
             "forks_deleted": operators.deletions,

@@ -21,6 +21,12 @@ ASK_SECONDS = 1.0
 """Between two tries of what was refused."""
 
 DEATHS_MAX = 6
+DELAYS = (0.0, 0.005, 0.05)
+"""From a step of a change of roles until somebody dies."""
+
+RECLAIM_ODDS = 0.2
+"""Of a disaster after which the old site's data are what is wanted."""
+
 OPERATIONS_MAX = 70
 """On a disk, until its site dies: about what a change of roles takes there."""
 
@@ -67,7 +73,8 @@ class CircleOperators:
         for _ in range(self.exchanges):
             self._wishes.append(self._wait_for_life)
             if self._rng.random() < 0.6:
-                self._wishes += [self._take_over, self._fail_back]
+                again = [self._reclaim] if self._rng.random() < RECLAIM_ODDS else []
+                self._wishes += [self._take_over, *again, self._fail_back]
             else:
                 self._wishes.append(self._switch_over)
             if self._rng.random() < 0.4:
@@ -101,7 +108,7 @@ class CircleOperators:
             copies.put_back()
 
     def _perhaps_die(self) -> None:
-        """One of the sites dies at some operation on its disk from here on."""
+        """A site dies at some operation on its disk, or just after a step of a role."""
         simulation, rng = self._simulation, self._rng
         if not self._deaths_left or rng.random() < 0.7:
             return
@@ -111,11 +118,25 @@ class CircleOperators:
         self._deaths_left -= 1
         self.deaths += 1
         power = rng.random() < 0.5
-        site.machine.fuse = rng.randrange(1, OPERATIONS_MAX)
-        site.machine.blow = lambda: simulation.kill(site, power=power)
+
+        def blow() -> None:
+            if site.is_alive:
+                simulation.kill(site, power=power)
+
+        if rng.random() < 0.5:
+            step = rng.choice(
+                ("handing", "dr gave up", "amsterdam gave up", "dr begins")
+            )
+            self._world.awaited = step, rng.choice(DELAYS) * rng.random(), blow
+        else:
+            site.machine.fuse, site.machine.blow = (
+                rng.randrange(1, OPERATIONS_MAX),
+                blow,
+            )
 
     def no_more_deaths(self) -> None:
         self._deaths_left = 0
+        self._world.awaited = None
 
     # -- wishes: each returns True once it has come true -------------------------------
 
@@ -166,18 +187,26 @@ class CircleOperators:
             return None
         return self._rng.choice([point.number for point in points])
 
+    def _reclaim(self) -> bool:
+        """Who was taken over from learns of it, and is told to go on all the same."""
+        if self._began is None:
+            self._began = self._with("superseded")
+            return False
+        old = self._began
+        if old.role == "superseded":
+            self._ask(old, "takeover", action="start", point=None, force=True)
+        return old.role == "sending"
+
     def _fail_back(self) -> bool:
         """Who was taken over from learns of it, and receives."""
-        taker = self._with("sending")
-        if taker is None:
-            return False
-        old = self._simulation.other(taker)
         if self._began is None:
-            self._began = old
-            self.counts["failback"] += 1
+            self._began = self._with("superseded")
+            self.counts["failback"] += self._began is not None
+            return False
+        old = self._began
         if old.role == "superseded":
             self._ask(old, "failback")
-        return old.role == "receiving" and taker.role == "sending"
+        return old.role == "receiving" and self._simulation.other(old).role == "sending"
 
     def _switch_over(self) -> bool:
         """Who sends is to receive, and the other way round."""
@@ -225,7 +254,10 @@ class CircleOperators:
         over. One that had been taken over from has to be failed back once more.
         """
         wish = self._wishes[0] if self._wishes else None
-        if wish == self._fail_back or (wish == self._take_over and self._began):
+        is_begun = self._began is not None
+        if wish in (self._fail_back, self._reclaim):
+            return
+        if wish == self._take_over and is_begun:
             return
         older = self._simulation.copies.older_sender
         if self._with("superseded") is not None:

@@ -55,6 +55,7 @@ class CircleOracle:
         self.forks_made = 0
         self.handed_over = 0
         self.taken_over = 0
+        self.reclaimed = 0
         self.starts_checked = 0
 
     # -- a site sends ------------------------------------------------------------------
@@ -75,7 +76,7 @@ class CircleOracle:
         self._check_tracking(site, group)
         for volume in group.volumes:
             self._watch_cut(line, group, volume)
-        self._watch_handing(group)
+        self._watch_lineage(line, group)
         line.hosts.is_active = self.are_hosts_active
         line.hosts.attach(group, WORKERS)
 
@@ -103,7 +104,7 @@ class CircleOracle:
         if before is not None:
             before.is_handed_over = True
             self.handed_over += 1
-        elif len(self.lines) > 1:
+        elif group.state.committed_number is not None:
             self.taken_over += 1
         return line
 
@@ -119,16 +120,21 @@ class CircleOracle:
                 self._fail("I3", f"{volume.name}: after {how} {summary(wrong)}")
 
     def gone(self, site: CircleSite) -> None:
-        for line in self.lines.values():
-            if line.site is site and line.hosts._group is not None:
-                line.hosts.detach()
+        line = self._served_by(site)
+        if line is not None:
+            line.hosts.detach()
 
     def hosts_ended(self, site: CircleSite) -> bool:
-        for line in self.lines.values():
-            if line.site is site and line.hosts._group is not None:
-                line.hosts.is_active = False
-                return line.hosts.is_idle
-        return True
+        line = self._served_by(site)
+        if line is None:
+            return True
+        line.hosts.is_active = False
+        return line.hosts.is_idle
+
+    def _served_by(self, site: CircleSite) -> Line | None:
+        """Return the line whose hosts are connected to a site."""
+        lines = [line for line in self.lines.values() if line.site is site]
+        return next((line for line in lines if line.hosts.is_attached), None)
 
     def _watch_cut(self, line: Line, group: ConsistencyGroup, volume: Any) -> None:
         transfer, changes = volume.changes.transfer, volume.changes
@@ -151,15 +157,23 @@ class CircleOracle:
 
         changes.transfer = watched
 
-    def _watch_handing(self, group: Any) -> None:
+    def _watch_lineage(self, line: Line, group: Any) -> None:
         update = group.update
+        line.lineage = group.state.lineage
 
         async def updated(**what: Any) -> Any:
             if what.get("handing") is not None:
                 fork = what["handing"]
                 self.agreed[fork.lineage] = fork.parent
                 self.world.note("handing")
-            return await update(**what)
+            reclaimed = what.get("lineage")
+            if reclaimed is None:
+                return await update(**what)
+            self.lines[reclaimed] = line  # also if it dies on the way
+            await update(**what)
+            line.lineage = reclaimed
+            self.reclaimed += 1
+            return None
 
         group.update = updated
 
@@ -214,8 +228,8 @@ class CircleOracle:
             self.world.note(f"commit {number}")
             self.commits += 1
             self.promised[site.name] = max(self.promised.get(site.name, 0), number)
-            self._check_durable(store, number, self.images[what["cycle_id"]])
             self.compare_points(site, store, store.points[-2:])
+            self._check_durable(store, number, self.images[what["cycle_id"]])
             return relation
 
         async def opened(sender: Any) -> int:

@@ -63,6 +63,10 @@ class Hosts:
         return list(self.models.items())
 
     @property
+    def is_attached(self) -> bool:
+        return self._group is not None
+
+    @property
     def is_idle(self) -> bool:
         return not self.in_flight
 

@@ -58,7 +58,8 @@ class LineHosts(Hosts):
         is_superseded = group.state.superseded is not None
 
         def judged(done: HostRequest) -> None:
-            if not done.error and is_superseded and done.command in WRITES:
+            stays_so = is_superseded and group.state.superseded is not None
+            if not done.error and stays_so and done.command in WRITES:
                 self.world.problem(
                     f"I8: {name}: a write is taken by a site that was taken over from"
                 )
@@ -80,7 +81,11 @@ class LineHosts(Hosts):
 
 @dataclass(slots=True)
 class Line:
-    """A lineage that `site`, and no other, has sent."""
+    """A lineage that `site`, and no other, has sent.
+
+    It has another one from the moment at which an operator has its site, superseded,
+    go on from its own data: for its hosts nothing has changed.
+    """
 
     lineage: bytes
     site: CircleSite

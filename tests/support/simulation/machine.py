@@ -172,7 +172,9 @@ class SimulatedThreads:
         return await future
 
     def close(self) -> None:
-        while self._under_way or self._starting or self._queue:
+        while not self._loop.is_dead and (
+            self._under_way or self._starting or self._queue
+        ):
             for job in list(self._under_way):
                 while not job.is_over:
                     job.step()
