@@ -21,6 +21,9 @@ ASK_SECONDS = 1.0
 """Between two tries of what was refused."""
 
 DEATHS_MAX = 6
+STEPS = ("handing", "dr gave up", "amsterdam gave up", "dr begins", "amsterdam begins")
+"""Beginnings of events in the trace."""
+
 DELAYS = (0.0, 0.005, 0.05)
 """From a step of a change of roles until somebody dies."""
 
@@ -124,10 +127,8 @@ class CircleOperators:
                 simulation.kill(site, power=power)
 
         if rng.random() < 0.5:
-            step = rng.choice(
-                ("handing", "dr gave up", "amsterdam gave up", "dr begins")
-            )
-            self._world.awaited = step, rng.choice(DELAYS) * rng.random(), blow
+            delay = rng.choice(DELAYS) * rng.random()
+            self._world.awaited = rng.choice(STEPS), delay, blow
         else:
             site.machine.fuse, site.machine.blow = (
                 rng.randrange(1, OPERATIONS_MAX),
