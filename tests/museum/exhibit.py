@@ -60,16 +60,19 @@ KINDS = frozenset(
     {
         *FAULTS,
         "simulation",
+        "circles",
         "primary",
         "remote",
         "takeover",
+        "failback",
         "record",
         "bitmap",
         "region_log",
         "journal",
     }
 )
-"""Of seeds: the simulation, and what crashes are explored of."""
+"""Of seeds: the simulation, its runs in which roles go round, and what crashes are
+explored of."""
 
 
 @dataclass(frozen=True, slots=True)

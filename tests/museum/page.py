@@ -74,6 +74,8 @@ def _by(caught_by: ByTests | Seeds) -> str:
         return f"{caught_by.of}, call by call"
     if caught_by.of == "simulation":
         return "seeds of the simulation"
+    if caught_by.of == "circles":
+        return "seeds of the simulation in which roles go round"
     return f"crash images: {caught_by.of.replace('_', ' ')}"
 
 

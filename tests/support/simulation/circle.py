@@ -94,6 +94,7 @@ class CircleSimulation(TwoSites):
             "forks_compared": oracle.forks_compared,
             "forks_deleted": operators.deletions,
             "older_senders_refused": operators.refusals,
+            **{f"circle_{name}": n for name, n in oracle.verdicts.items()},
         }
 
     def run(self) -> Faults:

@@ -24,8 +24,11 @@ DEATHS_MAX = 6
 STEPS = ("handing", "dr gave up", "amsterdam gave up", "dr begins", "amsterdam begins")
 """Beginnings of events in the trace."""
 
-DELAYS = (0.0, 0.005, 0.05)
+DELAYS = (0.0, 0.01, 0.1, 0.4)
 """From a step of a change of roles until somebody dies."""
+
+CUT_OFF_SECONDS = 3.0
+"""For so long, sometimes, it hears of nobody once it is back."""
 
 RECLAIM_ODDS = 0.2
 """Of a disaster after which the old site's data are what is wanted."""
@@ -120,20 +123,23 @@ class CircleOperators:
             return
         self._deaths_left -= 1
         self.deaths += 1
-        power = rng.random() < 0.5
+        power, is_cut_off = rng.random() < 0.5, rng.random() < 0.3
 
         def blow() -> None:
-            if site.is_alive:
-                simulation.kill(site, power=power)
+            if not site.is_alive:
+                return
+            simulation.kill(site, power=power)
+            if is_cut_off:
+                simulation.network.is_down = True
+                simulation.network.swallowed |= {"out", "back"}
+                self._world.after(CUT_OFF_SECONDS, simulation.network.heal)
 
         if rng.random() < 0.5:
             delay = rng.choice(DELAYS) * rng.random()
             self._world.awaited = rng.choice(STEPS), delay, blow
         else:
-            site.machine.fuse, site.machine.blow = (
-                rng.randrange(1, OPERATIONS_MAX),
-                blow,
-            )
+            site.machine.fuse = rng.randrange(1, OPERATIONS_MAX)
+            site.machine.blow = blow
 
     def no_more_deaths(self) -> None:
         self._deaths_left = 0

@@ -8,10 +8,12 @@ stay what they are; I8 a line is served by one site, and by nobody once it is gi
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+from common.replication.lineage import judge
 from common.storage.bitmap_file import PAGE_BYTES
 from primary_site.group import ConsistencyGroup
 from primary_site.replicator import Replicator
@@ -48,6 +50,8 @@ class CircleOracle:
         """What each site has to keep, by the point's number."""
         self.are_hosts_active = True
         self.references = References()
+        self.verdicts: Counter[str] = Counter()
+        """Between sites of which the one that receives has sent before."""
         self.commits = 0
         self.merges = 0
         self.points_compared = 0
@@ -77,6 +81,7 @@ class CircleOracle:
         for volume in group.volumes:
             self._watch_cut(line, group, volume)
         self._watch_lineage(line, group)
+        self._watch_verdicts(site, replicator)
         line.hosts.is_active = self.are_hosts_active
         line.hosts.attach(group, WORKERS)
 
@@ -176,6 +181,19 @@ class CircleOracle:
             return None
 
         group.update = updated
+
+    def _watch_verdicts(self, site: CircleSite, replicator: Any) -> None:
+        """Count what is judged of receivers that have sent themselves."""
+        cycles, group = replicator.cycles, replicator.group
+        reconcile = cycles.reconcile
+
+        async def reconciled(welcome: Any) -> None:
+            verdict = judge(group.judged(), welcome.receiver)
+            if any(line.site is not site for line in self.lines.values()):
+                self.verdicts[verdict.name.lower()] += 1
+            await reconcile(welcome)
+
+        cycles.reconcile = reconciled
 
     def _check_tracking(self, site: CircleSite, group: ConsistencyGroup) -> None:
         """I4: what differs from the newest known point is in some bitmap."""
