@@ -21,7 +21,7 @@ ASK_SECONDS = 1.0
 """Between two tries of what was refused."""
 
 DEATHS_MAX = 6
-STEPS = ("handing", "dr gave up", "amsterdam gave up", "dr begins", "amsterdam begins")
+STEPS = ("handing", "asks", "dr gave up", "amsterdam gave up", "dr begins")
 """Beginnings of events in the trace."""
 
 DELAYS = (0.0, 0.01, 0.1, 0.4)

@@ -81,6 +81,7 @@ class CircleOracle:
         for volume in group.volumes:
             self._watch_cut(line, group, volume)
         self._watch_lineage(line, group)
+        self._watch_asking(replicator)
         self._watch_verdicts(site, replicator)
         line.hosts.is_active = self.are_hosts_active
         line.hosts.attach(group, WORKERS)
@@ -168,8 +169,6 @@ class CircleOracle:
 
         async def updated(**what: Any) -> Any:
             if what.get("handing") is not None:
-                fork = what["handing"]
-                self.agreed[fork.lineage] = fork.parent
                 self.world.note("handing")
             reclaimed = what.get("lineage")
             if reclaimed is None:
@@ -181,6 +180,19 @@ class CircleOracle:
             return None
 
         group.update = updated
+
+    def _watch_asking(self, replicator: Any) -> None:
+        switchover, group = replicator.switchover, replicator.group
+        ask = switchover.ask
+
+        async def asked(session: Any) -> None:
+            fork = group.state.handing
+            if fork is not None:
+                self.agreed[fork.lineage] = fork.parent
+                self.world.note("asks to take over")
+            await ask(session)
+
+        switchover.ask = asked
 
     def _watch_verdicts(self, site: CircleSite, replicator: Any) -> None:
         """Count what is judged of receivers that have sent themselves."""
