@@ -6,6 +6,7 @@ from tests.museum import (
     historical_lineage,
     historical_orders,
     historical_tracking,
+    own_orders_circles,
     own_orders_delta,
     own_orders_history,
     own_orders_lineage,
@@ -48,6 +49,7 @@ OWN: tuple[Exhibit, ...] = tuple(
             *own_orders_links.EXHIBITS,
             *own_orders_takeover.EXHIBITS,
             *own_orders_roles.EXHIBITS,
+            *own_orders_circles.EXHIBITS,
         ),
         key=_catalogue_place,
     )

@@ -71,20 +71,10 @@ def test_no_disaster_breaks_a_promise() -> None:
     for role in ("circle_takeovers", "failbacks", "switchovers", "forks_kept"):
         assert counts[role] > totals.seeds // 20
     assert counts["second_circles"] > totals.seeds // 40
-    for verdict in (
-        "go_on",
-        "send_again",
-        "compare_all",
-        "compare_acked",
-        "note_point",
-    ):
+    for verdict in ("go_on", "send_again", "compare_all"):
         assert counts[f"circle_{verdict}"] > 0, verdict
-    assert (
-        min(
-            counts["reclaims"], counts["forks_deleted"], counts["older_senders_refused"]
-        )
-        > 0
-    )
+    for rare in ("reclaims", "forks_deleted", "older_senders_refused"):
+        assert counts[rare] > 0, rare
     assert counts["copies_put_back"] > totals.seeds // 10
     assert counts["verifies_clean"] > totals.seeds // 20
     assert counts["tracks_mended"] > totals.seeds // 4

@@ -108,7 +108,7 @@ class CircleOperators:
 
     def _perhaps_copy(self) -> None:
         copies, rng = self._simulation.copies, self._rng
-        if rng.random() < 0.3:
+        if rng.random() < 0.5:
             copies.take(rng.choice(self._simulation.circle_sites))
         elif not self._simulation.is_healing:
             copies.put_back()

@@ -1,0 +1,75 @@
+"""Dangerous orders of our own, found where roles go round."""
+
+from __future__ import annotations
+
+from tests.museum.exhibit import Exhibit, Seeds, swap
+
+EXHIBITS: tuple[Exhibit, ...] = (
+    Exhibit(
+        "O910",
+        "a sender does not carry what the other site changed itself before",
+        (
+            swap(
+                "primary_site/exchange.py",
+                "            volume.changes.compare_again(bitmap)\n",
+                "            pass\n",
+            ),
+        ),
+        Seeds("circles", 40),
+        says="I1|I2",
+        order="begin_receiving",
+    ),
+    Exhibit(
+        "O911",
+        "the journals of a fork go when points of its age do",
+        (
+            swap(
+                "remote_site/store_state.py",
+                "        return kept | {fork.number for fork in self.forks}\n",
+                "        return kept\n",
+            ),
+        ),
+        Seeds("circles", 40),
+        says="I6: .*fork",
+    ),
+    Exhibit(
+        "O912",
+        "a group is handed over before that is recorded",
+        (
+            swap(
+                "primary_site/switchover.py",
+                "        await group.update(handing=fork)\n",
+                "        group.state = replace(group.state, handing=fork)\n",
+            ),
+        ),
+        Seeds("circles", 200),
+        says="I8|I3",
+    ),
+    Exhibit(
+        "O913",
+        "an older copy of an old primary is believed what it has changed",
+        (
+            swap(
+                "remote_site/roles.py",
+                "    is_known = told.is_known and parted.changed is not None\n",
+                "    is_known = parted.changed is not None\n",
+            ),
+        ),
+        Seeds("circles", 120),
+        says="I1",
+    ),
+    Exhibit(
+        "O914",
+        "hosts write on while their group is handed over",
+        (
+            swap(
+                "primary_site/switchover.py",
+                "        refuse_writes(group)\n        self.is_under_way = True\n"
+                "        try:\n            await self._writes_ended()\n",
+                "        self.is_under_way = True\n        try:\n",
+            ),
+        ),
+        Seeds("circles", 40),
+        says="I8|I3|I11",
+    ),
+)
