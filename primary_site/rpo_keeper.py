@@ -70,10 +70,10 @@ class Forecast:
             return "more changes than cycles can take"
         if self.cause is Cause.LINK_DOWN:
             return "there is no link to the remote"
-        if self.measured_bytes_per_second is None:
+        if not self.measured_bytes_per_second:  # nothing of it has arrived yet
             return _SLOW[self.cause]
         said = f"{_SLOW[self.cause]}: {_rate(self.measured_bytes_per_second)}"
-        if self.needed_bytes_per_second is not None:
+        if self.needed_bytes_per_second:
             said += f" of the {_rate(self.needed_bytes_per_second)} needed"
         return said
 

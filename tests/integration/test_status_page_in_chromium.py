@@ -163,6 +163,7 @@ def look_at_pictures(page: Chromium, port: int) -> None:
     assert len(row) == 64
     assert any(row[:4])
     assert not any(row[4:])
+    use_without_a_mouse(page)
     for scheme in ("light", "dark"):
         page.use_colours(scheme)
         for width in (390, 1280):
@@ -172,6 +173,20 @@ def look_at_pictures(page: Chromium, port: int) -> None:
                 f"&& innerWidth == {width}"
             )
     assert page.complaints == []
+
+
+def use_without_a_mouse(page: Chromium) -> None:
+    """Pictures have words, and what can be clicked is reached and used by keys."""
+    images = "[...document.querySelectorAll('[role=img]')]"
+    unnamed = f"{images}.filter(one => !one.getAttribute('aria-label')).length"
+    assert page.evaluate(unnamed) == 0
+    page.evaluate("document.querySelector('[data-ring=fine]').focus()")
+    for name, text in (("Tab", None), ("Enter", "\r")):
+        page.press(name, text)
+    pressed = (
+        "document.querySelector('[data-ring=coarse]').getAttribute('aria-pressed')"
+    )
+    assert page.evaluate(pressed) == "true"
 
 
 async def json_of(port: int, path: str) -> Any:

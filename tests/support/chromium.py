@@ -146,6 +146,14 @@ class Chromium:
             time.sleep(0.05)
         return found
 
+    def press(self, key: str, text: str | None = None) -> None:
+        """Press and let go of a key, such as "Tab", or "Enter" with "\\r"."""
+        codes = {"Tab": 9, "Enter": 13}
+        told = {"key": key, "code": key, "windowsVirtualKeyCode": codes[key]}
+        down = {**told, "text": text} if text else told
+        self.call("Input.dispatchKeyEvent", type="keyDown", **down)
+        self.call("Input.dispatchKeyEvent", type="keyUp", **told)
+
     def screenshot(self, path: Path) -> None:
         told = self.call("Page.captureScreenshot", format="png")
         path.write_bytes(base64.b64decode(told["data"]))

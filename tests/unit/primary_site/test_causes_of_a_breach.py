@@ -163,3 +163,22 @@ def test_the_cycle_under_way_counts_before_those_that_ended(tmp_path: Path) -> N
         assert keeper.forecast.cause is Cause.PRIMARY_DISK
 
     in_virtual_time(test)
+
+
+@pytest.mark.parametrize(
+    ("needed", "measured", "why"),
+    [
+        (2e6, 1.5e6, "the link is too slow: 1.5 MB/s of the 2 MB/s needed"),
+        (0.0, 1.5e6, "the link is too slow: 1.5 MB/s"),
+        (2e6, 0.0, "the link is too slow"),
+        (None, None, "the link is too slow"),
+    ],
+)
+def test_rates_that_are_not_known_yet_are_not_told(
+    needed: float | None, measured: float | None, why: str
+) -> None:
+    seen = Forecast(
+        TARGET, Promise.BREACHED, 3.0, 4.0, None, Cause.LINK, needed, measured
+    )
+
+    assert seen.text.endswith(f"(up to 4.0 s is expected): {why}")

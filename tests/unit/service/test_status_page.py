@@ -92,7 +92,8 @@ def test_sizes_and_times_are_written_as_people_read_them(tmp_path: Path) -> None
 
     found = run_node(
         tmp_path,
-        "[given[0].map(words.bytes), given[1].map(words.seconds)]",
+        "[given[0].map(words.bytes), given[1].map(words.seconds), "
+        "[words.clockTime(1795458875), words.clockTime(null), words.clockTime()]]",
         sizes,
         times,
     )
@@ -103,6 +104,7 @@ def test_sizes_and_times_are_written_as_people_read_them(tmp_path: Path) -> None
             *("0 s", "40.0 µs", "12.3 ms", "1.50 s", "59.9 s", "1 min 30 s"),
             *("1 h", "1 d 1 h", "-1 d", "–"),
         ],
+        ["18:34:35", "–", "–"],
     ]
 
 
@@ -313,6 +315,28 @@ def test_roles_that_change_are_told_in_words(tmp_path: Path) -> None:
     refused = ["NBD", "writes refused"]
     assert [words == refused for _, _, words in found] == [
         *(False, True, False, False, False, False, True, False, False)
+    ]
+
+
+@needs_node
+def test_progress_is_told_with_what_is_left(tmp_path: Path) -> None:
+    progress = {
+        "operation": "first_copy",
+        "done_bytes": 3 << 20,
+        "total_bytes": 12 << 20,
+        "eta_seconds": 90,
+    }
+    back = {**progress, "operation": "takeover", "eta_seconds": None}
+    other = {**back, "operation": "something_later", "total_bytes": 0, "done_bytes": 0}
+
+    found = run_node(
+        tmp_path, "given.map(pictures.progressWords)", progress, back, other
+    )
+
+    assert found == [
+        "first copy: 3.00 MiB of 12.0 MiB (25.0 %), 1 min 30 s left",
+        "going back to the recovery point: 3.00 MiB of 12.0 MiB (25.0 %)",
+        "something later: 0 B of 0 B (0.0 %)",
     ]
 
 

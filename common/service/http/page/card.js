@@ -38,7 +38,8 @@ export class Card {
     this.name = name;
     this.ring = "fine";
     this.history = null;
-    this.isSeen = true;
+    this.isSeen = false;
+    this.isMade = false;
     this.sizes = {};
     this.heading = element("h2");
     this.banner = element("div", { "aria-live": "polite" });
@@ -54,10 +55,18 @@ export class Card {
       this.heading, this.banner, this.alarms, this.chain, this.progress, this.figures, this.choice, this.pictures,
     );
     document.getElementById("groups").append(this.root);
-    this.makePictures();
+  }
+
+  /** Somebody looks at it: with hundreds of groups, most are never drawn. */
+  look() {
+    this.isSeen = true;
+    if (!this.isMade) this.makePictures();
+    if (this.shown) this.show(...this.shown);
+    this.load().catch(() => {});
   }
 
   makePictures() {
+    this.isMade = true;
     for (const [ring, words] of [["fine", "last hour"], ["coarse", "last day"]]) {
       const button = element("button", { type: "button", "data-ring": ring }, words);
       button.addEventListener("click", () => this.choose(ring));
@@ -94,6 +103,7 @@ export class Card {
   }
 
   show(status, group) {
+    this.shown = [status, group];
     const tone = stateTone(group);
     fill(this.heading, [group.state, group.role, tone], () => [
       group.name,
@@ -149,7 +159,7 @@ export class Card {
 
   draw() {
     const history = this.history;
-    if (!history) return;
+    if (!history || !this.isMade) return;
     this.age.set(series.agePlot(history, this.ring));
     this.flow.set(series.flowPlot(history, this.ring));
     this.hold.set(series.holdPlot(history, this.ring));
@@ -183,6 +193,7 @@ export class Card {
   }
 
   redraw() {
+    if (!this.isMade) return;
     for (const one of [this.age, this.flow, this.hold, this.journals]) one.redraw();
     this.drawChain();
     this.draw();

@@ -70,7 +70,7 @@ export class Lines {
       scales: { x: { range: timeShown }, y: { range: () => [0, (this.unit.top(this.data.slice(1)) || 1) * TALLER] } },
       axes: [{ ...axis, space: 72, values: (_plot, ticks) => ticks.map(shortTime) }, values],
       series: [
-        { label: "UTC", value: (_plot, time) => (time === null ? "–" : clockTime(time)) },
+        { label: "UTC", value: (_plot, time) => clockTime(time) },
         ...this.series.map(([label, stroke, more]) => ({
           label,
           stroke: colour(stroke),
@@ -88,8 +88,9 @@ export class Lines {
 
 /** Of few samples, or none, what is shown is a minute all the same. */
 function timeShown(_plot, first, last) {
-  const end = last === null || last === undefined ? Date.now() / 1000 : last;
-  return [Math.min(first ?? end, end - SPAN_SECONDS_MIN), end];
+  const end = Number.isFinite(last) ? last : Date.now() / 1000;
+  const begin = Number.isFinite(first) ? first : end;
+  return [Math.min(begin, end - SPAN_SECONDS_MIN), end];
 }
 
 function shortTime(time) {

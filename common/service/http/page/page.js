@@ -17,8 +17,8 @@ const seen = new IntersectionObserver((entries) => {
   for (const entry of entries) {
     const card = cards.get(entry.target.dataset.group);
     if (!card) continue;
-    card.isSeen = entry.isIntersecting;
-    if (card.isSeen) card.load().catch(() => {});
+    if (entry.isIntersecting) card.look();
+    else card.isSeen = false;
   }
 });
 
@@ -111,6 +111,7 @@ setInterval(() => {
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => cards.forEach((card) => card.redraw()));
 addEventListener("resize", () => {
   for (const card of cards.values()) {
+    if (!card.isMade) continue;
     card.drawChain();
     card.draw();
   }

@@ -59,6 +59,8 @@ export function plain(word) {
   return word.replaceAll("_", " ");
 }
 
+/** The time of day in UTC; of what is no time, as of a chart without data, "–". */
 export function clockTime(secondsSince1970) {
+  if (!Number.isFinite(secondsSince1970)) return UNKNOWN;
   return new Date(secondsSince1970 * 1000).toISOString().slice(11, 19);
 }
