@@ -251,7 +251,7 @@ def test_bars_and_marks_show_what_there_is(tmp_path: Path) -> None:
 
 
 @needs_node
-def test_a_rare_peak_does_not_flatten_what_is_usual(tmp_path: Path) -> None:
+def test_what_a_chart_shows_of_its_lines(tmp_path: Path) -> None:
     usual = [[1, 2, None, 2], [1, 1, 1, 1]]
     lines = [[*usual[0] * 10, 500], [*usual[1] * 10, 3]]
 
@@ -259,12 +259,13 @@ def test_a_rare_peak_does_not_flatten_what_is_usual(tmp_path: Path) -> None:
         tmp_path,
         "[series.visible(given[0]), series.visible(given[1]), "
         "series.visible([[null], []]), series.greatest(given[1]), "
-        "series.newest([4, null])]",
+        "series.newest([4, null]), series.timeShown([], 100), "
+        "series.timeShown([90], 100), series.timeShown([10, 90], 100)]",
         usual,
         lines,
     )
 
-    assert found == [2, 4, None, 500, 4]
+    assert found == [2, 4, None, 500, 4, [40, 100], [30, 90], [10, 90]]
 
 
 def exchanged(step: str, **others: Any) -> dict[str, Any]:

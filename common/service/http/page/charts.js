@@ -1,11 +1,10 @@
 // Lines over time by uPlot, and the map of where hosts write.
 
-import { greatest, newest, visible } from "./series.js";
+import { greatest, newest, timeShown, visible } from "./series.js";
 import { bytes, clockTime, rate, seconds } from "./words.js";
 
 const HEIGHT = 190;
 const TALLER = 1.08;
-const SPAN_SECONDS_MIN = 60;
 
 export function colour(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -66,8 +65,8 @@ export class Lines {
     const options = {
       width: Math.max(this.place.clientWidth, 200),
       height: HEIGHT,
-      cursor: { y: false },
-      scales: { x: { range: timeShown }, y: { range: () => [0, (this.unit.top(this.data.slice(1)) || 1) * TALLER] } },
+      cursor: { y: false, drag: { x: false, y: false } }, // new data would undo it
+      scales: { x: { range: () => timeShown(this.data[0], Date.now() / 1000) }, y: { range: () => [0, (this.unit.top(this.data.slice(1)) || 1) * TALLER] } },
       axes: [{ ...axis, space: 72, values: (_plot, ticks) => ticks.map(shortTime) }, values],
       series: [
         { label: "UTC", value: (_plot, time) => clockTime(time) },
@@ -84,13 +83,6 @@ export class Lines {
     this.plot = new uPlot(options, this.data, this.place);
     this.describe();
   }
-}
-
-/** Of few samples, or none, what is shown is a minute all the same. */
-function timeShown(_plot, first, last) {
-  const end = Number.isFinite(last) ? last : Date.now() / 1000;
-  const begin = Number.isFinite(first) ? first : end;
-  return [Math.min(begin, end - SPAN_SECONDS_MIN), end];
 }
 
 function shortTime(time) {

@@ -1,7 +1,7 @@
 // The status page: listens to the daemon's events and shows them.
 
 import { Card, element } from "./card.js";
-import { stateTone } from "./standing.js";
+import { BAD, GOOD, WARN, stateTone } from "./standing.js";
 import { seconds } from "./words.js";
 
 const HISTORY_MILLISECONDS = 5000;
@@ -63,12 +63,15 @@ function show(status) {
   showOverview(status.groups);
 }
 
-/** With several groups: all at a glance, each a link to its card. */
+const GRAVEST_FIRST = [BAD, WARN, GOOD];
+
+/** With several groups: all at a glance, the gravest first, each a link to its card. */
 function showOverview(groups) {
   const overview = document.getElementById("overview");
   overview.hidden = groups.length < 2;
   if (overview.hidden) return;
-  groups.forEach((group, index) => {
+  const rank = (group) => GRAVEST_FIRST.indexOf(stateTone(group));
+  [...groups].sort((one, other) => rank(one) - rank(other)).forEach((group, index) => {
     let link = overview.children[index];
     if (!link) {
       link = element("a");

@@ -58,6 +58,14 @@ export function newest(line) {
   return null;
 }
 
+const SPAN_SECONDS_MIN = 60;
+
+/** From when to when a chart goes: of few samples, or none, a minute all the same. */
+export function timeShown(times, nowSeconds) {
+  const end = newest(times) ?? nowSeconds;
+  return [Math.min(times.length ? times[0] : end, end - SPAN_SECONDS_MIN), end];
+}
+
 const PEAK_TIMES = 4;
 
 /** Up to where lines are drawn: a rare peak, a first copy say, must not flatten the rest. */
