@@ -20,6 +20,7 @@ async def fork_request(
         if group is None or number is None:
             raise RefusedError(f"group {name} has no fork here")
         await group.store.delete_fork(number)
+        group.thinning.operator_chose()  # its room, now rather than with the next cut
     if group is None:
         return []
     return [

@@ -143,7 +143,7 @@ def told_changes(
 
 
 def delete_fork(disk: GroupDisk, number: int) -> None:
-    """Keep a fork no longer; its room is given back with the next commit.
+    """Keep a fork no longer; thinning gives its room back.
 
     Raises `RefusedError` where there is no such fork, or where the devices hold
     nothing else yet.

@@ -428,7 +428,7 @@ class GroupDisk:
             self._open_next(volumes, journals)
             older = self.points[: len(self.points) - len(state.points)]
             self.listed.replace((*older, *listed.points))
-            self._free()
+            self._free(durable.points[0].number)
             return relation_id
 
     def _open_next(
@@ -474,13 +474,13 @@ class GroupDisk:
             return 0
         return min(self.retain(points) | state.kept_numbers | {points[-1].number})
 
-    def _free(self) -> None:
-        """Drop points that neither retention nor a pin keeps, and their journals.
+    def _free(self, oldest: int) -> None:
+        """Drop points before `oldest` that no pin keeps, and their journals.
 
         The durable record has let go of them already. A deletion that fails or is
         cut short leaves an orphan for the next start.
         """
-        oldest = self.listed.free(self._bound().points[0].number)
+        oldest = self.listed.free(oldest)
         for volume in self.volumes:
             journals = volume.journals
             volume.journals = tuple(
@@ -494,19 +494,25 @@ class GroupDisk:
     def drop_before(self, number: int, ended: Sequence[int] = ()) -> None:
         """Drop every point older than `number`, whatever rules would keep.
 
-        `ended`: pins that keep nothing any more. Order: the record, fdatasync; only
-        then files go. The crash it defends against: a record that names what is gone.
+        `ended`: pins that keep nothing any more. Beyond the newest point, of a group
+        that was taken over, hosts' writes preserve nothing from then on. Order: the
+        record, fdatasync; only then files go. The crash it defends against: a record
+        that names what is gone.
         """
-        with self._changing:
-            state = self._bound()
-            if state.takeover is not None:
-                return  # the way back may need them all
-            assert number <= state.points[-1].number, "the newest point stays"
+        with self._changing, ExitStack() as held:
+            state = self._known()
+            if state.is_on_its_way_back:
+                return
+            newest = state.points[-1].number if state.points else 0
+            if number > newest:
+                assert state.takeover is not None, "the newest point stays"
+                for volume in self.volumes:  # nobody appends to what goes
+                    held.enter_context(volume.lock)
             shorter = state.since(number)
             if len(shorter.points) < len(state.points):
                 self._store(shorter)
             self.listed.end(ended)
-            self._free()
+            self._free(shorter.points[0].number if shorter.points else number)
 
     def merge_of(
         self, into: int, victims: Sequence[int]
@@ -514,7 +520,7 @@ class GroupDisk:
         """Return the relation and a merge for each volume, that make one point of
         several; None if they do not follow each other (any more)."""
         with self._changing:
-            state = self._bound()
+            state = self._known()
             if not _can_be_merged(state, into, victims):
                 return None
             point = next(p for p in state.points if p.number == into)
@@ -552,14 +558,14 @@ class GroupDisk:
         gone = frozenset(victims)
         with self._changing:
             self.guard.check()
-            state = self._bound()
+            state = self._known()
             with self.listed.leaving(gone) as is_free:
                 if not is_free or not _can_be_merged(state, into, victims):
                     return False
                 self._journals.sync_names()
                 size_bytes = sum(journal.size_bytes for journal in journals)
                 self._store(state.without(gone, into, size_bytes, relation_id))
-                merged = {p.number: p for p in self._bound().points}
+                merged = {p.number: p for p in self._known().points}
                 self.listed.replace(
                     [
                         merged.get(point.number, point)
@@ -599,11 +605,11 @@ class GroupDisk:
     def keep(self, number: int, *, is_kept: bool) -> bool:
         """Keep a point whatever the rules, durably, or no longer; False: not there."""
         with self._changing:
-            state = self._bound()
+            state = self._known()
             if all(point.number != number for point in state.points):
                 return False
             self._store(state.kept(number, is_kept=is_kept))
-            by_number = {point.number: point for point in self._bound().points}
+            by_number = {point.number: point for point in self._known().points}
             self.listed.replace([by_number.get(p.number, p) for p in self.points])
             return True
 
@@ -667,7 +673,7 @@ class GroupDisk:
 def _can_be_merged(state: StoreState, into: int, victims: Sequence[int]) -> bool:
     """Tell whether these still follow `into`, nobody keeps them, and one is newer."""
     numbers = [point.number for point in state.points]
-    if state.takeover is not None:  # the way back may need them all
+    if state.is_on_its_way_back:
         return False
     if into not in numbers or state.kept_numbers & set(victims):
         return False

@@ -6,6 +6,7 @@ Synchronous; everything may block and runs in threads. `remote_site.retention` d
 from __future__ import annotations
 
 import errno
+import threading
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import ExitStack, suppress
 
@@ -21,6 +22,7 @@ from remote_site.retention import (
     Merge,
     Moment,
     Step,
+    given_up_for_hosts,
     next_step,
     retained,
 )
@@ -65,6 +67,7 @@ class History:
         self._disk = disk
         self._points_max = points_max
         self._summed: tuple[object, int] = (None, 0)
+        self._making_room = threading.Lock()
         self._rotten: set[int] = set()
         """Points that can't be merged: trying again does not mend what is lost."""
 
@@ -105,8 +108,8 @@ class History:
     def plan(self) -> Step | None:
         """Return what to do next, or None."""
         disk, state = self._disk, self._disk.state
-        if state is None or not state.points or state.takeover is not None:
-            return None  # taken over: the way back may need them all
+        if state is None or not state.points or state.is_on_its_way_back:
+            return None
         step = next_step(
             self._candidates(state),
             limit_bytes=disk.settings.journal_limit_bytes,
@@ -123,6 +126,8 @@ class History:
         disk, durable, named = self._disk, state.points, state.kept_numbers
         forks = {fork.number for fork in state.forks}
         kept, stay = disk.retain(durable), disk.settled(durable)
+        if state.takeover is not None:
+            kept = kept | {state.takeover.fork.cycle.number}
         found: list[Candidate] = []
         # What only a pin keeps, the record knows no more: to be let go of as a whole.
         pinned = [p for p in disk.points if p.number < durable[0].number]
@@ -145,7 +150,14 @@ class History:
         # Not settled: what waits before the newest is not all that comes there.
         newest = durable[-1].number
         found.append(
-            Candidate(newest, disk.point_bytes(newest), True, is_settled=False)
+            Candidate(
+                newest,
+                disk.point_bytes(newest),
+                True,
+                newest in named or disk.is_pinned(newest),
+                False,
+                newest in forks,
+            )
         )
         return found
 
@@ -153,6 +165,25 @@ class History:
         """Let go of the oldest points."""
         older = [p.number for p in self._disk.points if p.number < step.number]
         self._disk.drop_before(step.number, older if step.ended else ())
+
+    def make_room(self) -> tuple[int, ...] | None:
+        """Give up the oldest point, for hosts of a group that was taken over.
+
+        With the last one goes what its journal would have to preserve: hosts need no
+        room there any more. Returns what went, None if all that is left has to stay.
+        """
+        with self._making_room:
+            disk, state = self._disk, self._disk.state
+            if state is None or not state.points:
+                return () if not disk.points else None
+            candidates = self._candidates(state)
+            ends_pins = not disk.settings.has_hard_pins
+            step = given_up_for_hosts(candidates, ends_pins=ends_pins)
+            if step is None:
+                return None
+            went = tuple(p.number for p in disk.points if p.number < step.number)
+            disk.drop_before(step.number, went)
+            return went
 
     def merge(self, step: Merge) -> PointMerge | None:
         """Begin a merge; None if its points are not there any more."""

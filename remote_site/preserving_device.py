@@ -7,12 +7,21 @@ open journal first, as what a sender overwrites is. The sending role does not kn
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
+from common.errors import StorageError
 from common.ports import Buffer, File, FileIdentity, Files
 from remote_site.applier import preserve, united
 from remote_site.bases import Run
 from remote_site.secondary import SecondaryVolume
+
+MakeRoom = Callable[[], bool]
+"""Gives up the oldest point, for good; False if all that is left has to stay."""
+
+
+def no_room() -> bool:
+    """Give up nothing."""
+    return False
 
 
 class PreservingDevice:
@@ -21,12 +30,14 @@ class PreservingDevice:
     No two of them write to one track at the same time (`primary_site.hops`).
     """
 
-    def __init__(self, volume: SecondaryVolume) -> None:
+    def __init__(self, volume: SecondaryVolume, make_room: MakeRoom = no_room) -> None:
+        """`make_room` gives up a point, where the journals have no room."""
         device = volume.device
         self.path = device.path
         self.is_block_device = device.is_block_device
         self._volume = volume
         self._device = device
+        self._make_room = make_room
         self._turn = threading.Lock()
         self._wanting = threading.Lock()
         self._wanted: list[Run] = []
@@ -59,9 +70,23 @@ class PreservingDevice:
             with self._wanting:
                 runs, self._wanted = self._wanted, []
             if runs:
-                preserve(self._volume, united(runs))
+                self._keep(united(runs))
             if self._unpreserved(offset, length) is not None:
-                preserve(self._volume, [run])  # the one who tried for it has failed
+                self._keep([run])  # the one who tried for it has failed
+
+    def _keep(self, runs: Sequence[Run]) -> None:
+        """Preserve runs; where there is no room, at the price of the oldest points.
+
+        Ends: each turn leaves a point less, and without any nothing is preserved.
+        """
+        while True:
+            try:
+                preserve(self._volume, runs)
+            except StorageError as error:
+                if not error.is_out_of_space or not self._make_room():
+                    raise
+            else:
+                return
 
     def _unpreserved(self, offset: int, length: int) -> Run | None:
         """Return the tracks of a range unless the open journal holds all of them."""

@@ -129,6 +129,20 @@ def next_step(
     return _merge_due(points)
 
 
+def given_up_for_hosts(points: Sequence[Candidate], *, ends_pins: bool) -> Drop | None:
+    """Return what goes first where hosts have no room to overwrite: the oldest point.
+
+    The newest, too, when it is the only one. None where the oldest has to stay, for
+    all later journals are needed to read it.
+    """
+    oldest = points[0]
+    if oldest.is_fixed or (oldest.is_pinned and not ends_pins):
+        return None
+    ended = (oldest.number,) if oldest.is_pinned else ()
+    following = points[1].number if len(points) > 1 else oldest.number + 1
+    return Drop(following, ended)
+
+
 def _over_budget(
     points: Sequence[Candidate], excess_bytes: float, *, ends_pins: bool
 ) -> Step | None:

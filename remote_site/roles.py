@@ -49,11 +49,15 @@ from remote_site.sender_here import SenderHere, answer, not_yet
 from remote_site.sending import TakenOverGroups, sending_directory
 from remote_site.store_record import RECORD_NAME
 from remote_site.store_state import Point
+from remote_site.thinning import JOURNAL_LIMIT, PINS_ENDED, POINTS_GIVEN_UP
 
 RETRY_SECONDS = 5.0
 """Between tries of a change of roles that cannot go on: for want of room, say."""
 
 ALARM = "role_change_stalled"
+
+TAKEN_OVER_ALARMS = frozenset({SPLIT_BRAIN, JOURNAL_LIMIT, PINS_ENDED, POINTS_GIVEN_UP})
+"""Of a group's store, that count also while the group is sent."""
 
 log = structlog.get_logger()
 
@@ -326,9 +330,10 @@ class SiteGroups:
         if name in self.receiving.groups:
             received = self.receiving.status(name)
             sent = await self.taken_over.status(name)
-            alarms = received.alarms if sent.link.state != LinkState.CONNECTED else ()
+            if sent.link.state is LinkState.CONNECTED:  # the two agree
+                self.receiving.groups[name].clear_alarms(SPLIT_BRAIN)
             kept = {
-                "alarms": (*sent.alarms, *_of_both(alarms, sent.alarms)),
+                "alarms": (*sent.alarms, *_of_both(received.alarms, sent.alarms)),
                 "test_copies": received.test_copies,
                 "last_drill": received.last_drill,
             }
@@ -400,10 +405,10 @@ def beginning_of(parted: Parted, peer: str, newest: int, now_ns: int) -> Beginni
 def _of_both(
     received: Sequence[AlarmStatus], sent: Sequence[AlarmStatus]
 ) -> Iterator[AlarmStatus]:
-    """Yield what only the receiving role knows of two sites that serve."""
+    """Yield what only the receiving role knows, of a group that was taken over."""
     names = {alarm.name for alarm in sent}
     for alarm in received:
-        if alarm.name == SPLIT_BRAIN and alarm.name not in names:
+        if alarm.name in TAKEN_OVER_ALARMS and alarm.name not in names:
             yield alarm
 
 

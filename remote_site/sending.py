@@ -24,7 +24,13 @@ from primary_site.sending_groups import SendingGroups
 from primary_site.taking_over import SendingStart, StartingVolume, prepare_sending
 from remote_site.group import ReceivingGroup
 from remote_site.group_disk import GroupDisk
-from remote_site.preserving_device import PreservingDevice, PreservingFiles
+from remote_site.preserving_device import (
+    MakeRoom,
+    PreservingDevice,
+    PreservingFiles,
+    no_room,
+)
+from remote_site.room_for_hosts import room_maker
 from remote_site.store_state import StoreState, Takeover
 from remote_site.takeover import GroupTakeover
 from remote_site.takeover_disk import carried
@@ -82,12 +88,17 @@ def _newest(state: StoreState, takeover: Takeover) -> CycleName:
     return max(known, key=lambda cycle: cycle.number)
 
 
-def preserving_files(files: Files, disk: GroupDisk) -> PreservingFiles:
+def preserving_files(
+    files: Files, disk: GroupDisk, make_room: MakeRoom = no_room
+) -> PreservingFiles:
     """Return a file system whose secondary devices keep the points of before."""
     paths = disk.settings.devices
     return PreservingFiles(
         files,
-        {paths[volume.offer.name]: PreservingDevice(volume) for volume in disk.members},
+        {
+            paths[volume.offer.name]: PreservingDevice(volume, make_room)
+            for volume in disk.members
+        },
     )
 
 
@@ -125,7 +136,7 @@ class TakenOverGroups:
             await self.sending.open(
                 home or sending_group(group.config),
                 state_directory,
-                preserving_files(files, disk),
+                preserving_files(files, disk, room_maker(group)),
                 has_link=group.config.link is not None,
             )
             self.sending.replicate(group.name)

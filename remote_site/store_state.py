@@ -168,7 +168,12 @@ class StoreState:
             self, points=self.points[dropped:], relations=self.relations[dropped:]
         )
 
-    # -- what was given up -------------------------------------------------------------
+    # -- what was taken over, or given up ----------------------------------------------
+
+    @property
+    def is_on_its_way_back(self) -> bool:
+        """Tell whether devices go back to a point, for which all may be needed."""
+        return self.takeover is not None and not self.takeover.is_done
 
     @property
     def is_divided(self) -> bool:

@@ -19,6 +19,9 @@ from remote_site.retention import Drop, Merge
 from remote_site.store import GroupStore
 
 PINS_ENDED = "pins_ended"
+POINTS_GIVEN_UP = "points_given_up"
+"""Of a group that was taken over: see `remote_site.room_for_hosts`."""
+
 JOURNAL_LIMIT = "journal_limit"
 THINNING_FAILED = "thinning_failed"
 
@@ -65,6 +68,7 @@ class Thinning:
     def operator_chose(self) -> None:
         """An operator has seen which points are kept, and chosen."""
         self._clear_alarm(PINS_ENDED)
+        self._clear_alarm(POINTS_GIVEN_UP)
         self.wake()
 
     async def close(self) -> None:

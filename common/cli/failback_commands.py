@@ -11,6 +11,7 @@ from rich.table import Table
 
 from common.cli.daemon_options import connect, daemon_options, json_option
 from common.cli.display import console, plain, print_json, size_text
+from common.service.control_client import ControlClient
 from common.service.logging import escape
 
 
@@ -33,12 +34,8 @@ def failback(
         status: dict[str, Any] = client.call("status", {})
         for sentence in _given_up(group, status):
             click.echo(escape(sentence), err=True)
-        if not yes:
-            click.confirm(f"Fail {escape(group)} back now?", abort=True, err=True)
-        with _waiting(f"failing back {group} (Ctrl-C ends the wait only)"):
-            done: dict[str, Any] = client.call(
-                "failback", {"group": group}, timeout_seconds=None
-            )
+        question = None if yes else f"Fail {group} back now?"
+        done = _carried_out(client, "failback", group, question, "failing back")
     if as_json:
         print_json(done)
         return
@@ -84,20 +81,13 @@ def switchover(
     that they wrote, and it serves GROUP from then on; this site receives. Until the
     other site has everything, a failure leaves hosts as they were.
     """
-    if not yes:
-        click.confirm(
-            f"Hosts of {escape(group)} can't write here any more, and are cut off: "
-            "exchange the roles now?",
-            abort=True,
-            err=True,
-        )
-    with (
-        connect(socket_path, config) as client,
-        _waiting(f"handing {group} over (Ctrl-C ends the wait only)"),
-    ):
-        done: dict[str, Any] = client.call(
-            "switchover", {"group": group}, timeout_seconds=None
-        )
+    question = (
+        f"Hosts of {group} can't write here any more, and are cut off: exchange the "
+        "roles now?"
+    )
+    with connect(socket_path, config) as client:
+        asked = None if yes else question
+        done = _carried_out(client, "switchover", group, asked, "handing over")
     if as_json:
         print_json(done)
         return
@@ -110,9 +100,18 @@ def switchover(
     )
 
 
-def _waiting(text: str) -> Any:
-    """Return what a terminal shows meanwhile."""
-    return Console(stderr=True).status(escape_markup(escape(text)))
+def _carried_out(
+    client: ControlClient, command: str, group: str, question: str | None, doing: str
+) -> dict[str, Any]:
+    """Ask, unless `question` is None, and wait until a change of roles is done."""
+    if question is not None:
+        click.confirm(escape(question), abort=True, err=True)
+    shown = escape_markup(escape(f"{doing} {group} (Ctrl-C ends the wait only)"))
+    with Console(stderr=True).status(shown):
+        done: dict[str, Any] = client.call(
+            command, {"group": group}, timeout_seconds=None
+        )
+    return done
 
 
 @click.group()
@@ -173,7 +172,7 @@ def delete_fork(
 ) -> None:
     """Delete fork NUMBER of GROUP: what was written there is then nowhere any more.
 
-    Its room is given back with the next recovery point.
+    Its room is given back at once, unless somebody reads it.
     """
     if not yes:
         click.confirm(

@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.exchanging_pair import ExchangingPair
 from tests.support.faulty_disk import FaultyDisk
-from tests.support.nbd_client import NbdClient
+from tests.support.nbd_client import NbdClient, NbdReplyError
 from tests.support.sites import Daemon, Pair, VolumeSpec, until
 from tests.support.small_disk import remount, small_disk
 
@@ -305,3 +306,60 @@ def standing_still(pair: Pair) -> Iterator[None]:
         yield
     finally:
         pair.remote.resume()
+
+
+@pytest.mark.hunt
+async def test_after_a_takeover_points_go_before_a_host_s_write_fails(
+    tmp_path: Path,
+) -> None:
+    chance = random.Random(3)
+    with (
+        small_disk(tmp_path / "small", 6 * MIB) as disk,
+        ExchangingPair(tmp_path, [VolumeSpec("v", SIZE_BYTES)]) as pair,
+    ):
+        text = pair.remote.config_path.read_text()
+        journal = f'[group.journal]\ndirectory = "{disk.path}"\n\n[[group.volume]]'
+        text = text.replace("[[group.volume]]", journal)
+        text = text.replace('peer = "a"', 'peer = "a"\nretain = ["all for 1h"]', 1)
+        pair.remote.config_path.write_text(text)
+        await pair.start()
+        client = await pair.primary.nbd("g/v")
+        await write_all(client, chance.randbytes(SIZE_BYTES))
+        for _ in range(3):
+            await write_all(client, chance.randbytes(MIB // 4), MIB)
+            await client.flush()
+            newest = await pair.cut()
+        pair.primary.kill()
+        await pair.reached(pair.remote, "the loss is noticed", state="disconnected")
+        await pair.done(pair.remote, "takeover", "g")
+        listed = pair.remote.call("points", group="g")
+        assert len(listed) >= 3
+        reader = await pair.remote.nbd(f"g/v@{listed[-1]['number']}")
+        kept = await pair.remote.nbd(f"g/v@{newest['number']}")
+        before = bytes(await kept.read(0, SIZE_BYTES))
+
+        disk.fill()
+        host = await pair.remote.nbd("g/v")
+        await write_all(host, data := chance.randbytes(SIZE_BYTES))
+        await host.flush()
+        assert bytes(await pair.remote.read_whole("g/v")) == data
+        await until(lambda: "points_given_up" in alarms(pair.remote), "it is said")
+        for each in (reader, kept):
+            with pytest.raises(NbdReplyError):
+                await each.read(0, MIB)
+        assert before != data
+        assert pair.remote.call("points", group="g") == []
+        disk.make_room()
+
+        pair.remote.kill()
+        await pair.remote.start()
+        assert bytes(await pair.remote.read_whole("g/v")) == data
+        await pair.primary.start()
+        await pair.reached(pair.primary, "it is told", state="superseded")
+        told = await pair.done(pair.primary, "failback", "g")
+        await pair.received(pair.primary, told["fork"])
+        assert bytes(await pair.primary.read_whole("g/v")) == data
+        await pair.done(pair.remote, "switchover", "g")
+        await pair.reached(pair.primary, "it sends", role="sending")
+        await pair.connected()
+        await check_same(pair)

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.service.retention_rules import RetentionRule, parse_rule
-from remote_site.retention import Candidate, Drop, Merge, Moment, next_step, retained
+from remote_site.retention import (
+    Candidate,
+    Drop,
+    Merge,
+    Moment,
+    given_up_for_hosts,
+    next_step,
+    retained,
+)
 
 SECOND = 10**9
 
@@ -167,6 +176,17 @@ def test_pinned_points_go_last_and_only_where_they_may() -> None:
     assert next_step(candidates("ppr"), limit_bytes=20) == Drop(2, ended=(1,))
     assert next_step(candidates("ppr"), limit_bytes=20, ends_pins=False) is None
     assert next_step(candidates("r"), limit_bytes=1) is None
+
+
+def test_hosts_without_room_take_the_oldest_point_and_the_last_one_in_the_end() -> None:
+    points = [Candidate(n, 10, is_retained=True) for n in (3, 4)]
+    assert given_up_for_hosts(points, ends_pins=True) == Drop(4)
+    assert given_up_for_hosts(points[1:], ends_pins=True) == Drop(5)
+    pinned = [replace(points[0], is_pinned=True), points[1]]
+    assert given_up_for_hosts(pinned, ends_pins=True) == Drop(4, ended=(3,))
+    assert given_up_for_hosts(pinned, ends_pins=False) is None
+    fork = [replace(pinned[0], is_fixed=True), points[1]]
+    assert given_up_for_hosts(fork, ends_pins=True) is None
 
 
 def test_there_are_never_more_than_so_many_points() -> None:
