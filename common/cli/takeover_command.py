@@ -59,7 +59,7 @@ def takeover(
         print_json(done)
         return
     base = f"taken over from point {done['point']}, cut at {done['cut_time']}"
-    if done["is_reclaimed"]:
+    if done.get("is_reclaimed"):
         base = f"goes on here from this site's data; common is point {done['point']}"
     click.echo(
         escape(
