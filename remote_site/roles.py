@@ -49,14 +49,16 @@ from remote_site.sender_here import SenderHere, answer, not_yet
 from remote_site.sending import TakenOverGroups, sending_directory
 from remote_site.store_record import RECORD_NAME
 from remote_site.store_state import Point
-from remote_site.thinning import JOURNAL_LIMIT, PINS_ENDED, POINTS_GIVEN_UP
+from remote_site.thinning import JOURNAL_LIMIT, PINS_ENDED, POINTS_GIVEN_UP_ALARM
 
 RETRY_SECONDS = 5.0
 """Between tries of a change of roles that cannot go on: for want of room, say."""
 
 ALARM = "role_change_stalled"
 
-TAKEN_OVER_ALARMS = frozenset({SPLIT_BRAIN, JOURNAL_LIMIT, PINS_ENDED, POINTS_GIVEN_UP})
+TAKEN_OVER_ALARMS = frozenset(
+    {SPLIT_BRAIN, JOURNAL_LIMIT, PINS_ENDED, POINTS_GIVEN_UP_ALARM}
+)
 """Of a group's store, that count also while the group is sent."""
 
 log = structlog.get_logger()

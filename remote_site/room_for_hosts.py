@@ -12,7 +12,7 @@ import structlog
 
 from remote_site.group import ReceivingGroup
 from remote_site.preserving_device import MakeRoom
-from remote_site.thinning import POINTS_GIVEN_UP
+from remote_site.thinning import POINTS_GIVEN_UP_ALARM
 
 log = structlog.get_logger()
 
@@ -28,7 +28,7 @@ def room_maker(group: ReceivingGroup) -> MakeRoom:
         log.warning("points_given_up", group=group.name, points=list(went), left=left)
         numbers = ", ".join(map(str, went))
         group.raise_alarm(
-            POINTS_GIVEN_UP,
+            POINTS_GIVEN_UP_ALARM,
             f"the journals of {group.name} have no room for what hosts overwrite: "
             f"points {numbers} went, {left} are left; make room in "
             f"{group.store.disk.settings.journal_directory}",

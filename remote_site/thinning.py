@@ -19,7 +19,7 @@ from remote_site.retention import Drop, Merge
 from remote_site.store import GroupStore
 
 PINS_ENDED = "pins_ended"
-POINTS_GIVEN_UP = "points_given_up"
+POINTS_GIVEN_UP_ALARM = "points_given_up"
 """Of a group that was taken over: see `remote_site.room_for_hosts`."""
 
 JOURNAL_LIMIT = "journal_limit"
@@ -68,7 +68,7 @@ class Thinning:
     def operator_chose(self) -> None:
         """An operator has seen which points are kept, and chosen."""
         self._clear_alarm(PINS_ENDED)
-        self._clear_alarm(POINTS_GIVEN_UP)
+        self._clear_alarm(POINTS_GIVEN_UP_ALARM)
         self.wake()
 
     async def close(self) -> None:
