@@ -89,6 +89,7 @@ class ReceivingGroup:
         self.scrubbing = Scrubbing(
             config.name, store, clock, self.raise_alarm, self.clear_alarms
         )
+        self.scrubbing.is_receiving = lambda: self.is_receiving
         self.thinning = Thinning(
             config.name, store, clock, self.raise_alarm, self.clear_alarms
         )
@@ -97,6 +98,12 @@ class ReceivingGroup:
     def config(self) -> RemoteGroup:
         """As it is known by now: volumes may have come."""
         return self.enrolment.config
+
+    @property
+    def is_receiving(self) -> bool:
+        """A cycle of the open session is under way."""
+        session = self.session
+        return session is not None and session.is_receiving
 
     async def open_session(
         self, link: Link, hello: Hello

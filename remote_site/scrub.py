@@ -8,6 +8,7 @@ the sending site, by a verify.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from common.errors import CorruptStateError, StorageError
@@ -18,6 +19,9 @@ from remote_site.store import GroupStore
 
 READ_BYTES_MAX = 1 << 20
 """Read of a device at once."""
+
+BUSY_SHARE = 0.1
+"""Of the time while a cycle is being received: what a scrub reads in, at most."""
 
 FINDINGS_MAX = 100
 
@@ -38,6 +42,8 @@ class Scrub:
     store: GroupStore
     rate_bytes: int
     clock: Clock
+    is_receiving: Callable[[], bool] = lambda: False
+    """Tells whether a cycle is under way: it has the disk first."""
     read_bytes: int = 0
     total_bytes: int = 0
     findings: list[Finding] = field(default_factory=list)
@@ -76,11 +82,11 @@ class Scrub:
         try:
             position, end = await self.store.run_reader(journal.begin_check)
             while position < end:  # ends: each turn goes a batch further
-                begun = position
+                begun, began = position, self.clock.monotonic()
                 position = await self.store.run_reader(
                     lambda at=position, end=end: journal.check_batch(at, end)  # type: ignore[misc]
                 )
-                await self._paced(position - begun)
+                await self._paced(position - begun, began)
         except CorruptStateError as error:
             self._found(journal.path, position, str(error))
         except StorageError as error:
@@ -91,7 +97,7 @@ class Scrub:
         offset = 0
         await self.store.run_reader(volume.device.drop_cache)
         while offset < size:  # ends: each turn goes further
-            begun = offset
+            begun, began = offset, self.clock.monotonic()
             try:
                 offset, read = await self.store.run_reader(
                     lambda at=offset: _read_on(volume, at)  # type: ignore[misc]
@@ -105,7 +111,7 @@ class Scrub:
                 )
                 read = 0
                 offset = min(begun + READ_BYTES_MAX, size)
-            await self._paced(read)
+            await self._paced(read, began)
 
     def _found(self, file: str, offset: int, reason: str) -> None:
         if len(self.findings) < FINDINGS_MAX:
@@ -113,11 +119,15 @@ class Scrub:
         else:
             self.findings_omitted += 1
 
-    async def _paced(self, read_bytes: int) -> None:
+    async def _paced(self, read_bytes: int, began: float) -> None:
+        """Rest after a piece: for the rate, and for longer beside a cycle."""
         self.read_bytes += read_bytes
         now = self.clock.monotonic()
         self._next = max(self._next, now) + read_bytes / self.rate_bytes
-        await asyncio.sleep(max(self._next - now, 0.0))
+        rest = self._next - now
+        if self.is_receiving():
+            rest = max(rest, (now - began) * (1 / BUSY_SHARE - 1))
+        await asyncio.sleep(max(rest, 0.0))
 
 
 def _data(volume: SecondaryVolume, offset: int, length: int) -> list[tuple[int, int]]:

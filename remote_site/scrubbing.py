@@ -46,6 +46,8 @@ class Scrubbing:
         self._report: ScrubReport | None = None
         self.last: ScrubSummary | None = None
         """Of the last scrub that ended."""
+        self.is_receiving: Callable[[], bool] = lambda: False
+        """Tells whether a cycle is under way, which a scrub yields to."""
         self._stopped_by = ""
         self._keep: Callable[[ScrubReport], Awaitable[None]] | None = None
 
@@ -69,7 +71,7 @@ class Scrubbing:
                 "--stop ends it"
             )
         self._began_ns = self._clock.now_ns()
-        self._scrub = Scrub(self._store, rate_bytes, self._clock)
+        self._scrub = Scrub(self._store, rate_bytes, self._clock, self.is_receiving)
         self._log.info("scrub_started", rate_bytes=rate_bytes)
         self._task = asyncio.create_task(self._run(self._scrub))
 

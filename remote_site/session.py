@@ -153,6 +153,11 @@ class ReceivingSession:
         return not self._stopping
 
     @property
+    def is_receiving(self) -> bool:
+        """A cycle has begun, and is neither committed nor abandoned."""
+        return self.is_open and self.receiver.cycle is not None
+
+    @property
     def links(self) -> Sequence[Link]:
         """Those that live now."""
         return self._links.living

@@ -7,8 +7,11 @@ import errno
 import time
 from typing import Any
 
+import pytest
+
 from common.errors import StorageError
 from common.service.scrub_status import ScrubResult
+from remote_site.scrub import BUSY_SHARE, Scrub
 from remote_site.scrubbing import Scrubbing
 from remote_site.store import GroupStore
 from tests.support.remote_store_group import (
@@ -20,6 +23,7 @@ from tests.support.remote_store_group import (
     tracks_of,
 )
 from tests.support.simulated_files import InlineThreads
+from tests.support.virtual_time import VirtualLoop, in_virtual_time
 
 FAST = 1 << 40
 MINUTE_NS = 60 * 10**9
@@ -36,6 +40,19 @@ class ClockBeforeTheMinute:
 
     def monotonic(self) -> float:
         return time.monotonic()
+
+
+class LoopClock:
+    """The time of a loop."""
+
+    def __init__(self, loop: VirtualLoop) -> None:
+        self._loop = loop
+
+    def now_ns(self) -> int:
+        return int(self._loop.time() * 1e9)
+
+    def monotonic(self) -> float:
+        return self._loop.time()
 
 
 async def store_with_points(**options: Any) -> GroupStore:
@@ -115,3 +132,30 @@ async def test_what_cannot_be_read_is_named_and_the_rest_is_read_all_the_same() 
     assert scrubbing.last is not None
     assert alarms == {}
     assert not any(store.is_pinned(number) for number in (1, 2, 3))
+
+
+@pytest.mark.parametrize(("is_receiving", "share"), [(True, BUSY_SHARE), (False, 1.0)])
+def test_beside_a_cycle_a_scrub_reads_a_set_share_of_the_time(
+    is_receiving: bool, share: float
+) -> None:
+    async def test(loop: VirtualLoop) -> None:
+        store = await store_with_points()
+        reading = 0.0
+        for volume in store.secondaries:
+            read = volume.device.read
+
+            def slow(offset: int, length: int, read: Any = read) -> bytes:
+                nonlocal reading
+                reading += 0.01
+                loop.spend(0.01)
+                return bytes(read(offset, length))
+
+            volume.device.read = slow  # type: ignore[method-assign]
+        scrub = Scrub(store, FAST, LoopClock(loop), lambda: is_receiving)
+        began = loop.time()
+        await scrub.run()
+        assert not scrub.findings
+        assert reading
+        assert reading == pytest.approx(share * (loop.time() - began), rel=0.01)
+
+    in_virtual_time(test)
