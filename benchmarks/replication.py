@@ -40,9 +40,9 @@ def first_copy(
     `encrypted`: ours over TLS, theirs never.
     """
     folder = where / "copy"
-    source = Place(folder / "from", "unix", size)
-    source.folder.mkdir(parents=True)
-    fill_with(source.folder / "image", size)
+    folder.mkdir()
+    source = folder / "image"
+    fill_with(source, size)
     ours, by_tcp, by_unix, resident = [], [], [], 0
     for number in range(rounds):
         by_tcp.append(_nbdcopy(source, folder / f"tcp{number}", "tcp"))
@@ -60,13 +60,16 @@ def first_copy(
     }
 
 
-def _nbdcopy(source: Place, folder: Path, transport: str) -> float:
+def _nbdcopy(source: Path, folder: Path, transport: str) -> float:
     """Return the seconds of a copy that is durable."""
-    folder.mkdir()
-    target = Place(folder, transport, source.image_bytes)
-    with (folder / "image").open("wb") as out:
-        out.truncate(source.image_bytes)
-    with nbdkit_file(source) as here, nbdkit_file(target) as there:
+    size = source.stat().st_size
+    places = Place(folder / "a", "unix", size), Place(folder / "b", transport, size)
+    for place in places:
+        place.folder.mkdir(parents=True)
+    os.link(source, places[0].folder / "image")
+    with (places[1].folder / "image").open("wb") as out:
+        out.truncate(size)
+    with nbdkit_file(places[0]) as here, nbdkit_file(places[1]) as there:
         began = time.monotonic()
         subprocess.run(["nbdcopy", "--flush", here.uri, there.uri], check=True)
         seconds = time.monotonic() - began
@@ -74,13 +77,13 @@ def _nbdcopy(source: Place, folder: Path, transport: str) -> float:
     return seconds
 
 
-def _copied_by_us(source: Place, folder: Path, *, encrypted: bool) -> tuple[float, int]:
+def _copied_by_us(source: Path, folder: Path, *, encrypted: bool) -> tuple[float, int]:
     """Return the seconds from cut to commit, and the primary's memory in bytes."""
     folder.mkdir()
-    pair = Pair(folder, f"{source.image_bytes}B", 'interval = "1h"')
+    pair = Pair(folder, f"{source.stat().st_size}B", 'interval = "1h"')
     if encrypted:
         pair.encrypt()
-    os.link(source.folder / "image", pair.image)
+    os.link(source, pair.image)
     with connected(pair) as site:
         # The log is looked at, not the status: making that takes time of the copy's.
         wait_until(lambda: bool(pair.cycles()), "first copy", 600)
