@@ -126,8 +126,18 @@ def lineage_refusal(
         return goodbye(reason, text)
     if fork is None or TAKEOVER not in hello.features:
         return goodbye(GoodbyeReason.LINEAGE, text)
-    is_known = not judge(hello.sender, state).is_refusal
-    return goodbye(reason, text, ToldFork(fork, is_known))
+    return goodbye(reason, text, ToldFork(fork, _is_known(hello, state)))
+
+
+def _is_known(hello: Hello, state: ReceiverState) -> bool:
+    """Tell whether what both sites have changed since the fork is known, together.
+
+    What the sender has is counted from a point that this site had when it took over:
+    not if either was an older copy of itself then. Of a point that this site has lost
+    neither knows what changed up to it.
+    """
+    verdict = judge(hello.sender, state)
+    return not verdict.is_refusal and verdict is not Verdict.COMPARE_ALL
 
 
 def _names_refusal(hello: Hello, expected: Expected) -> Goodbye | None:

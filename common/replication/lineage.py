@@ -90,8 +90,9 @@ class ToldFork:
     """A fork, as one sender is told of it.
 
     `is_known`: what this sender shows is the newest that the receiver had met of it
-    when it took over. If not, the sender is an older copy of itself, or another copy
-    went on: what it says of changes since the fork is not all.
+    when it took over, and its newest point is one that the receiver had. If not, one
+    of the two is an older copy of itself, or another copy went on: what they say of
+    changes since the fork is not all.
     """
 
     fork: Fork

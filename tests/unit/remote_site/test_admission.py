@@ -139,3 +139,18 @@ def test_a_superseded_sender_is_told_where_if_it_can_be_told() -> None:
     older = refusal(replace(HELLO, features=(TAKEOVER,)), met)
     assert older is not None
     assert older.fork == ToldFork(fork, is_known=False)
+
+
+def test_what_changed_is_not_known_if_the_taker_had_lost_a_point() -> None:
+    """What the sender has changed is counted from that point, not from the fork's."""
+    fork = Fork(b"m" * 16, b"l" * 16, CycleName(3, b"c" * 16), 7, 9)
+    newer = CycleName(4, b"d" * 16)
+    sender = replace(SENDER, newest=newer, committed=newer)
+    taken = replace(BOUND, state=replace(BOUND.state, committed=fork.cycle), fork=fork)
+    found = refusal(replace(HELLO, sender=sender, features=(TAKEOVER,)), taken)
+    assert found is not None
+    assert found.fork == ToldFork(fork, is_known=False)
+    has_it = replace(taken, state=replace(taken.state, committed=newer))
+    found = refusal(replace(HELLO, sender=sender, features=(TAKEOVER,)), has_it)
+    assert found is not None
+    assert found.fork == ToldFork(fork, is_known=True)
