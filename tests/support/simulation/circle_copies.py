@@ -47,6 +47,10 @@ class CircleCopies:
         self.older_sender: CircleSite | None = None
         """Sends from a copy: it may be refused for good."""
 
+    @property
+    def has_one(self) -> bool:
+        return self._copy is not None
+
     def take(self, site: CircleSite) -> None:
         """Copy the machine as it is, in the middle of what it does."""
         lineage = _lineage(site)

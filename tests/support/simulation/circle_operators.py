@@ -108,10 +108,10 @@ class CircleOperators:
 
     def _perhaps_copy(self) -> None:
         copies, rng = self._simulation.copies, self._rng
-        if rng.random() < 0.5:
-            copies.take(rng.choice(self._simulation.circle_sites))
-        elif not self._simulation.is_healing:
+        if copies.has_one and not self._simulation.is_healing and rng.random() < 0.7:
             copies.put_back()
+        elif rng.random() < 0.7:
+            copies.take(rng.choice(self._simulation.circle_sites))
 
     def _perhaps_die(self) -> None:
         """A site dies at some operation on its disk, or just after a step of a role."""
