@@ -96,6 +96,9 @@ class CircleCopies:
             # Who received nothing yet of an older sender can't take over from it.
             return copy.role == "receiving" or not (other and other.store.is_divided)
         taken = None if other is None else other.store.takeover
+        sent = self._simulation.other(site).sent_group
+        if sent is None or sent.state.committed_number is None:
+            return False  # refused for good, as lineage.md says
         return (
             copy.role == "sending"
             and taken is not None
