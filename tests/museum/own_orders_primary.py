@@ -779,4 +779,26 @@ DRAIN = (
     ),
 )
 
-EXHIBITS: tuple[Exhibit, ...] = (*CUTS, *PRESERVING, *TRACKING, *HOSTS, *DRAIN)
+HOOKS = (
+    Exhibit(
+        "O74",
+        "a hook has run before it is noted that it is about to",
+        (
+            swap(
+                "primary_site/cut_hooks.py",
+                "            if self._table.after_cut is not None:\n"
+                "                await self._store_note(token)\n"
+                "            end = await self._run(\n",
+                "            end = await self._run(\n",
+            ),
+        ),
+        tests(
+            "unit/primary_site/test_cut_hooks.py::"
+            "test_what_a_killed_daemon_left_is_ended_and_undone_once"
+        ),
+        says="never happened: .*after  recovered",
+        order="CutHooks.around",
+    ),
+)
+
+EXHIBITS: tuple[Exhibit, ...] = (*CUTS, *PRESERVING, *TRACKING, *HOSTS, *DRAIN, *HOOKS)

@@ -200,6 +200,16 @@ def test_the_architecture_page_draws_the_layers_that_are_enforced() -> None:
             assert f"`{module}`" in text, module
 
 
+def test_every_page_that_a_source_or_a_config_names_exists() -> None:
+    named = 0
+    for path in tracked():
+        if path.suffix in {".py", ".toml", ".yml", ".sh", ".service", ".socket"}:
+            for page in re.findall(r"\bdocs/[\w/-]+\.md\b", path.read_text()):
+                assert (REPOSITORY / page).is_file(), f"{name(path)}: {page}"
+                named += 1
+    assert named > 30
+
+
 def test_recovery_names_functions_that_exist() -> None:
     text = (REPOSITORY / "docs/internals/recovery.md").read_text()
     named = re.findall(r"`([\w/]+\.py)` `(?:\w+\.)?(\w+)`", text)
