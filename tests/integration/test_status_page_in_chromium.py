@@ -38,7 +38,12 @@ def number(text: str) -> float:
 
 
 def figure(page: Chromium, key: str) -> str:
-    found = page.evaluate(f"document.querySelector('[data-key={key}]').textContent")
+    return text(page, f"[data-key={key}]")
+
+
+def text(page: Chromium, selector: str) -> str:
+    """Wait until something is shown there: a group is drawn once it is seen."""
+    found = page.until(f"document.querySelector('{selector}')?.textContent")
     assert isinstance(found, str)
     return found
 
@@ -74,7 +79,7 @@ async def test_numbers_on_the_page_equal_the_json(tmp_path: Path) -> None:
                 look_at_pictures(page, port)
                 look_at_the_other_site(page, pair)
                 page.open(f"http://127.0.0.1:{port}/")
-                page.until(live("on"))
+                page.until("window.farshore && farshore.status.role == 'primary'")
                 pair.primary.kill()
                 page.until(live("off"))
                 assert page.evaluate("document.querySelector('main.stale') !== null")
@@ -86,7 +91,7 @@ async def test_numbers_on_the_page_equal_the_json(tmp_path: Path) -> None:
 
 
 def live(what: str) -> str:
-    return f"document.getElementById('live').className == 'live {what}'"
+    return f"document.getElementById('live')?.className == 'live {what}'"
 
 
 def look_at_the_other_site(page: Chromium, pair: Pair) -> None:
@@ -102,11 +107,11 @@ def look_at_the_other_site(page: Chromium, pair: Pair) -> None:
     assert number(figure(page, "journal")) == pytest.approx(
         history["journal_bytes"], rel=DIGITS
     )
-    words = page.evaluate("document.querySelector('svg.chain').textContent")
+    words = text(page, "svg.chain")
     assert "remote b" in words
     assert "primary a" in words
-    page.until("farshore.cards.get('g').history !== null")
-    assert plotted(page, "journals", 1)[-1] == history["journal_bytes"]
+    drawn = "farshore.cards.get('g').journals?.plot.data[1].at(-1)"
+    page.until(f"{drawn} == {history['journal_bytes']}")  # samples are seconds apart
     label = page.evaluate("document.querySelector('.plot').getAttribute('aria-label')")
     assert label.startswith("Age of the recovery point: age now ")
     assert page.complaints == []
@@ -131,17 +136,16 @@ def compare(page: Chromium, pair: Pair, port: int) -> None:
         ("wire", last["bytes_on_wire"]),
     ):
         assert number(figure(page, key)) == pytest.approx(value, rel=DIGITS), key
-    words = page.evaluate("document.querySelector('svg.chain').textContent")
+    words = text(page, "svg.chain")
     assert "1 connection" in words
     assert "primary a" in words
     assert "remote b" in words
     assert f"point {group['recovery_point']['number']}" in words
-    bars = page.evaluate("document.querySelectorAll('svg.holds rect').length")
-    assert bars >= 1
+    page.until("document.querySelectorAll('svg.holds rect').length")
 
 
 def look_at_pictures(page: Chromium, port: int) -> None:
-    page.until("farshore.cards.get('g').history !== null")
+    page.until("farshore.cards.get('g').history")
     history = asyncio.run(json_of(port, "/history.json?group=g"))
     fields = history["fields"]
     times = history["fine"][fields.index("time_seconds")]
@@ -151,7 +155,7 @@ def look_at_pictures(page: Chromium, port: int) -> None:
     for time, age in zip(times, ages, strict=True):
         if time in drawn:
             assert drawn[time] == age
-    assert page.evaluate("document.querySelectorAll('circle.point').length") == 1
+    page.until("document.querySelectorAll('circle.point').length == 1")
     # Hosts wrote in the first sixteenth of the volume and nowhere else.
     row = page.until(
         "(() => { const map = document.querySelector('canvas.map'); if (!map) return 0;"
@@ -183,10 +187,7 @@ def use_without_a_mouse(page: Chromium) -> None:
     page.evaluate("document.querySelector('[data-ring=fine]').focus()")
     for name, text in (("Tab", None), ("Enter", "\r")):
         page.press(name, text)
-    pressed = (
-        "document.querySelector('[data-ring=coarse]').getAttribute('aria-pressed')"
-    )
-    assert page.evaluate(pressed) == "true"
+    page.until("document.querySelector('[data-ring=coarse]').ariaPressed == 'true'")
 
 
 async def json_of(port: int, path: str) -> Any:
