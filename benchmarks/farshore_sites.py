@@ -119,7 +119,7 @@ device = "{where}/remote.img"
         subprocess.run(
             [*made, "--primary", "near", "--remote", "far"],
             check=True,
-            stdout=subprocess.DEVNULL,
+            capture_output=True,
         )
         for config, site in (("primary", "near"), ("remote", "far")):
             path = self.where / f"{config}.toml"

@@ -18,26 +18,30 @@ from common.errors import ConnectionLostError, PeerRefusedError, ProtocolError
 from common.replication.features import GROW, LINKS
 from common.replication.lineage import judge, why_refused
 from common.replication.link import GOODBYE_SECONDS, Link
+from common.replication.link_messages import (
+    ControlReceived,
+    LinksClosed,
+)
 from common.replication.messages import (
     PROTOCOL_VERSION,
     AskChanged,
     Changed,
     Committed,
-    ControlReceived,
     Credit,
     CurrentAsOf,
     Goodbye,
     GoodbyeReason,
     Hashes,
     Hello,
-    LinksClosed,
     Message,
     NeedFull,
     Progress,
     Resize,
     Tracks,
-    Verified,
     Welcome,
+)
+from common.replication.verify_messages import (
+    Verified,
 )
 from primary_site.paced import Pacing
 from primary_site.session_links import Connect, SessionLinks, join

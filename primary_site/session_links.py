@@ -25,14 +25,16 @@ from common.errors import (
 )
 from common.replication.control import ControlChannel
 from common.replication.link import GARBLED_LINKS_MAX, Link, encode_message
-from common.replication.messages import (
+from common.replication.link_messages import (
     LINKS_LOST_MAX,
-    Hashes,
-    Join,
-    Joined,
     LinkNumber,
     LinksClosed,
     LinksLost,
+)
+from common.replication.messages import (
+    Hashes,
+    Join,
+    Joined,
     Message,
     Tracks,
     Welcome,

@@ -32,7 +32,7 @@ from common.replication.hash_tree import (
     root_of_zeroes,
 )
 from common.replication.lineage import CycleName
-from common.replication.messages import (
+from common.replication.verify_messages import (
     LEAVES_MAX,
     QUESTIONS_MAX,
     Outcome,

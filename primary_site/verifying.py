@@ -10,7 +10,9 @@ import structlog
 from common.errors import RefusedError, StorageError
 from common.ports import Clock, Threads
 from common.replication.features import VERIFY
-from common.replication.messages import Verified
+from common.replication.verify_messages import (
+    Verified,
+)
 from common.service.kept_report import KeptReport
 from common.service.status import ProgressStatus, VerifySummary
 from common.service.verify_status import (

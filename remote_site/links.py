@@ -14,13 +14,15 @@ from collections.abc import Sequence
 from common.errors import ConnectionLostError, GarbledLinkError, ProtocolError
 from common.replication.control import ControlChannel
 from common.replication.link import GARBLED_LINKS_MAX, Link
-from common.replication.messages import (
-    RUNS_MAX,
+from common.replication.link_messages import (
     ControlReceived,
-    Hashes,
     LinkNumber,
     LinksClosed,
     LinksLost,
+)
+from common.replication.messages import (
+    RUNS_MAX,
+    Hashes,
     Message,
     Tracks,
 )

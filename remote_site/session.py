@@ -46,8 +46,10 @@ from common.replication.messages import (
     Noted,
     Resize,
     Tracks,
-    Verify,
     goodbye,
+)
+from common.replication.verify_messages import (
+    Verify,
 )
 from remote_site.applying import Applying, refill_with_end
 from remote_site.cycle_trace import ReceivedCycle

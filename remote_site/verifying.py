@@ -25,10 +25,12 @@ from common.replication.hash_tree import (
 )
 from common.replication.messages import (
     COVERED_BYTES_MAX,
+    Message,
+)
+from common.replication.verify_messages import (
     LEAVES_MAX,
     QUESTIONS_MAX,
     VERIFIED_TEXT_BYTES_MAX,
-    Message,
     Outcome,
     Verified,
     Verify,

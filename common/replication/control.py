@@ -15,7 +15,12 @@ from collections import deque
 
 from common.errors import ConnectionLostError, ProtocolError
 from common.replication.link import Link
-from common.replication.messages import ControlReceived, Message
+from common.replication.link_messages import (
+    ControlReceived,
+)
+from common.replication.messages import (
+    Message,
+)
 
 UNTOLD_MAX = 64
 """Control messages received after which the peer is told that it may forget them."""

@@ -12,7 +12,14 @@ import enum
 from dataclasses import dataclass, field
 
 from common.replication.lineage import Fork, ReceiverState, SenderState, ToldFork
+from common.replication.link_messages import (
+    ControlReceived,
+    LinkNumber,
+    LinksClosed,
+    LinksLost,
+)
 from common.replication.member_messages import OfferVolume, VolumeAnswered, Whole
+from common.replication.verify_messages import Verified, Verify
 from common.storage.geometry import TRACK_BYTES_MIN
 
 PROTOCOL_VERSION = 2
@@ -24,8 +31,6 @@ VOLUMES_MAX = 256
 """Volumes of one group: HELLO has to fit a meta."""
 
 FEATURES_MAX = 32
-LINKS_LOST_MAX = 1024
-"""Links that one LINKS_LOST may name: the sender has a few at a time."""
 
 LABEL_BYTES_MAX = 256
 GOODBYE_BYTES_MAX = 4096
@@ -49,14 +54,6 @@ HASHES_TRACKS_MAX = COVERED_BYTES_MAX // TRACK_BYTES_MIN
 RUNS_MAX = 4096
 """Runs of one NEED_FULL, pairs of one PROGRESS: more take several messages."""
 
-
-LEAVES_MAX = 1024
-"""Hashes of tracks in one VERIFIED: they travel in its meta."""
-
-QUESTIONS_MAX = 8
-"""Questions of a verify under way at once: bounds what a receiver has queued."""
-
-VERIFIED_TEXT_BYTES_MAX = 1024
 
 PROGRESS_MAX = (1 << 32) - 1
 """Progress of one relation is counted up to here: a flush a millisecond for weeks."""
@@ -336,100 +333,6 @@ class Noted:
 
     epoch: int
     cycle_id: bytes | None
-
-
-class Outcome(enum.IntEnum):
-    """What became of a question of a verify."""
-
-    EQUAL = 0
-    DIFFERS = 1
-    GONE = 2
-    UNREADABLE = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Verify:
-    """Are these tracks, at the point of this cycle, what the sender had at its cut?
-
-    `root` is of their bytes: see `hash_tree.py`. The point is kept from the moment the
-    question is received until it is answered. Covers `COVERED_BYTES_MAX` at most.
-    """
-
-    epoch: int
-    cycle_id: bytes
-    question: int
-    volume: int
-    first: int
-    count: int
-    root: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Verified:
-    """The answer to VERIFY of the same number; nothing is changed by it.
-
-    `leaves`: with DIFFERS the receiver's hash of each track, unless there are more
-    than `LEAVES_MAX`. GONE: the point is not there any more. `text` says what could
-    not be read.
-    """
-
-    epoch: int
-    cycle_id: bytes
-    question: int
-    outcome: int
-    leaves: tuple[bytes, ...]
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class LinkNumber:
-    """First message after JOINED: this link is number `number` of the session.
-
-    The link of HELLO is 0; a number is never given twice in a session.
-    """
-
-    epoch: int
-    number: int
-
-
-@dataclass(frozen=True, slots=True)
-class LinksLost:
-    """These links are gone: nothing more that they carried may take effect.
-
-    Sent over the link that carries control messages from now on. `turn` counts these
-    messages; only the answer to the newest one holds. `control_count`: how many of
-    the receiver's control messages have been received.
-    """
-
-    epoch: int
-    turn: int
-    numbers: tuple[int, ...]
-    control_count: int
-
-
-@dataclass(frozen=True, slots=True)
-class LinksClosed:
-    """The answer, once all that came over those links has been taken in.
-
-    `control_count`: how many of the sender's control messages have been received.
-    Of the cycle `cycle_id` (None: none is open) the frames below `next_sequence`
-    have been received and those in `ahead`, [first, last] pairs.
-    """
-
-    epoch: int
-    turn: int
-    control_count: int
-    cycle_id: bytes | None
-    next_sequence: int
-    ahead: tuple[tuple[int, int], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class ControlReceived:
-    """`count` control messages of the peer have been received: it may forget them."""
-
-    epoch: int
-    count: int
 
 
 @dataclass(frozen=True, slots=True)

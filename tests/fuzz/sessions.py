@@ -13,13 +13,15 @@ from typing import Any
 
 from common.errors import ConnectionLostError, ProtocolError
 from common.replication.control import ControlChannel
+from common.replication.link_messages import (
+    LinksClosed,
+)
 from common.replication.messages import (
     HASH_BYTES,
     Abandon,
     CycleBegin,
     CycleEnd,
     Hashes,
-    LinksClosed,
     Noted,
     Resize,
     Tracks,

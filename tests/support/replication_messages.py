@@ -9,13 +9,18 @@ from common.replication.lineage import (
     SenderState,
     ToldFork,
 )
+from common.replication.link_messages import (
+    ControlReceived,
+    LinkNumber,
+    LinksClosed,
+    LinksLost,
+)
 from common.replication.member_messages import OfferVolume, VolumeAnswered, Whole
 from common.replication.messages import (
     Abandon,
     AskChanged,
     Changed,
     Committed,
-    ControlReceived,
     Credit,
     CurrentAsOf,
     CycleBegin,
@@ -28,20 +33,19 @@ from common.replication.messages import (
     Hello,
     Join,
     Joined,
-    LinkNumber,
-    LinksClosed,
-    LinksLost,
     Message,
     NeedFull,
     Noted,
-    Outcome,
     Progress,
     Resize,
     Tracks,
-    Verified,
-    Verify,
     VolumeOffer,
     Welcome,
+)
+from common.replication.verify_messages import (
+    Outcome,
+    Verified,
+    Verify,
 )
 
 CYCLE = bytes(range(16))

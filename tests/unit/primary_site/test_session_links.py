@@ -14,14 +14,16 @@ from common.replication.codec import encode_meta
 from common.replication.frame import encode_frame
 from common.replication.lineage import ReceiverState
 from common.replication.link import GARBLED_LINKS_MAX, Link
+from common.replication.link_messages import (
+    LinkNumber,
+    LinksClosed,
+    LinksLost,
+)
 from common.replication.messages import (
     Credit,
     Hello,
     Join,
     Joined,
-    LinkNumber,
-    LinksClosed,
-    LinksLost,
     Message,
     Noted,
     Tracks,

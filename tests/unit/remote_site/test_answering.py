@@ -12,8 +12,10 @@ import pytest
 from common.errors import ProtocolError
 from common.replication.hash_tree import root_of
 from common.replication.messages import (
-    QUESTIONS_MAX,
     Message,
+)
+from common.replication.verify_messages import (
+    QUESTIONS_MAX,
     Outcome,
     Verified,
     Verify,

@@ -9,11 +9,13 @@ import pytest
 
 from common.errors import ConnectionLostError, GarbledLinkError, ProtocolError
 from common.replication.link import GARBLED_LINKS_MAX
-from common.replication.messages import (
-    CycleBegin,
+from common.replication.link_messages import (
     LinkNumber,
     LinksClosed,
     LinksLost,
+)
+from common.replication.messages import (
+    CycleBegin,
     Message,
     Noted,
     Tracks,

@@ -22,6 +22,9 @@ from common.replication.features import LINKS
 from common.replication.frame import encode_frame
 from common.replication.lineage import CycleName
 from common.replication.link import GARBLED_LINKS_MAX, Link
+from common.replication.link_messages import (
+    LinkNumber,
+)
 from common.replication.messages import (
     Abandon,
     Committed,
@@ -31,7 +34,6 @@ from common.replication.messages import (
     GoodbyeReason,
     Join,
     Joined,
-    LinkNumber,
     Tracks,
 )
 from common.replication.stream import Address, SocketStream, connect

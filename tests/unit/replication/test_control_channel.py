@@ -11,7 +11,13 @@ import pytest
 
 from common.errors import ConnectionLostError, ProtocolError
 from common.replication.control import KEPT_MAX, UNTOLD_MAX, ControlChannel
-from common.replication.messages import ControlReceived, Message, Noted
+from common.replication.link_messages import (
+    ControlReceived,
+)
+from common.replication.messages import (
+    Message,
+    Noted,
+)
 
 
 class Wire:
