@@ -26,6 +26,10 @@ CREDENTIAL_MODE_FORBIDDEN: Final = 0o007
 CREDENTIALS_VARIABLE: Final = "CREDENTIALS_DIRECTORY"
 """Where systemd puts what LoadCredential= names, for this service alone."""
 
+KEYS_FOLDER: Final = "/etc/farshore/keys"
+KEYS_PREFIX: Final = "keys_"
+"""The units hand the files of that folder over under names that begin so."""
+
 FILE_BYTES_MAX: Final = 1 << 20
 """A chain or a bundle of CAs is a few KiB; more is another kind of file."""
 
@@ -51,7 +55,8 @@ def credential_path(
 ) -> str | None:
     """Return where the credential is that "$CREDENTIALS_DIRECTORY/NAME" names.
 
-    Not run by systemd there is no such folder: then the text stays as it is, so that
+    Not run by systemd there is no such folder: then it is the file that the units take
+    it from, for root, who alone may read it, and else the text as it is, so that
     a config can be checked. None: the text names no credential. Raises ValueError if
     it leads out of the folder.
     """
@@ -62,7 +67,10 @@ def credential_path(
     if not name or "/" in name or name in {".", ".."}:
         raise ValueError(f"{value!r}: after {prefix} comes the name of one credential")
     folder = environment.get(CREDENTIALS_VARIABLE)
-    return value if folder is None else f"{folder}/{name}"
+    if folder is not None:
+        return f"{folder}/{name}"
+    source = f"{KEYS_FOLDER}/{name.removeprefix(KEYS_PREFIX)}"
+    return source if os.access(source, os.R_OK) else value
 
 
 def _forbidden_mode(path: str) -> int:
@@ -169,7 +177,7 @@ def _read(key: str, path: str) -> bytes:
 
 def _remedy(path: str) -> str:
     if path.startswith("$"):
-        return "only a systemd unit with LoadCredential= has it; start that unit"
+        return "only a systemd unit with LoadCredential= has it, and root: be root"
     return "create it, or name the right file"
 
 

@@ -107,8 +107,8 @@ def init(
     replication-ca.key: keep it in a safe place, away from both sites. NAME.tar, of the
     remote's name, holds what the remote needs. Nothing is ever overwritten.
 
-    With /etc/farshore as DIR the files are for the systemd units, and keys are
-    credentials, which root alone may read.
+    With /etc/farshore as DIR the files are for the systemd units, keys are
+    credentials, which root alone may read, and the remote's files are in NAME.tar only.
     """
     folder = Path(directory)
     if sys.stdin.isatty() and not yes:
@@ -241,17 +241,23 @@ def _pack_for_remote(folder: Path, plan: PairPlan) -> None:
         entry.gname = DAEMON_GROUP if entry.name == "remote.toml" else "root"
         return entry
 
+    key = _key_place(plan, f"{plan.remote}.key")
+    own = ("remote.toml", f"{plan.remote}.pem", key)
     path = folder / f"{plan.remote}.tar"
     path.touch(mode=KEY_MODE, exist_ok=False)
     with tarfile.open(path, "w") as packed:
-        for name in ("remote.toml", CA_CERTIFICATE, f"{plan.remote}.pem"):
+        for name in (CA_CERTIFICATE, *own):
             packed.add(folder / name, name, filter=owned)
-        key = _key_place(plan, f"{plan.remote}.key")
-        packed.add(folder / key, key, filter=owned)
+    if plan.is_for_systemd:
+        # The units here would hand the other site's key to this one's daemon.
+        for name in own:
+            (folder / name).unlink()
 
 
 def _say_what_is_next(folder: Path, plan: PairPlan, *, with_certificates: bool) -> None:
-    click.echo(f"wrote {folder / 'primary.toml'} and {folder / 'remote.toml'}")
+    is_packed = plan.is_for_systemd and with_certificates
+    other = f"{plan.remote}.tar" if is_packed else "remote.toml"
+    click.echo(f"wrote {folder / 'primary.toml'} and {folder / other}")
     if with_certificates:
         click.echo(f"keep {CA_KEY} in a safe place, away from both")
     click.echo("look them over; what is wrong after a change says:")

@@ -10,7 +10,7 @@ from common.errors import FarshoreError
 from common.service.notify import notify
 from common.service.status import GroupState, GroupStatus, SiteStatus
 
-PERIOD_SECONDS = 10.0
+PERIOD_SECONDS = 5.0
 """How old the line may be: a status of all groups is made for each."""
 
 GROUPS_MAX = 8
@@ -52,7 +52,7 @@ def site_text(site: SiteStatus, said: str = "") -> str:
 
 
 class StatusLine:
-    """Sends the line anew every ten seconds; does nothing without systemd."""
+    """Sends the line anew every five seconds; does nothing without systemd."""
 
     def __init__(
         self,

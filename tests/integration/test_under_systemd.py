@@ -39,6 +39,8 @@ def site(machine: Machine) -> Iterator[Machine]:
     machine.shell(CLEAN)
     machine.run("install", "-d", "-m", "700", "/etc/farshore/keys")
     machine.run(*INIT)
+    assert not machine.path("/etc/farshore/remote.toml").exists(), "it is the remote's"
+    machine.run("tar", "-xf", "/etc/farshore/dr.tar", "-C", "/etc/farshore")
     text = machine.path("/etc/farshore/remote.toml").read_text()
     machine.path("/etc/farshore/remote.toml").write_text(
         text.replace("/var/lib/farshore/data.img", "/var/lib/farshore/copy.img")
@@ -78,6 +80,11 @@ def test_started_means_served_with_a_key_that_only_root_may_read(
     told = site.run("farshore", "status", "--json", "--socket", _socket("primary"))
     (group,) = json.loads(told)["groups"]
     assert group["link"]["encrypted"]
+    # Root may look at the key that the daemon is given.
+    looked = site.run("farshore", "doctor", "--config", CONFIG, "--json", code=None)
+    found = json.loads(looked)
+    (certificate,) = [each for each in found if each["topic"] == "certificate"]
+    assert certificate["verdict"] == "ok", certificate
     site.until(
         *("systemctl", "show", "--value", "-p", "StatusText", PRIMARY), says="point 1"
     )

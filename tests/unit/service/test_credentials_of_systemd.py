@@ -69,7 +69,7 @@ def test_a_daemon_outside_systemd_is_told_who_has_the_key(tmp_path: Path) -> Non
     files = Certificates(tmp_path).site("a")
     missing = type(files)(files.ca, files.cert, NAMED)
 
-    with pytest.raises(ConfigError, match="a systemd unit with LoadCredential="):
+    with pytest.raises(ConfigError, match=r"LoadCredential= has it, and root: be root"):
         load(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), missing, "tls")
 
 
