@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.markup import escape as escape_markup
 from rich.table import Table
 
 from common.cli.daemon_options import connect, daemon_options, json_option
 from common.cli.display import console, plain, print_json, size_text
+from common.cli.drain_shown import drain_shown
 from common.service.control_client import ControlClient
 from common.service.logging import escape
 
@@ -35,7 +35,9 @@ def failback(
         for sentence in _given_up(group, status):
             click.echo(escape(sentence), err=True)
         question = None if yes else f"Fail {group} back now?"
-        done = _carried_out(client, "failback", group, question, "failing back")
+        text = f"failing back {group} (Ctrl-C ends the wait only)"
+        waiting = drain_shown(group, text, (socket_path, config))
+        done = _carried_out(client, "failback", group, question, waiting)
     if as_json:
         print_json(done)
         return
@@ -45,7 +47,8 @@ def failback(
             f"what this site alone had is fork {done['fork']}: {group}/VOLUME@"
             f"{done['fork']}, read-only, until farshore forks delete {group} "
             f"{done['fork']}\n"
-            f"once farshore status shows a newer recovery point, at the other site: "
+            f"to see it catch up, at the other site: farshore status --watch\n"
+            f"once that shows a newer recovery point, at the other site: "
             f"farshore switchover {group}",
             keep_lines=True,
         )
@@ -87,7 +90,9 @@ def switchover(
     )
     with connect(socket_path, config) as client:
         asked = None if yes else question
-        done = _carried_out(client, "switchover", group, asked, "handing over")
+        text = f"handing {group} over (Ctrl-C ends the wait only)"
+        waiting = drain_shown(group, text, (socket_path, config))
+        done = _carried_out(client, "switchover", group, asked, waiting)
     if as_json:
         print_json(done)
         return
@@ -101,13 +106,16 @@ def switchover(
 
 
 def _carried_out(
-    client: ControlClient, command: str, group: str, question: str | None, doing: str
+    client: ControlClient,
+    command: str,
+    group: str,
+    question: str | None,
+    waiting: AbstractContextManager[None],
 ) -> dict[str, Any]:
     """Ask, unless `question` is None, and wait until a change of roles is done."""
     if question is not None:
         click.confirm(escape(question), abort=True, err=True)
-    shown = escape_markup(escape(f"{doing} {group} (Ctrl-C ends the wait only)"))
-    with Console(stderr=True).status(shown):
+    with waiting:
         done: dict[str, Any] = client.call(
             command, {"group": group}, timeout_seconds=None
         )

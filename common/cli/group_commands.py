@@ -6,12 +6,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.markup import escape as escape_markup
 from rich.table import Table
 
 from common.cli.daemon_options import connect, daemon_options, json_option
 from common.cli.display import console, plain, print_json, seconds_text, size_text
+from common.cli.drain_shown import drain_shown
 from common.errors import NotCommittedError
 from common.service.logging import escape
 
@@ -39,7 +38,7 @@ def cut(
     arguments = {"group": group, "wait": wait, "label": label}
     # A cut waits for the cycle before it, a safe one for its drain: for ever, where
     # the link is down. The operator's Ctrl-C ends the wait only.
-    waiting = Console(stderr=True).status(_waiting_text(group))
+    waiting = drain_shown(group, _waiting_text(group), (socket_path, config))
     with connect(socket_path, config) as client, waiting:
         result: dict[str, Any] = client.call("cut", arguments, timeout_seconds=None)
     if as_json:
@@ -52,7 +51,7 @@ def cut(
 
 def _waiting_text(group: str) -> str:
     """Return what a terminal shows meanwhile."""
-    return f"cutting {escape_markup(escape(group))} (Ctrl-C ends the wait, not the cut)"
+    return f"cutting {group} (Ctrl-C ends the wait, not the cut)"
 
 
 def _cut_text(group: str, result: dict[str, Any]) -> str:

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.markup import escape as escape_markup
+from rich.console import Console, RenderableType
+from rich.live import Live
 
 from common.service.control_client import ControlClient
 
@@ -34,16 +34,24 @@ def arguments_of(
 
 
 def wait_for_end(
-    client: ControlClient, request: str, group: str, progress: Callable[[Report], str]
+    client: ControlClient,
+    request: str,
+    group: str,
+    progress: Callable[[Report], RenderableType],
 ) -> Report:
-    """Wait until the work has ended, showing its progress; return its report."""
+    """Wait until the work has ended, showing its progress; return its report.
+
+    `progress` is drawn on stderr, and only where that is a terminal.
+    """
     asked = {"group": group, "action": "report"}
     pause = POLL_SECONDS_MIN
-    with Console(stderr=True).status("") as line:
+    terminal = Console(stderr=True)
+    with Live(console=terminal, auto_refresh=False, transient=True) as live:
         while True:  # ends with the work, or with Ctrl-C
             found: Report = client.call(request, asked)
             if found["result"] is not None:
                 return found
-            line.update(escape_markup(progress(found)))
+            if terminal.is_terminal:
+                live.update(progress(found), refresh=True)
             time.sleep(pause)
             pause = min(2 * pause, POLL_SECONDS_MAX)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import time
+
 import click
+from rich.console import RenderableType
 
 from common.cli.daemon_options import connect, daemon_options, json_option
 from common.cli.display import print_json, size_text
 from common.cli.long_jobs import Report, arguments_of, wait_for_end
+from common.cli.progress_view import Shrinking, progress_row
 from common.errors import FoundDifferentError, IncompleteError
 from common.service.control_requests import RATE_DEFAULT
 from common.service.logging import escape
@@ -43,8 +47,13 @@ def scrub(
     """
     arguments = arguments_of(group, report=report, stop=stop, start={"rate": rate})
 
-    def progress(seen: Report) -> str:
-        return _text(group, seen)
+    left = Shrinking()
+
+    def progress(seen: Report) -> RenderableType:
+        read, total = seen["read_bytes"], seen["total_bytes"]
+        left.see(total - read, time.monotonic())
+        eta = left.eta_seconds(time.monotonic())
+        return progress_row(f"scrubbing {group}", read, total, eta)
 
     with connect(socket_path, config) as client:
         found: Report | None = client.call("scrub", arguments)

@@ -8,12 +8,13 @@ from collections.abc import Callable
 from typing import Any
 
 import click
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, Group
 from rich.live import Live
 
 from common.cli.daemon_options import connect, daemon_options, json_option
 from common.cli.display import console, plain, print_json
 from common.cli.status_view import status_view
+from common.cli.watch_view import Watched
 from common.errors import UnreachableError
 
 WATCH_SECONDS = 1.0
@@ -60,22 +61,28 @@ def watch_lines(fetch: Fetch, pause: Pause) -> None:
 
 
 def watch_screen(fetch: Fetch, pause: Pause, screen: Console) -> None:
-    """Draw the status again and again, until Ctrl-C.
+    """Draw the status again and again, until Ctrl-C; of a terminal it takes all.
 
     A daemon that goes away meanwhile leaves its last state on the screen, with a
     line that says so: it may be restarting. One that is not there at the start is
-    an error.
+    an error. What was shown last stays behind on the terminal.
     """
-    view: RenderableType = status_view(fetch())
+    watched = Watched()
+    watched.see(fetch(), time.monotonic())
+    view = watched.view(screen.width, time.monotonic())
     try:
-        with Live(view, console=screen, auto_refresh=False) as live:
+        with Live(
+            view, console=screen, auto_refresh=False, screen=screen.is_terminal
+        ) as live:
             while True:
                 pause()
                 try:
-                    view = status_view(fetch())
+                    watched.see(fetch(), time.monotonic())
+                    view = watched.view(screen.width, time.monotonic())
                     live.update(view, refresh=True)
                 except UnreachableError as error:
                     lost = plain(f"no answer, trying again: {error}", "bold red")
                     live.update(Group(view, lost), refresh=True)
     except KeyboardInterrupt:
-        return
+        if screen.is_terminal:
+            screen.print(view)

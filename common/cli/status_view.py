@@ -9,11 +9,11 @@ from __future__ import annotations
 from typing import Any
 
 from rich.console import Group, RenderableType
-from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 from common.cli.display import UNKNOWN, plain, seconds_text, size_text
+from common.cli.progress_view import progress_row
 
 STATE_STYLES = {
     "idle": "green",
@@ -30,8 +30,6 @@ STATE_STYLES = {
     "down": "red",
     "refused": "bold red",
 }
-
-PROGRESS_COLUMNS = 32
 
 
 def status_view(status: dict[str, Any]) -> RenderableType:
@@ -105,18 +103,9 @@ def _link(link: dict[str, Any]) -> Text:
 
 def _progress(group: dict[str, Any]) -> Table:
     progress = group["progress"]
+    what = f"{group.get('name')}: {progress['operation'].replace('_', ' ')}"
     done, total = progress["done_bytes"], progress["total_bytes"]
-    share = done / total if total else 1.0
-    eta = progress.get("eta_seconds")
-    row = Table.grid(padding=(0, 1, 0, 0))
-    row.add_row(
-        plain(f"{group.get('name')}: {progress['operation'].replace('_', ' ')}"),
-        ProgressBar(total=max(total, 1), completed=done, width=PROGRESS_COLUMNS),
-        plain(f"{share:4.0%}"),
-        plain(f"{size_text(done)} of {size_text(total)}"),
-        plain("" if eta is None else f"ETA {seconds_text(eta)}"),
-    )
-    return row
+    return progress_row(what, done, total, progress.get("eta_seconds"))
 
 
 def _alarms(group: dict[str, Any]) -> list[Text]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import click
+from rich.console import Group, RenderableType
 
 from common.cli.daemon_options import connect, daemon_options, json_option
-from common.cli.display import print_json, seconds_text, size_text
+from common.cli.display import plain, print_json, seconds_text, size_text
 from common.cli.long_jobs import Report, arguments_of, wait_for_end
+from common.cli.progress_view import progress_row
 from common.errors import FoundDifferentError, IncompleteError
 from common.service.control_requests import RATE_DEFAULT
 from common.service.logging import escape
@@ -52,8 +54,17 @@ def verify(
         group, report=report, stop=stop, start={"repair": repair, "rate": rate}
     )
 
-    def progress(seen: Report) -> str:
-        return escape(_progress_text(group, seen))
+    def progress(seen: Report) -> RenderableType:
+        bar = progress_row(
+            f"verifying {group}",
+            seen["compared_bytes"],
+            seen["total_bytes"],
+            seen["eta_seconds"],
+        )
+        differ = f"{size_text(seen['differing_bytes'])} differ; " * bool(
+            seen["differing_bytes"]
+        )
+        return Group(bar, plain(f"{differ}Ctrl-C ends the wait, not the verify"))
 
     with connect(socket_path, config) as client:
         found: Report | None = client.call("verify", arguments)

@@ -88,7 +88,7 @@ def test_status_shows_what_an_operator_asks_first(
         "1.2 ms",
         "2.00 KiB",
         "1 (1.00 GiB)",
-        "50% 512 MiB of 1.00 GiB ETA 2 min 5 s",
+        "50% 512 MiB of 1.00 GiB 4.10 MiB/s, ETA 2 min 5 s",
         "alarm: orders: cut_starved: hosts \\x1b[2J",
     ):
         assert words in result.output
