@@ -77,6 +77,19 @@ def test_every_command_and_option_is_in_the_reference(
             assert parameter.opts[-1] in section, parameter.opts
 
 
+JSON_ALREADY = {"farshore config schema"}
+"""Prints nothing but JSON."""
+
+
+@pytest.mark.parametrize(("path", "command"), commands(cli, "farshore"))
+def test_every_command_prints_for_programs_too(
+    path: str, command: click.Command
+) -> None:
+    options = {name for parameter in command.params for name in parameter.opts}
+
+    assert ("--json" in options) != (path in JSON_ALREADY)
+
+
 @pytest.mark.parametrize(("path", "command"), commands(cli, "farshore"))
 def test_every_command_has_help_and_refuses_an_unknown_option(
     path: str, command: click.Command, farshore: Farshore
