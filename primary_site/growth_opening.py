@@ -43,14 +43,14 @@ def check_known_device(
 
 
 def _check_configured(size_bytes: int, saved: VolumeState, key: str) -> None:
-    """Raise `DeviceError` for a `size` that the volume never had.
+    """Raise `DeviceError` for a `size` above the volume's.
 
-    One that it has outgrown is only warned of: the volume keeps the size it has.
+    One below it is only warned of, for the volume has most likely outgrown it, maybe
+    while another site sent: it keeps the size it has.
     """
     if size_bytes in {saved.size_bytes, saved.growing_bytes}:
         return
-    first_bytes = saved.first_bytes or saved.size_bytes
-    if first_bytes <= size_bytes < saved.size_bytes:
+    if size_bytes < saved.size_bytes:
         log.warning(
             "configured_size_outgrown",
             key=key,

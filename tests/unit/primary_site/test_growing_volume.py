@@ -253,9 +253,9 @@ async def test_sizes_that_no_volume_can_have_are_refused(size: int, says: str) -
 
 
 @pytest.mark.parametrize(
-    ("size", "is_refused"), [(OLD - 512, True), (NEW + 512, True), (OLD, False)]
+    ("size", "is_refused"), [(NEW + 512, True), (OLD, False), (OLD - 512, False)]
 )
-async def test_a_configured_size_that_was_outgrown_is_only_warned_of(
+async def test_a_configured_size_below_the_volumes_is_only_warned_of(
     size: int, is_refused: bool
 ) -> None:
     async with running() as site:
