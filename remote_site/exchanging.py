@@ -44,7 +44,14 @@ class Exchanging:
         if message.first >= tracks or receiver.cycle is not None:
             raise ProtocolError("ASK_CHANGED beyond its volume, or within a cycle")
         index = self._order[message.volume]
-        runs, end = await self._store.told_changes(index, message.first)
+        offer = self._store.volumes[index]
+        known = -(-offer.size_bytes // offer.track_bytes)
+        runs: tuple[tuple[int, int], ...] = ()
+        end = known
+        if message.first < known:
+            runs, end = await self._store.told_changes(index, message.first)
+        if end == known:
+            end = tracks  # what the sender's volume has grown by, this site never had
         used = self._store.points[-1].number if self._store.points else 0
         return Changed(receiver.epoch, message.volume, runs, end, used)
 

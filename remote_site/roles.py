@@ -114,7 +114,7 @@ class SiteGroups:
 
     async def _attach(self, group: ReceivingGroup, directory: str) -> None:
         home = self._homes.get(group.name)
-        config = None if home is None else home[0]
+        config = None if home is None else _sized_by_its_state(home[0])
         await self.taken_over.attach(group, directory, self._files, config)
 
     async def check_sent(self, config: PrimaryGroup, state_directory: str) -> None:
@@ -412,6 +412,14 @@ def _of_both(
     for alarm in received:
         if alarm.name in TAKEN_OVER_ALARMS and alarm.name not in names:
             yield alarm
+
+
+def _sized_by_its_state(config: PrimaryGroup) -> PrimaryGroup:
+    """Return a group whose volumes may have grown at the other site since."""
+    volumes = tuple(
+        volume.model_copy(update={"size_bytes": None}) for volume in config.volumes
+    )
+    return config.model_copy(update={"volumes": volumes})
 
 
 def _received(config: PrimaryGroup) -> RemoteGroup:

@@ -1,0 +1,118 @@
+"""Lost, taken over, failed back and switched back, and all of it once more."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.support.certificates import Certificates
+from tests.support.exchanging_pair import ExchangingPair
+from tests.support.sites import Daemon, VolumeSpec, until
+
+MIB = 1 << 20
+TRACK = 4096
+
+pytestmark = pytest.mark.hunt
+
+
+async def written(daemon: Daemon, seed: int) -> bytes:
+    """Write some tracks at a site, up to its end; return what it serves then."""
+    chance = random.Random(seed)
+    host = await daemon.nbd("g/v")
+    tracks = host.info.size_bytes // TRACK
+    for track in (*chance.sample(range(tracks - 1), 20), tracks - 1):
+        await host.write(track * TRACK, chance.randbytes(TRACK))
+    await host.flush()
+    await host.disconnect()
+    return bytes(await daemon.read_whole("g/v"))
+
+
+async def grown(pair: ExchangingPair, daemon: Daemon, size_bytes: int) -> None:
+    words = ("grow", "g/v", str(size_bytes), "--json")
+    found = await pair.command(daemon, *words)
+    assert found.returncode == 0, found.stderr
+    assert json.loads(found.stdout)["size_bytes"] == size_bytes
+
+
+async def lost_and_taken_over(pair: ExchangingPair) -> None:
+    pair.primary.kill()
+    await pair.reached(pair.remote, "the loss is noticed", state="disconnected")
+    await pair.done(pair.remote, "takeover", "g")
+
+
+async def failed_back(pair: ExchangingPair, own: bytes) -> bytes:
+    """Bring the old primary back in; return what both sites have then."""
+    await pair.primary.start()
+    await pair.reached(pair.primary, "it is told", state="superseded")
+    told = await pair.done(pair.primary, "failback", "g")
+    await pair.received(pair.primary, told["fork"])
+    both = bytes(await pair.remote.read_whole("g/v"))
+    assert bytes(await pair.primary.read_whole("g/v")) == both
+    assert bytes(await pair.primary.read_whole(f"g/v@{told['fork']}")) == own
+    return both
+
+
+async def switched_back(pair: ExchangingPair) -> None:
+    await pair.done(pair.remote, "switchover", "g")
+    await pair.reached(pair.primary, "it sends", role="sending")
+    await pair.connected()
+    await pair.cut()
+
+
+async def test_two_circles_over_tls_with_a_volume_that_has_grown(
+    tmp_path: Path,
+) -> None:
+    certificates = Certificates(tmp_path)
+    tls = certificates.site("a"), certificates.site("b")
+    with ExchangingPair(tmp_path, [VolumeSpec("v", 4 * MIB)], link_tls=tls) as pair:
+        await pair.start()
+        for circle in range(2):
+            await written(pair.primary, circle)
+            await pair.cut()
+            if circle == 0:
+                await grown(pair, pair.primary, 5 * MIB)
+            await written(pair.primary, 10 + circle)
+            await pair.cut()
+            own = await written(pair.primary, 20 + circle)
+            await lost_and_taken_over(pair)
+            now = await written(pair.remote, 40 + circle)
+            assert await failed_back(pair, own) == now
+            await switched_back(pair)
+            assert bytes(await pair.primary.read_whole("g/v")) == now
+            assert bytes(await pair.remote.read_whole("g/v")) == now
+
+
+async def test_an_old_primary_put_back_from_a_backup_gets_all_that_differs(
+    tmp_path: Path,
+) -> None:
+    with ExchangingPair(tmp_path, [VolumeSpec("v", 4 * MIB)]) as pair:
+        await pair.start()
+        await written(pair.primary, 1)
+        await pair.cut()
+        await pair.primary.stop()
+        state, device = pair.primary.state_directory, pair.device("v")
+        backup = tmp_path / "backup"
+        shutil.copytree(state, backup)
+        shutil.copy(device, tmp_path / "v.backup")
+        await pair.primary.start()
+        await pair.connected()
+        await written(pair.primary, 2)
+        await pair.cut()
+        await written(pair.primary, 3)
+        await lost_and_taken_over(pair)
+        now = await written(pair.remote, 4)
+
+        await asyncio.to_thread(shutil.rmtree, state)
+        shutil.copytree(backup, state)
+        device.write_bytes((tmp_path / "v.backup").read_bytes())
+        own = pair.content("v")
+        assert await failed_back(pair, own) == now
+        assert pair.primary.events("group_superseded")
+        await until(lambda: pair.remote.group()["alarms"] == [], "all is well")
+        await switched_back(pair)
+        assert bytes(await pair.remote.read_whole("g/v")) == now
