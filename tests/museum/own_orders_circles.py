@@ -60,16 +60,16 @@ EXHIBITS: tuple[Exhibit, ...] = (
     ),
     Exhibit(
         "O914",
-        "hosts write on while their group is handed over",
+        "what newer points have otherwise is not carried after a takeover",
         (
             swap(
-                "primary_site/switchover.py",
-                "        refuse_writes(group)\n        self.is_under_way = True\n"
-                "        try:\n            await self._writes_ended()\n",
-                "        self.is_under_way = True\n        try:\n",
+                "remote_site/takeover_disk.py",
+                "        bitmap.set_range(first, count)\n    return bitmap\n",
+                "        pass\n    return bitmap\n",
             ),
         ),
         Seeds("circles", 40),
-        says="I8|I3|I11",
+        says="I1|I4",
+        order="prepare_sending",
     ),
 )
