@@ -123,7 +123,9 @@ class CircleCopies:
         oracle.promised[site.name] = copy.promised
         oracle.forks[site.name] = dict(copy.forks)
         if copy.models:
-            oracle.lines[copy.lineage].hosts.models.update(copy.models)
+            line = oracle.lines[copy.lineage]
+            line.hosts.models.update(copy.models)
+            line.is_handed_over = False  # it knows of no agreement, until it is told
         site.lost_power = copy.lost_power
         if copy.role == "sending":
             self.older_sender = site

@@ -104,6 +104,7 @@ class CircleOperators:
             self._world.note(f"done: {self.said}")
             del self._wishes[0]
             self._asked, self._number, self._began = None, None, None
+            self._simulation.oracle.let_hosts_go_on()
             self._perhaps_copy()
 
     def _perhaps_copy(self) -> None:

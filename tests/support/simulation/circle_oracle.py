@@ -30,6 +30,8 @@ from tests.support.simulation.references import References
 Images = dict[str, bytes]
 
 WORKERS = 4
+REQUESTS_AGAIN = 16
+"""Of the hosts of a line, after each start and with each wish of the operators."""
 
 
 class CircleOracle:
@@ -84,6 +86,7 @@ class CircleOracle:
         self._watch_asking(replicator)
         self._watch_verdicts(site, replicator)
         line.hosts.is_active = self.are_hosts_active
+        line.hosts.budget = max(line.hosts.budget, REQUESTS_AGAIN)
         line.hosts.attach(group, WORKERS)
 
     def _first_opened(self, site: CircleSite, group: ConsistencyGroup) -> Line:
@@ -136,6 +139,11 @@ class CircleOracle:
             return True
         line.hosts.is_active = False
         return line.hosts.is_idle
+
+    def let_hosts_go_on(self) -> None:
+        """Something else begins: hosts are there meanwhile."""
+        for line in self.lines.values():
+            line.hosts.budget = max(line.hosts.budget, REQUESTS_AGAIN)
 
     def _served_by(self, site: CircleSite) -> Line | None:
         """Return the line whose hosts are connected to a site."""

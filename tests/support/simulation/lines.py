@@ -49,7 +49,7 @@ class LineHosts(Hosts):
         place: Any = Place(line.site)
         super().__init__(world, place, sizes, REQUESTS)
         self.excuses = (*self.excuses, "/journal")
-        self.think_seconds = world.rng.choice((0.005, 0.05))
+        self.think_seconds = world.rng.choice((0.005, 0.05, 0.3))
         self._line = line
 
     def _submit(self, life: int, name: str, request: HostRequest, then: Any) -> None:
