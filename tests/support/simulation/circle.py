@@ -183,6 +183,8 @@ class CircleSimulation(TwoSites):
         assert sender.sent is not None
         line = self.oracle.lines[sender.sent.group.state.lineage]
         hosts = line.hosts
+        if not self.oracle.are_hosts_active:
+            return hosts.is_idle
         if self._written < 0:
             self._written = hosts.writes_replied
             hosts.budget, hosts.is_active = 20, True
@@ -249,7 +251,12 @@ class CircleSimulation(TwoSites):
             self.world.problem(f"I11: all is well, but for {left}")
 
 
-MAY_STAND = ("remote_restored", "rpo_breached", "rpo_breach_forecast")
+MAY_STAND = (
+    "remote_restored",
+    "points_given_up",
+    "rpo_breached",
+    "rpo_breach_forecast",
+)
 
 
 def _primary(
