@@ -13,7 +13,9 @@ from typing import Any, TypeVar
 
 import click
 
+from common.cli.daemon_options import json_option
 from common.cli.device_check import check_device
+from common.cli.display import print_json
 from common.cli.site_certificates import (
     CA_CERTIFICATE,
     CA_KEY,
@@ -97,8 +99,14 @@ def _volumes(
     help="Do not look at the devices: this is not the primary's host.",
 )
 @click.option("--yes", is_flag=True, help="Do not ask, also on a terminal.")
+@json_option
 def init(
-    directory: str, no_certificates: bool, no_device_check: bool, yes: bool, **told: Any
+    directory: str,
+    no_certificates: bool,
+    no_device_check: bool,
+    yes: bool,
+    as_json: bool,
+    **told: Any,
 ) -> None:
     """Write a matching pair of config files and of certificates into DIR.
 
@@ -111,7 +119,7 @@ def init(
     credentials, which root alone may read, and the remote's files are in NAME.tar only.
     """
     folder = Path(directory)
-    if sys.stdin.isatty() and not yes:
+    if sys.stdin.isatty() and not (yes or as_json):
         told = _ask(told)
     given = {name: value for name, value in told.items() if value is not None}
     for_systemd = folder.absolute() == SYSTEMD_FOLDER
@@ -122,7 +130,8 @@ def init(
         for volume in plan.volumes:
             for note in check_device(volume):
                 click.echo(escape(note), err=True)
-    _check_new(folder, _names(plan, with_certificates=not no_certificates))
+    names = _names(plan, with_certificates=not no_certificates)
+    _check_new(folder, names)
     try:
         _write(folder, plan, with_certificates=not no_certificates)
     except OSError as error:
@@ -130,7 +139,10 @@ def init(
             f"{directory}: the files cannot be written ({error.strerror}): "
             "choose another folder"
         ) from None
-    _say_what_is_next(folder, plan, with_certificates=not no_certificates)
+    if as_json:
+        print_json({"directory": str(folder), "files": names})
+    else:
+        _say_what_is_next(folder, plan, with_certificates=not no_certificates)
 
 
 # -- questions -------------------------------------------------------------------------
