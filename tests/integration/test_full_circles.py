@@ -80,6 +80,9 @@ async def test_two_circles_over_tls_with_a_volume_that_has_grown(
             await pair.cut()
             own = await written(pair.primary, 20 + circle)
             await lost_and_taken_over(pair)
+            refused = await pair.command(pair.remote, "grow", "g/v", str(9 * MIB))
+            assert refused.returncode == 8
+            assert "received here before" in refused.stderr
             now = await written(pair.remote, 40 + circle)
             assert await failed_back(pair, own) == now
             await switched_back(pair)
