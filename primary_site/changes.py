@@ -50,6 +50,8 @@ class VolumeChanges:
         self.geometry = geometry
         self.flashcopy = FlashCopyMap(geometry.track_count)
         self.carried: list[Bitmap] = []
+        self.held_back: Bitmap | None = None
+        """Of a joining volume: what no cycle has taken yet of its first copy."""
         self.suspect: Bitmap | None = None
         """Carried tracks that are only suspected to differ: they travel as hashes."""
         self.acked = Bitmap(geometry.track_count)
@@ -69,7 +71,11 @@ class VolumeChanges:
 
     def has_changed(self) -> bool:
         """Tell whether a cut now would have anything to transfer."""
-        return bool(self.flashcopy.bitmap.count) or any(b.count for b in self.carried)
+        return (
+            bool(self.flashcopy.bitmap.count)
+            or any(b.count for b in self.carried)
+            or self.held_back is not None
+        )
 
     def transfer(self, relation: Relation | None, fresh: Bitmap) -> Transfer:
         """Hand FlashCopy ∪ carried over to the PPRC bitmap: pointer swaps only.
@@ -101,7 +107,8 @@ class VolumeChanges:
         assert self.acked.count >= self.pprc.count, "committed with tracks unsent"
         self.stale_pages |= pages_with_bits(self.pprc)
         self.pprc = None
-        self.suspect = None
+        if self.held_back is None:
+            self.suspect = None
         self.whole = False
         self.acked = Bitmap(self.geometry.track_count)
 
@@ -133,6 +140,18 @@ class VolumeChanges:
     def carry(self, bitmap: Bitmap) -> None:
         """Have these tracks sent with the next cycle, whatever hosts do."""
         self.carried.append(bitmap)
+
+    def hold_back(self) -> None:
+        """Have cycles take what is carried part by part: see `joining.py`."""
+        self.held_back = Bitmap(self.geometry.track_count).union_of(self.carried)
+        self.carried = []
+        # No mark says of these pages that they are to be saved.
+        self.stale_pages |= pages_with_bits(self.held_back)
+
+    def take_part(self, part: Bitmap, rest: Bitmap | None) -> None:
+        """Carry a part of what is held back with the next cut."""
+        self.carried.append(part)
+        self.held_back = rest
 
     def compare_again(self, bitmap: Bitmap) -> set[int]:
         """Have the next cycle compare these tracks, and send those that differ.
@@ -170,6 +189,7 @@ class VolumeChanges:
     def changed_tracks(self) -> int:
         """Return |FlashCopy ∪ carried|, or an upper bound where they overlap."""
         total = self.flashcopy.bitmap.count + sum(b.count for b in self.carried)
+        total += 0 if self.held_back is None else self.held_back.count
         return min(total, self.geometry.track_count)
 
     def out_of_sync_tracks(self) -> int:
@@ -204,8 +224,7 @@ class VolumeChanges:
 
     def _changed_bitmaps(self) -> list[Bitmap]:
         bitmaps = [self.flashcopy.bitmap, *self.carried]
-        if self.pprc is not None:
-            bitmaps.append(self.pprc)
+        bitmaps += [b for b in (self.pprc, self.held_back) if b is not None]
         if self.transferred is not None:
             bitmaps.extend(self.transferred.parts)
         return bitmaps

@@ -31,7 +31,9 @@ async def carry_told_changes(cycles: GroupCycles, session: SendingSession) -> No
     No cycle is under way in this session, and none of another one that knows less goes
     on. Order: what was told is carried before a cycle is begun; nothing need be durable
     here, for it is told in every session until a point has been committed. The crash it
-    defends against: a point of both sites' changes.
+    defends against: a point of both sites' changes. All of a volume differs that no
+    point of the remote has: so one that was a member here, and is none there, is
+    compared whole before a point has it.
     """
     if EXCHANGE not in session.features:
         return
@@ -41,6 +43,10 @@ async def carry_told_changes(cycles: GroupCycles, session: SendingSession) -> No
     for index, volume in enumerate(group.volumes):
         bitmap, numbers = await _told(session, index, volume)
         numbers_up_to = max(numbers_up_to, numbers)
+        if bitmap.count == bitmap.bit_count:
+            session.lacking.add(index)
+        if group.state.volumes[volume.name].joining:
+            continue  # its first copy has all of it: see `joining.py`
         told_tracks += bitmap.count
         if bitmap.count and volume.changes.told_of != relation_id:
             if group.cut is not None:

@@ -23,7 +23,8 @@ from common.storage.bitmap import Bitmap
 from primary_site.background import to_its_end
 from primary_site.changes import VolumeChanges, pages_with_bits, unite
 from primary_site.gate import Gate
-from primary_site.group_state import GroupState, to_record
+from primary_site.group_state import COMPLETING, COPYING, GroupState, to_record
+from primary_site.joining import PART_BYTES_FIRST, all_joined, all_taken, next_part
 from primary_site.opening import OpenedGroup, OpenedVolume
 from primary_site.preserving import Preserver
 from primary_site.regions import RegionHeat
@@ -96,26 +97,36 @@ class ConsistencyGroup:
         self._threads = state_threads
         self._clock = clock
         self._record_lock = asyncio.Lock()
+        self._tending = asyncio.Lock()
+        self.files = files
+        self.state_threads = state_threads
+        self._make_threads = make_threads
+        self.part_bytes: int | None = PART_BYTES_FIRST
+        """Of what is held back of a joining volume, what the next cut takes; None: all
+        of it."""
+        hot = {volume.name: volume.hot_regions_max for volume in config.volumes}
         self.volumes = [
-            self._make_volume(volume, settings.hot_regions_max, files, make_threads)
-            for volume, settings in zip(opened.volumes, config.volumes, strict=True)
+            self.make_volume(volume, hot[volume.name]) for volume in opened.volumes
         ]
+        """Replaced as a whole, between two cycles, when one is added or removed."""
 
-    def _make_volume(
-        self,
-        opened: OpenedVolume,
-        hot_regions_max: int,
-        files: Files,
-        make_threads: Callable[[str], Threads],
-    ) -> PrimaryVolume:
-        threads = make_threads(f"{self.name}/{opened.name}")
+    def make_volume(self, opened: OpenedVolume, hot_regions_max: int) -> PrimaryVolume:
+        """Return a volume of this group's; the record knows it."""
+        threads = self._make_threads(f"{self.name}/{opened.name}")
         changes = VolumeChanges(opened.geometry)
         changes.carry(opened.verdict.carried)
         changes.suspect = opened.verdict.suspect
         changes.acked = opened.verdict.acked
         saved = self.state.volumes[opened.name]
         changes.whole = saved.full or saved.carried_from_bytes is not None
-        flush = SharedFlush(opened.device, threads, self._volume_failed)
+        if saved.joining == COPYING:
+            changes.hold_back()
+
+        def failed(error: StorageError) -> None:
+            if opened.name in self.state.volumes:  # else it has left
+                self._volume_failed(error)
+
+        flush = SharedFlush(opened.device, threads, failed)
         heat = RegionHeat(
             opened.geometry,
             changes,
@@ -123,11 +134,11 @@ class ConsistencyGroup:
             flush,
             threads,
             hot_regions_max,
-            self._volume_failed,
+            failed,
         )
         heat.acked_tag = self.state.acked_tag
         preserver = Preserver(
-            files,
+            self.files,
             threads,
             f"{self.config.flashcopy.directory}/{self.name}",
             opened.name,
@@ -169,6 +180,7 @@ class ConsistencyGroup:
         assert self.cut is None, "staggering: the previous cycle is not complete"
         number = self.state.cycle_number + 1
         await self.prepare_cut()
+        await self._take_parts()
         for attempt in range(self.config.hold_retries + 1):
             if attempt:
                 await asyncio.sleep(HOLD_BACKOFF_SECONDS)
@@ -183,6 +195,23 @@ class ConsistencyGroup:
             f"{self.config.hold_retries + 1} tries; raise hold_max, or see the device"
         )
 
+    # -- volumes that come and leave ---------------------------------------------------
+
+    def come(self, volume: PrimaryVolume) -> None:
+        """Have a volume in every cut from the next one on. Between two cycles."""
+        assert self.cut is None, "a cut has one set of volumes"
+        self.volumes = [*self.volumes, volume]
+
+    def leave(self, volume: PrimaryVolume) -> None:
+        """Have a volume in no cut any more. Between two cycles."""
+        assert self.cut is None, "a cut has one set of volumes"
+        self.volumes = [each for each in self.volumes if each is not volume]
+
+    async def let_go(self, volume: PrimaryVolume) -> None:
+        """Close a volume that has left."""
+        async with self._tending:  # which may be at it
+            await volume.close()
+
     async def prepare_cut(self) -> None:
         """Do beforehand what a cut would wait for, so that it is soon made."""
         await asyncio.gather(*(v.preserver.prepare() for v in self.volumes))
@@ -190,6 +219,31 @@ class ConsistencyGroup:
             if self.failed is not None or volume.preserver.error:
                 why = self.failed or volume.preserver.error
                 raise CutImpossibleError(f"{self.name}/{volume.name}: {why}")
+
+    async def _take_parts(self) -> None:
+        """Have the cut take a part of what is held back of joining volumes."""
+        for volume in self.volumes:
+            held_back = volume.changes.held_back
+            if held_back is None:
+                continue
+            limit = self.part_bytes or volume.size_bytes
+            part, rest = await volume.threads.run(
+                next_part, held_back, volume.geometry, volume.device, limit
+            )
+            volume.changes.take_part(part, rest)
+
+    @property
+    def is_copying(self) -> bool:
+        """A volume is joining of which something is held back."""
+        return any(volume.changes.held_back is not None for volume in self.volumes)
+
+    def whole_volumes(self) -> list[int]:
+        """Return the indexes of joining volumes whose copy the cut completes."""
+        return [
+            index
+            for index, volume in enumerate(self.volumes)
+            if self.state.volumes[volume.name].joining == COMPLETING
+        ]
 
     async def _hold(
         self, number: int, fresh: list[Bitmap], label: str | None
@@ -231,8 +285,9 @@ class ConsistencyGroup:
         """Unite the parts of the transfer, and make the cycle's number durable.
 
         Order: the record with the number and id, fdatasync; only then may the
-        peer hear of them. The crash it defends against: a number used twice for
-        two different cuts.
+        peer hear of them. The same record says of which joining volumes all is in the
+        cycle. The crashes it defends against: a number used twice for two different
+        cuts; a point that has a volume of which something is held back afterwards.
         """
         cut = self.cut
         assert cut is not None
@@ -244,7 +299,13 @@ class ConsistencyGroup:
                 unite, transfer, volume.changes.acked
             )
             volume.changes.settle(pprc, acked)
-        await self.update(cycle_number=cut.number, cycle_id=cut.cycle_id)
+        taken = [v.name for v in self.volumes if v.changes.held_back is None]
+
+        def settled(state: GroupState) -> GroupState:
+            begun = replace(state, cycle_number=cut.number, cycle_id=cut.cycle_id)
+            return all_taken(begun, taken)
+
+        await self.change(settled)
 
     async def destage(self) -> None:
         """Make every write before the cut safe at this site.
@@ -266,14 +327,17 @@ class ConsistencyGroup:
         """
         cut = self.cut
         assert cut is not None
-        await self.update(
-            committed_number=cut.number,
-            committed_cycle_id=cut.cycle_id,
-            committed_cut_ns=cut.cut_ns,
-            committed_label=cut.label,
-            current_as_of_ns=cut.cut_ns,
-            relation_id=relation_id,
-            acked_tag=relation_id,
+        await self.change(
+            lambda state: replace(
+                all_joined(state),
+                committed_number=cut.number,
+                committed_cycle_id=cut.cycle_id,
+                committed_cut_ns=cut.cut_ns,
+                committed_label=cut.label,
+                current_as_of_ns=cut.cut_ns,
+                relation_id=relation_id,
+                acked_tag=relation_id,
+            )
         )
         assert self.cut is cut
         for volume in self.volumes:
@@ -422,12 +486,15 @@ class ConsistencyGroup:
         self, number: int, cycle_id: bytes, cut_ns: int, as_of_ns: int
     ) -> None:
         """Record a commit whose answer was lost in a crash of this side."""
-        await self.update(
-            committed_number=number,
-            committed_cycle_id=cycle_id,
-            committed_cut_ns=cut_ns,
-            committed_label=None,
-            current_as_of_ns=as_of_ns,
+        await self.change(
+            lambda state: replace(
+                all_joined(state),
+                committed_number=number,
+                committed_cycle_id=cycle_id,
+                committed_cut_ns=cut_ns,
+                committed_label=None,
+                current_as_of_ns=as_of_ns,
+            )
         )
 
     async def suspect_everything(
@@ -452,10 +519,12 @@ class ConsistencyGroup:
             everything = Bitmap.full(volume.geometry.track_count)
             volume.changes.forget_acked()
             volume.changes.carry(everything)
+            volume.changes.held_back = None
             volume.changes.suspect = everything
             volume.changes.whole = True
 
         def suspected(state: GroupState) -> GroupState:
+            state = all_taken(state, state.volumes)
             for name, saved in state.volumes.items():
                 state = state.with_volume(name, replace(saved, full=True, suspect=True))
             return replace(
@@ -479,6 +548,10 @@ class ConsistencyGroup:
 
     async def tend(self) -> None:
         """Cool idle regions, save stale pages; end `full` once the bitmaps say all."""
+        async with self._tending:
+            await self._tend()
+
+    async def _tend(self) -> None:
         for volume in self.volumes:
             if volume.failed is not None:
                 return
@@ -500,13 +573,14 @@ class ConsistencyGroup:
         """Make durable what is acked: a restart needn't send, nor compare, it again."""
         self.acked_unsaved.clear()
         self._acked_unsaved_bytes = 0
-        for volume in self.volumes:
-            if self.failed is not None:
-                return
-            try:
-                await volume.heat.save_acked()
-            except StorageError as error:
-                self._volume_failed(error)
+        async with self._tending:
+            for volume in self.volumes:
+                if self.failed is not None:
+                    return
+                try:
+                    await volume.heat.save_acked()
+                except StorageError as error:
+                    self._volume_failed(error)
 
     async def _end_full(self, volume: PrimaryVolume) -> None:
         """Trust the durable bitmap, once it holds exactly what is not committed."""

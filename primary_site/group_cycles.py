@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 
 from common.errors import ProtocolError, RefusedError, StorageError
 from common.ports import Clock
-from common.replication.features import DELTA, REFERENCE
+from common.replication.features import DELTA, MEMBERS, REFERENCE
+from common.replication.member_messages import Whole
 from common.replication.messages import Abandon, Noted, Welcome
 from common.service.cycle_trace import Trace, no_trace
 from primary_site.alarms import Alarms
@@ -40,7 +41,15 @@ from primary_site.group import (
     CutImpossibleError,
     CutStarvedError,
 )
-from primary_site.growing import Growth, check_size, find_volume, grow, tell_sizes
+from primary_site.growing import (
+    Growth,
+    check_size,
+    check_volumes,
+    find_volume,
+    grow,
+    tell_sizes,
+)
+from primary_site.joining import PART_BYTES_FIRST, part_bytes
 from primary_site.likeness import Habit
 from primary_site.reconciling import reconcile
 from primary_site.rpo_keeper import RpoKeeper
@@ -59,14 +68,16 @@ POLL_SECONDS = 0.2
 
 LOOK_AGAIN_SECONDS_MAX = 3600.0
 
-GROW_PATIENCE_SECONDS = 10.0
-"""A growth waits so long for the cycle under way, and then has it given up."""
+PATIENCE_SECONDS = 10.0
+"""Who changes volumes waits so long for the cycle under way, then it is given up."""
+
+T = TypeVar("T")
 
 log = structlog.get_logger()
 
 
-async def _nothing() -> None:
-    pass
+async def _nothing(why: str) -> None:
+    del why
 
 
 class GroupCycles:
@@ -97,9 +108,9 @@ class GroupCycles:
         self._cut_wanted = False
         self.boundary = asyncio.Lock()
         """Held by whoever runs a cycle, or sees to it that none is run."""
-        self.before_growth: Callable[[], Awaitable[None]] = _nothing
-        """Awaited before a volume grows: ends whatever knows its size."""
-        self._growths: set[asyncio.Task[Growth]] = set()
+        self.before_reshaping: Callable[[str], Awaitable[None]] = _nothing
+        """Awaited, with the reason, before volumes change: ends what knows them."""
+        self._reshaping: set[asyncio.Task[Any]] = set()
         self._clock = clock
         self._compression = Compression(group.config.link.compression, clock.monotonic)
         self._habit = Habit()
@@ -121,7 +132,7 @@ class GroupCycles:
     def under_way(self) -> list[asyncio.Task[Any]]:
         """Return what goes on whatever becomes of sessions, to be waited for."""
         going = [task for task in (self._taking, self._destage) if task is not None]
-        return [*going, *self._growths]
+        return [*going, *self._reshaping]
 
     async def cut_settled(self) -> None:
         """Wait until a cut that a session, gone by now, has begun is made or not."""
@@ -212,6 +223,7 @@ class GroupCycles:
         """
         async with self.boundary:
             try:
+                check_volumes(self.group, session)
                 await tell_sizes(self.group, session, only_changed=True)
                 if self.group.cut is not None:
                     await self.finish(session)
@@ -231,10 +243,26 @@ class GroupCycles:
         if number is not None and not is_wanted and not self.group.has_changed():
             await self._still_current(session, number)
             return
+        self.group.part_bytes = self._next_part_bytes()
         self._taking = asyncio.create_task(self._take_cut(label), name="cut")
         self._taking.add_done_callback(retrieve)
         await asyncio.shield(self._taking)
         await self.finish(session)
+
+    def _next_part_bytes(self) -> int | None:
+        """Return how much of a joining volume's first copy the next cut takes."""
+        if self.group.config.manual:
+            return None  # its cuts are the operator's: no others are taken for it
+        last = self.last_cycle
+        if last is None or not self.group.is_copying:
+            return PART_BYTES_FIRST
+        return part_bytes(last.bytes_changed, last.drain_seconds)
+
+    def copy_on(self) -> None:
+        """Cut again at once while a volume is joining, where cuts disturb nobody."""
+        disturbs = self.hooks is not None or self.group.config.manual
+        if self.group.is_copying and not disturbs:
+            self.want_cut()
 
     async def _take_cut(self, label: str | None) -> None:
         """Cut and begin to destage: a task of its own, so that a session lost in
@@ -336,6 +364,7 @@ class GroupCycles:
             frame_bytes=session.frame_bytes,
             workers=max(WORKERS, session.link_count + 1),
         )
+        await self._tell_whole(session, cut)
         self.drain = session.drain = drain
         self.drain_began = self._clock.monotonic()
         await drain.run()
@@ -372,6 +401,13 @@ class GroupCycles:
         await self._complete(answer.relation_id)
         await self._tell_noted(session)
 
+    async def _tell_whole(self, session: SendingSession, cut: Cut) -> None:
+        """Say which joining volumes the cycle completes, before it begins."""
+        whole = session.lacking | set(self.group.whole_volumes())
+        if whole and MEMBERS in session.features:
+            told = Whole(session.epoch, cut.cycle_id, tuple(sorted(whole)))
+            await session.send(told)
+
     async def _complete(self, relation_id: bytes) -> None:
         cut = self.group.cut
         assert cut is not None
@@ -402,6 +438,7 @@ class GroupCycles:
             self.tend_soon.set()
         if self.group.state.suspended:
             await self.withdraw()
+        self.copy_on()
 
     # -- growing -----------------------------------------------------------------------
 
@@ -416,47 +453,62 @@ class GroupCycles:
         check_size(volume, size_bytes)
         if volume.size_bytes == size_bytes:  # no cycle, no verify ends for that
             return Growth(name, size_bytes, size_bytes)
-        if self.is_stopping:
-            raise RefusedError("the daemon stops")
-        growing = asyncio.create_task(self._grow(name, size_bytes), name="grow")
-        self._growths.add(growing)
-        growing.add_done_callback(self._growths.discard)
-        growing.add_done_callback(retrieve)
-        return await asyncio.shield(growing)
-
-    @property
-    def is_growing(self) -> bool:
-        return bool(self._growths)
-
-    async def _grow(self, name: str, size_bytes: int) -> Growth:
-        await self._reach_boundary(name)
-        try:
-            await self.cut_settled()
-            if self.group.cut is not None:
-                await self.abandon_here(f"volume {name} grows")
-            await self.before_growth()
-            volume = find_volume(self.group, name)
-            growth = await grow(self.group, volume, size_bytes)
-        finally:
-            self.boundary.release()
+        growth = await self.reshape(
+            f"volume {name} grows",
+            lambda: grow(self.group, find_volume(self.group, name), size_bytes),
+        )
         self._log.info(
             "volume_grown",
             volume=name,
             before_bytes=growth.before_bytes,
             size_bytes=growth.size_bytes,
         )
-        self.when_moved_on()
-        self.wake.set()
         return growth
 
-    async def _reach_boundary(self, name: str) -> None:
+    # -- between two cycles ------------------------------------------------------------
+
+    async def reshape(self, why: str, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Change the group's volumes while no cut stands, and none is taken.
+
+        A cycle under way is waited for, but not for long, then given up. Begun, it goes
+        on to its end, whoever asked. Raises `RefusedError`, and what `work` does.
+        """
+        if self.is_stopping:
+            raise RefusedError("the daemon stops")
+        working = asyncio.create_task(self._reshape(why, work), name=why)
+        self._reshaping.add(working)
+        working.add_done_callback(self._reshaping.discard)
+        working.add_done_callback(retrieve)
+        return await asyncio.shield(working)
+
+    @property
+    def is_reshaping(self) -> bool:
+        return bool(self._reshaping)
+
+    async def _reshape(self, why: str, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        await self._reach_boundary(why)
+        try:
+            await self.cut_settled()
+            if self.group.cut is not None:
+                await self.abandon_here(why)
+            if self._destage is not None:
+                await asyncio.wait([self._destage])  # of that cut
+            await self.before_reshaping(why)
+            done = await work()
+        finally:
+            self.boundary.release()
+        self.when_moved_on()
+        self.wake.set()
+        return done
+
+    async def _reach_boundary(self, why: str) -> None:
         """Acquire `boundary`: a cycle that takes long ends with its relation."""
         while True:  # ends with the drain's next read, or with its session
             try:
-                async with asyncio.timeout(GROW_PATIENCE_SECONDS):
+                async with asyncio.timeout(PATIENCE_SECONDS):
                     await self.boundary.acquire()
             except TimeoutError:
-                self.group.invalidate(f"volume {name} grows")
+                self.group.invalidate(why)
             else:
                 return
 

@@ -29,6 +29,16 @@ its version, for they would take the larger device to be another one."""
 FORMAT_VERSION_SUPERSEDED = 4
 """Of a record that tells of two lines of data: earlier releases refuse it."""
 
+FORMAT_VERSION_JOINING = 5
+"""Of a record of a group with a volume that is joining: earlier releases would hold
+nothing back of it, and tell the remote of no cycle that completes it."""
+
+COPYING = "copying"
+"""Of a joining volume: some of its first copy no cycle has taken yet."""
+
+COMPLETING = "completing"
+"""Of a joining volume: every cycle has all of it that the remote may lack."""
+
 SENT_AHEAD_BYTES = 256 << 20
 """In a first copy, what may have been sent beyond the last track durably acked: many
 times what is acked between two saves and on its way. Wrong, it costs bytes only."""
@@ -45,6 +55,9 @@ class VolumeState:
     Of a volume that has grown, `first_bytes` is the size that it began with. Tracks
     from `carried_from_bytes` on are carried, though no durable bitmap says so.
     `growing_bytes` is the size that it is to have: its device may be so long.
+
+    `joining`: `COPYING` or `COMPLETING` while no point is known that has the volume,
+    which was added to a group that had points; else None.
     """
 
     volume_id: bytes
@@ -57,6 +70,7 @@ class VolumeState:
     first_bytes: int | None = None
     growing_bytes: int | None = None
     carried_from_bytes: int | None = None
+    joining: str | None = None
 
     def grown(self, size_bytes: int) -> VolumeState:
         """Return this state with a larger size: what is new is carried."""
@@ -76,7 +90,12 @@ class VolumeState:
         return self.first_bytes is not None or self.growing_bytes is not None
 
 
-VERSIONS = (FORMAT_VERSION, FORMAT_VERSION_GROWN, FORMAT_VERSION_SUPERSEDED)
+VERSIONS = (
+    FORMAT_VERSION,
+    FORMAT_VERSION_GROWN,
+    FORMAT_VERSION_SUPERSEDED,
+    FORMAT_VERSION_JOINING,
+)
 
 ROLE_KEYS = ("superseded", "handing", "gives_up", "reclaimed")
 
@@ -159,6 +178,8 @@ def to_record(state: GroupState) -> dict[str, Any]:
         record["gives_up"] = state.gives_up
         if state.reclaimed is not None:
             record["reclaimed"] = _told_record(state.reclaimed)
+    if any(volume.joining for volume in state.volumes.values()):
+        record["version"] = FORMAT_VERSION_JOINING
     record["volumes"] = {
         name: _volume_record(volume) for name, volume in state.volumes.items()
     }
@@ -199,6 +220,8 @@ def _volume_record(volume: VolumeState) -> dict[str, Any]:
     if not volume.has_grown:
         for key in GROWTH_KEYS:
             del record[key]
+    if volume.joining is None:
+        del record["joining"]
     return record
 
 

@@ -91,6 +91,13 @@ async def tell_sizes(
             await session.resize(index, saved.first_bytes, size_bytes)
 
 
+def check_volumes(group: ConsistencyGroup, session: SendingSession) -> None:
+    """Raise `ConnectionLostError` if the session's HELLO had other volumes."""
+    ids = [group.state.volumes[volume.name].volume_id for volume in group.volumes]
+    if ids != session.volume_ids:
+        raise ConnectionLostError("the group's volumes are others: a new session")
+
+
 def _check_told(told_bytes: int, size_bytes: int) -> None:
     if told_bytes != size_bytes:
         raise ConnectionLostError("a volume has grown: the next session says so")
@@ -111,6 +118,10 @@ async def grow(
         return growth
     if group.failed is not None:
         raise RefusedError(f"group {group.name} has failed: {group.failed}")
+    if group.state.volumes[volume.name].joining:
+        raise RefusedError(
+            f"{volume.name} is joining the group: grow it once a recovery point has it"
+        )
     assert group.cut is None, "between two cuts"
     geometry = replace(before, size_bytes=size_bytes)
     await _make_long_enough(group, volume, geometry)

@@ -27,6 +27,7 @@ from common.service.verify_status import VerifyReport
 from common.storage.record import DurableRecord
 from primary_site.cut_hooks import CutHooks
 from primary_site.group import ConsistencyGroup
+from primary_site.members import GroupMembers
 from primary_site.opening import open_group
 from primary_site.replicator import Replicator
 from primary_site.report import group_status
@@ -63,12 +64,15 @@ class HostedGroup:
         self,
         thread: LoopThread,
         replicator: Replicator,
+        members: GroupMembers,
         state_threads: Threads,
         clock: Clock,
     ) -> None:
         self.name = replicator.group.name
         self.replicator = replicator
         """The group's own: outside its loop, only what never changes is read."""
+        self.members = members
+        """The group's own, too: asked by `ask`."""
         self._thread = thread
         self._state_threads = state_threads
         self._clock = clock
@@ -103,6 +107,7 @@ class HostedGroup:
                 raise
             group = ConsistencyGroup(config, found, files, make_threads, threads, clock)
             replicator = Replicator(group, site, connect, clock)
+            members = GroupMembers(replicator, state_directory, config_path)
             path = f"{state_directory}/groups/{config.name}/{VERIFY_RECORD_NAME}"
             kept = KeptReport(path, files, VerifyReport)
             await replicator.verifying.recall(kept, threads)
@@ -115,7 +120,7 @@ class HostedGroup:
                     make_threads(f"{config.name}/hooks"),
                     replicator.alarms,
                 )
-            return cls(thread, replicator, threads, clock)
+            return cls(thread, replicator, members, threads, clock)
 
         try:
             return await thread.run(opened())

@@ -7,8 +7,11 @@ the config costs one sentence and nothing else.
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+
+import structlog
 
 from common.errors import DeviceError, StateMismatchError, StorageError
 from common.ports import File, Files
@@ -32,6 +35,8 @@ from primary_site.growth_opening import (
     resume_growths,
 )
 from primary_site.regions import DurableBitmaps
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +67,9 @@ def open_group(
     """
     directory = f"{state_directory}/groups/{config.name}"
     path = f"{directory}/group.record"
-    state, devices, geometries = _checked(files, path, config, config_path)
+    state = _load_state(files, path, config, config_path)
+    config = _with_known_volumes(config, state)
+    devices, geometries = _checked(files, state, config, config_path)
     if state is not None:
         state = resume_growths(state, config, devices)
         geometries = [
@@ -71,12 +78,12 @@ def open_group(
         ]
     files.make_directory(directory)
     volumes = [
-        _open_volume(
+        open_volume(
             files,
             directory,
             volume.name,
             geometry,
-            device or _create_device(files, volume.device, geometry.size_bytes),
+            device or create_device(files, volume.device, geometry.size_bytes),
             state,
             is_seeded=config.link.seed == "checksum",
         )
@@ -85,7 +92,7 @@ def open_group(
         )
     ]
     if state is None:
-        _sync_names(files, config)
+        make_names_durable(files, config.volumes)
     state = _begun(state, config.name, volumes)
     record = DurableRecord(path, files)
     record.load()
@@ -101,21 +108,22 @@ def check_group(
     For all groups of a daemon, before the first of them is opened.
     """
     path = f"{state_directory}/groups/{config.name}/group.record"
-    _, devices, _ = _checked(files, path, config, config_path)
+    state = _load_state(files, path, config, config_path)
+    config = _with_known_volumes(config, state)
+    devices, _ = _checked(files, state, config, config_path)
     for device in devices:
         if device is not None:
             device.close()
 
 
 def _checked(
-    files: Files, path: str, config: PrimaryGroup, config_path: str
-) -> tuple[GroupState | None, list[File | None], list[Geometry]]:
-    """Return the state, the devices that exist, open, and all geometries."""
-    state = _load_state(files, path, config, config_path)
+    files: Files, state: GroupState | None, config: PrimaryGroup, config_path: str
+) -> tuple[list[File | None], list[Geometry]]:
+    """Return the devices that exist, open, and all geometries."""
     devices: list[File | None] = []
     try:
         devices.extend(
-            _open_device(
+            find_device(
                 files,
                 volume,
                 config,
@@ -125,7 +133,7 @@ def _checked(
             for volume in config.volumes
         )
         geometries = [
-            _geometry(device.size() if device else volume.size_bytes or 0, volume)
+            new_geometry(device.size() if device else volume.size_bytes or 0, volume)
             if state is None
             else _known_geometry(state.volumes[volume.name], volume)
             for device, volume in zip(devices, config.volumes, strict=True)
@@ -136,7 +144,7 @@ def _checked(
             if device is not None:
                 device.close()
         raise
-    return state, devices, geometries
+    return devices, geometries
 
 
 def _load_state(
@@ -149,7 +157,7 @@ def _load_state(
         return None
     state = from_record(stored, path)
     names = {volume.name for volume in config.volumes}
-    if state.group != config.name or set(state.volumes) != names:
+    if state.group != config.name or not set(state.volumes) <= names:
         raise StateMismatchError(
             f"{config_path}: group {config.name!r} has volumes {sorted(names)}, but "
             f"{path} belongs to group {state.group!r} with volumes "
@@ -159,7 +167,24 @@ def _load_state(
     return state
 
 
-def _open_device(
+def _with_known_volumes(config: PrimaryGroup, state: GroupState | None) -> PrimaryGroup:
+    """Return the config of the volumes that a group has.
+
+    It may name more: one that is to be added, or that was removed.
+    """
+    if state is None:
+        return config
+    known = tuple(v for v in config.volumes if v.name in state.volumes)
+    for volume in config.volumes:
+        if volume not in known:
+            name = f"{config.name}/{volume.name}"
+            log.warning(
+                "volume_not_in_group", volume=name, remedy="farshore volume add"
+            )
+    return config.model_copy(update={"volumes": known})
+
+
+def find_device(
     files: Files,
     volume: PrimaryVolume,
     config: PrimaryGroup,
@@ -220,7 +245,7 @@ def _check_new_device(device: File, size_bytes: int | None, key: str) -> None:
         )
 
 
-def _create_device(files: Files, path: str, size_bytes: int) -> File:
+def create_device(files: Files, path: str, size_bytes: int) -> File:
     """Create a sparse file of a durable size; its name is durable later."""
     device = files.open(path, create=True, lock=True, scattered=True)
     try:
@@ -236,17 +261,17 @@ def _create_device(files: Files, path: str, size_bytes: int) -> File:
     return device
 
 
-def _sync_names(files: Files, config: PrimaryGroup) -> None:
+def make_names_durable(files: Files, volumes: Sequence[PrimaryVolume]) -> None:
     """Make the names of devices durable that this daemon may have made.
 
     Also of those that are there: a first start cut short may have made them.
     """
-    paths = [volume.device for volume in config.volumes if volume.size_bytes]
+    paths = [volume.device for volume in volumes if volume.size_bytes]
     for folder in sorted({path.rpartition("/")[0] or "/" for path in paths}):
         files.sync_directory(folder)
 
 
-def _geometry(size_bytes: int, volume: PrimaryVolume) -> Geometry:
+def new_geometry(size_bytes: int, volume: PrimaryVolume) -> Geometry:
     track_bytes = volume.track_bytes or default_track_bytes(size_bytes)
     return Geometry(size_bytes, track_bytes, max(volume.region_bytes, track_bytes))
 
@@ -280,7 +305,7 @@ def _check_geometries(
                 )
 
 
-def _open_volume(
+def open_volume(
     files: Files,
     directory: str,
     name: str,
@@ -309,7 +334,11 @@ def _open_volume(
         changed=changed.load(when_damaged=True),
         acked=acked.load(tag, when_damaged=False),
         hot={region for region in log.hot if region < geometry.region_count},
-        has_committed=state is not None and state.committed_number is not None,
+        has_committed=(
+            state is not None
+            and state.committed_number is not None
+            and not (saved and saved.joining)
+        ),
         is_seeded=is_seeded,
     )
     return OpenedVolume(name, geometry, device, durable, found)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from functools import partial
 
 import structlog
 
@@ -26,6 +25,7 @@ from common.replication.features import (
     EXCHANGE,
     GROW,
     LINKS,
+    MEMBERS,
     REFERENCE,
     TAKEOVER,
     VERIFY,
@@ -88,9 +88,7 @@ class Replicator:
         self.cycles.when_moved_on = self.verifying.look_again
         self.switchover = Switchover(group, self.cycles, self.alarms, clock)
         self.pacing = Pacing(group.config.link, clock)
-        self.cycles.before_growth = partial(
-            self.verifying.stop, "a volume has grown: begin anew"
-        )
+        self.cycles.before_reshaping = self._end_verify
         self._site = site
         self._clock = clock
         self._connect = connect
@@ -110,11 +108,14 @@ class Replicator:
                 clock,
             )
 
+    async def _end_verify(self, why: str) -> None:
+        await self.verifying.stop(f"{why}: begin anew")
+
     # -- what operators ask ------------------------------------------------------------
 
     async def request_cut(self, label: str | None) -> CutTicket:
         """Ask for a cut; it is taken once the cycle before it is complete."""
-        self._check_role()
+        self.check_role()
         if self.group.failed is not None:
             raise RefusedError(
                 f"group {self.group.name} has failed: {self.group.failed}; mend the "
@@ -133,7 +134,8 @@ class Replicator:
         self.cycles.wake.set()
         return self.cycles.tickets.ask(label)
 
-    def _check_role(self) -> None:
+    def check_role(self) -> None:
+        """Raise `RefusedError` where this site is not the sender, or soon is not."""
         told = self.group.state.superseded
         if told is not None:
             text = superseded_text(self.group.name, told)
@@ -160,7 +162,7 @@ class Replicator:
 
         Raises `RefusedError`: then hosts go on here.
         """
-        self._check_role()
+        self.check_role()
         if self.group.state.suspended:
             raise RefusedError(
                 f"group {self.group.name} is suspended; "
@@ -180,7 +182,7 @@ class Replicator:
 
     async def grow(self, volume: str, size_bytes: int) -> Growth:
         """Make a volume larger while hosts use it; it is served so on return."""
-        self._check_role()
+        self.check_role()
         session = self.session
         if session is not None and GROW not in session.features:
             raise RefusedError(
@@ -387,6 +389,7 @@ class Replicator:
                 GROW,
                 TAKEOVER,
                 EXCHANGE,
+                MEMBERS,
             ),
         )
         addresses = [str(a) for _ in range(link.connections) for a in link.remotes]

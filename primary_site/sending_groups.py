@@ -30,6 +30,7 @@ from primary_site.hosted_group import HostedGroup
 from primary_site.opening import check_group
 from primary_site.operations import OPERATIONS
 from primary_site.volume import PrimaryVolume
+from primary_site.volume_config import find_volume_config
 
 DEVICE_THREADS = 8
 """Calls that may block at once on one device: its queue depth, in a way."""
@@ -172,6 +173,37 @@ class SendingGroups:
     async def watch(self) -> None:
         """Raise what ends the cycles of any group; for ever, where nothing does."""
         await asyncio.shield(self._failed)
+
+    async def add_volume(self, name: str, volume: str) -> int:
+        """Add a volume, as the config has it now, to a group; return its size.
+
+        It is served on return. Raises `RefusedError`, `ConfigError`, or what its device
+        is refused for: then nothing has changed.
+        """
+        config, found = await asyncio.to_thread(
+            find_volume_config, self._config_path, name, volume
+        )
+        hosted = self.hosted[name]
+        size_bytes = await hosted.ask(lambda: hosted.members.add(config, found))
+        self._volumes[name] = hosted.volumes
+        return size_bytes
+
+    async def remove_volume(
+        self, name: str, volume: str, cut_off: Callable[[str], Awaitable[None]]
+    ) -> None:
+        """Take a volume out of a group; its exports end before, by `cut_off`.
+
+        Raises `RefusedError`: then nothing has changed, but that hosts were cut off.
+        """
+        hosted = self.hosted[name]
+        await hosted.ask(lambda: hosted.members.leaving(volume))
+        self._volumes[name] = [v for v in hosted.volumes if v.name != volume]
+        try:
+            for export in (f"{name}/{volume}", f"{name}/{volume}@cut"):
+                await cut_off(export)
+            await hosted.ask(lambda: hosted.members.remove(volume))
+        finally:
+            self._volumes[name] = hosted.volumes
 
     def withdraw(self, name: str) -> list[str]:
         """Export a group's volumes no more; return the names of its exports."""

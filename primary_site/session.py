@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import astuple, replace
 from typing import Protocol, TypeVar
 
 from common.errors import ConnectionLostError, PeerRefusedError, ProtocolError
@@ -22,6 +22,7 @@ from common.replication.link_messages import (
     ControlReceived,
     LinksClosed,
 )
+from common.replication.member_messages import OfferVolume, VolumeAnswered
 from common.replication.messages import (
     PROTOCOL_VERSION,
     AskChanged,
@@ -38,6 +39,7 @@ from common.replication.messages import (
     Progress,
     Resize,
     Tracks,
+    VolumeOffer,
     Welcome,
 )
 from common.replication.verify_messages import (
@@ -47,6 +49,9 @@ from primary_site.paced import Pacing
 from primary_site.session_links import Connect, SessionLinks, join
 
 T = TypeVar("T")
+
+OFFER_SECONDS = 10.0
+"""The remote reads its config and looks at a device."""
 
 
 class DrainEvents(Protocol):
@@ -78,6 +83,9 @@ class SendingSession:
         self.welcome = welcome
         self.sizes = [offer.size_bytes for offer in hello.volumes]
         """Bytes of each volume, in wire order, as the remote knows them by now."""
+        self.volume_ids = [offer.volume_id for offer in hello.volumes]
+        self.lacking: set[int] = set()
+        """Indexes of volumes that no point of the remote has: see `exchange.py`."""
         self.epoch = welcome.epoch
         self.features = welcome.features
         self.drain: DrainEvents | None = None
@@ -91,6 +99,7 @@ class SendingSession:
         self._current: asyncio.Future[CurrentAsOf] | None = None
         self._resized: asyncio.Future[Resize] | None = None
         self._changed: asyncio.Future[Changed] | None = None
+        self._offered: asyncio.Future[VolumeAnswered] | None = None
 
     @property
     def links(self) -> list[Link]:
@@ -166,6 +175,16 @@ class SendingSession:
         await self.send(AskChanged(self.epoch, volume, first))
         return await self._changed
 
+    async def offer_volume(self, offer: VolumeOffer) -> str:
+        """Return why the remote would not take a volume; empty: it would.
+
+        One at a time. Raises `TimeoutError` if it does not answer.
+        """
+        self._offered = asyncio.get_running_loop().create_future()
+        await self.send(OfferVolume(self.epoch, *astuple(offer)))
+        async with asyncio.timeout(OFFER_SECONDS):
+            return (await self._offered).text
+
     async def receive(self) -> None:
         """Receive until the session ends: then raise why."""
         try:
@@ -188,6 +207,12 @@ class SendingSession:
             case Verified():
                 if self.verifier is not None:
                     self.verifier.on_verified(message)
+            case _:
+                self._answered(message)
+
+    def _answered(self, message: Message) -> None:
+        """Settle what was asked, in this session and one at a time."""
+        match message:
             case Committed():
                 _settle(self._committed, message)
             case CurrentAsOf():
@@ -196,6 +221,8 @@ class SendingSession:
                 _settle(self._resized, message)
             case Changed():
                 _settle(self._changed, message)
+            case VolumeAnswered():
+                _settle(self._offered, message)
             case _:
                 raise ProtocolError(f"{type(message).__name__} is not the remote's")
 

@@ -84,8 +84,14 @@ class Verifying:
                 f"a verify of {name} is under way: farshore verify {name} --stop "
                 "ends it"
             )
-        if self._cycles.is_growing:
-            raise RefusedError(f"a volume of {name} grows: try again in a moment")
+        if self._cycles.is_reshaping:
+            raise RefusedError(f"volumes of {name} change: try again in a moment")
+        joining = [n for n, v in self._group.state.volumes.items() if v.joining]
+        if joining:
+            raise RefusedError(
+                f"volume {joining[0]} is joining {name}: verify once a recovery point "
+                "has it"
+            )
         if self._group.failed is not None:
             raise RefusedError(f"group {name} has failed: {self._group.failed}")
         if self._group.state.suspended:

@@ -91,6 +91,8 @@ class ReceivingGroups:
         self.exports = RecoveryExports(self.groups)
         self.trace: Trace = no_trace
         """Told of the cycles of groups that are opened from now on."""
+        self.config_path: str | None = None
+        """Of a remote: where groups may find volumes that are added to them."""
         self.nbd: NbdServer | None = None
         """Who serves `exports` to hosts, once there is one."""
         self._site = site
@@ -133,6 +135,7 @@ class ReceivingGroups:
         await threads.run(drills.load)
         group = ReceivingGroup(config, self._site, store, self._clock, copies, drills)
         group.trace = self.trace
+        group.enrolment.config_path = self.config_path
         path = f"{directory}/{SCRUB_RECORD_NAME}"
         await group.scrubbing.recall(
             KeptReport(path, self._files, ScrubReport), threads

@@ -50,6 +50,7 @@ from remote_site.sending import TakenOverGroups, sending_directory
 from remote_site.store_record import RECORD_NAME
 from remote_site.store_state import Point
 from remote_site.thinning import JOURNAL_LIMIT, PINS_ENDED, POINTS_GIVEN_UP_ALARM
+from remote_site.volume_requests import volume_request
 
 RETRY_SECONDS = 5.0
 """Between tries of a change of roles that cannot go on: for want of room, say."""
@@ -256,6 +257,11 @@ class SiteGroups:
                 return await self._fail_back(name)
             case "switchover":
                 return await self._switch_over(name)
+            case "volume":
+                is_received = group is not None
+                return await volume_request(
+                    self.sending, self._nbd, name, is_received=is_received, **arguments
+                )
             case "forks":
                 return await fork_request(group, name, **arguments)
         if command == "grow" and group is not None and name in self.sending.hosted:

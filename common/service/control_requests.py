@@ -130,6 +130,17 @@ class GrowArguments(GroupArguments):
     size_bytes: Annotated[StrictInt, Field(gt=0, le=VOLUME_BYTES_MAX)]
 
 
+class VolumeArguments(GroupArguments):
+    """`volume`: add one, tell what removing it would do, or remove it.
+
+    `cut_off`: hosts that use it, where it is removed.
+    """
+
+    action: Literal["add", "plan", "remove"]
+    volume: Name
+    cut_off: StrictBool = False
+
+
 class TakeoverArguments(GroupArguments):
     """`takeover`: a plan of what it would do, or the takeover itself.
 
@@ -157,6 +168,7 @@ REQUESTS: dict[str, type[Arguments]] = {
     "drill": DrillArguments,
     "identity": GroupArguments,
     "takeover": TakeoverArguments,
+    "volume": VolumeArguments,
 }
 
 

@@ -209,6 +209,8 @@ class VolumeStatus(Snapshot):
     name: str
     size_bytes: int
     track_bytes: int
+    joining: bool = False
+    """It was added to the group, and no recovery point has it yet."""
 
 
 class ProgressStatus(Snapshot):

@@ -187,6 +187,7 @@ class RecordingSession:
     clock_offset_seconds = 0.0
     drain: Any = None
     link_count = 1
+    lacking: frozenset[int] = frozenset()
 
     def __init__(self) -> None:
         self.sent: list[str] = []
