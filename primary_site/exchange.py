@@ -43,10 +43,10 @@ async def carry_told_changes(cycles: GroupCycles, session: SendingSession) -> No
     for index, volume in enumerate(group.volumes):
         bitmap, numbers = await _told(session, index, volume)
         numbers_up_to = max(numbers_up_to, numbers)
-        if bitmap.count == bitmap.bit_count:
-            session.lacking.add(index)
         if group.state.volumes[volume.name].joining:
             continue  # its first copy has all of it: see `joining.py`
+        if bitmap.count == bitmap.bit_count:
+            session.lacking.add(index)
         told_tracks += bitmap.count
         if bitmap.count and volume.changes.told_of != relation_id:
             if group.cut is not None:

@@ -256,7 +256,7 @@ class GroupCycles:
         last = self.last_cycle
         if last is None or not self.group.is_copying:
             return PART_BYTES_FIRST
-        return part_bytes(last.bytes_changed, last.drain_seconds)
+        return part_bytes(last.bytes_on_wire, last.drain_seconds)
 
     def copy_on(self) -> None:
         """Cut again at once while a volume is joining, where cuts disturb nobody."""

@@ -27,7 +27,7 @@ PART_SECONDS = 5.0
 
 
 def part_bytes(sent_bytes: int, seconds: float) -> int:
-    """Return the data of the next part, by what a cycle moved in its time."""
+    """Return the data of the next part, by what a cycle put on the wire in its time."""
     if seconds <= 0:
         return PART_BYTES_FIRST
     by_rate = int(sent_bytes * PART_SECONDS / seconds)

@@ -245,9 +245,7 @@ class GroupMembers:
 
     def _begin_anew(self) -> None:
         """Have the next session say which volumes there are, soon."""
-        session = self._replicator.session
-        if session is not None:
-            session.abort()
+        self._replicator.begin_anew()
 
     def _session(self, what: str) -> SendingSession:
         """Return the session; raises `RefusedError` where volumes can't change now."""

@@ -191,6 +191,12 @@ class Replicator:
             )
         return await self.cycles.grow(volume, size_bytes)
 
+    def begin_anew(self) -> None:
+        """End the session: the next one's HELLO says what there is now."""
+        if self.session is not None:
+            self.session.abort()
+            self.session, self.link_state = None, "connecting"
+
     # -- sessions ----------------------------------------------------------------------
 
     def stop(self) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from common.ports import Clock
 from common.service.link_status import connected
 from common.service.role_status import role_change
@@ -26,6 +28,7 @@ from common.service.status import (
 from primary_site.cycle_figures import LastCycle, changed_bytes, out_of_sync_bytes
 from primary_site.replicator import Replicator
 from primary_site.session import SendingSession
+from primary_site.volume import PrimaryVolume
 
 
 def group_status(replicator: Replicator, clock: Clock) -> GroupStatus:
@@ -58,6 +61,7 @@ def group_status(replicator: Replicator, clock: Clock) -> GroupStatus:
                 name=volume.name,
                 size_bytes=volume.size_bytes,
                 track_bytes=volume.geometry.track_bytes,
+                joining=state.volumes[volume.name].joining is not None,
             )
             for volume in group.volumes
         ),
@@ -160,11 +164,26 @@ def points(replicator: Replicator) -> list[PointStatus]:
     ]
 
 
+def _joining_progress(volumes: Sequence[PrimaryVolume]) -> ProgressStatus:
+    """Return how far the first copies have come of volumes that were added."""
+    total = sum(volume.size_bytes for volume in volumes)
+    left = sum(
+        min(v.changes.out_of_sync_tracks() * v.geometry.track_bytes, v.size_bytes)
+        for v in volumes
+    )
+    return ProgressStatus(
+        operation="first_copy", done_bytes=total - left, total_bytes=total
+    )
+
+
 def progress(replicator: Replicator, clock: Clock) -> ProgressStatus | None:
     """Return how far the first copy, a full comparison, or the cycle that brings the
     remote back from what it wrote itself, has come."""
     group, cycles = replicator.group, replicator.cycles
     drain = cycles.drain
+    joining = [v for v in group.volumes if group.state.volumes[v.name].joining]
+    if joining:
+        return _joining_progress(joining)
     if drain is None:
         return None
     if any(volume.changes.whole for volume in group.volumes):

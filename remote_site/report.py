@@ -52,8 +52,10 @@ def group_status(group: ReceivingGroup, now_ns: int) -> GroupStatus:
                 name=offer.name,
                 size_bytes=offer.size_bytes,
                 track_bytes=offer.track_bytes,
+                joining=member.is_joining,
             )
-            for offer in store.current
+            for offer, member in zip(store.volumes, store.memberships, strict=True)
+            if not member.has_left
         ),
         progress=group.scrubbing.progress(),
         last_scrub=group.scrubbing.last,

@@ -54,6 +54,11 @@ class KeepingPair(Pair):
             found[volume.name] = bytes(await read_all(client))
         return found
 
+    def joining(self) -> list[str]:
+        """Return the volumes that no point has yet, by the primary."""
+        volumes = self.group("g")["volumes"]
+        return [volume["name"] for volume in volumes if volume["joining"]]
+
     def numbers(self) -> list[int]:
         """Return the remote's points, oldest first."""
         points = self.remote.call("points", group="g")
@@ -129,7 +134,7 @@ async def test_points_have_the_volumes_that_the_group_had(tmp_path: Path) -> Non
 
 async def test_cycles_go_on_beside_the_first_copy(tmp_path: Path) -> None:
     """Of a volume of many parts: points are cut meanwhile, each whole."""
-    large = VolumeSpec("n", 200 * MIB)
+    large = VolumeSpec("n", 48 * MIB)
     options: dict[str, object] = {"interval": "1s"}
     with KeepingPair(tmp_path, list(OLD), group=options) as pair:
         await pair.start()
@@ -138,13 +143,13 @@ async def test_cycles_go_on_beside_the_first_copy(tmp_path: Path) -> None:
         device = tmp_path / "n.img"
         chance = random.Random(5)
         with device.open("wb") as file:
-            for _ in range(180):
+            for _ in range(20):
                 file.write(chance.randbytes(MIB))
             file.truncate(large.size_bytes)
         pair.add_to_configs(large)
         await asyncio.to_thread(pair.volume, "add", "n")
         await fill(pair, "n", 1)
-        await until(lambda: not pair.group("g")["progress"], "the copy is complete")
+        await until(lambda: not pair.joining(), "a point has the volume")
         shapes = {number: set(await pair.served(number)) for number in pair.numbers()}
         joined = min(number for number, names in shapes.items() if "n" in names)
         for number, names in shapes.items():
@@ -165,12 +170,12 @@ async def test_what_cannot_be_added_is_told_with_file_and_key(tmp_path: Path) ->
             with pytest.raises(FarshoreError, match=text):
                 await asyncio.to_thread(pair.volume, action, name)
 
-        await refused("no recovery point yet")
-        number, images = await pair.point()
         await refused('primary.toml has no .*name = "n" in group "g"')
         await refused("has volume v already", name="v")
         remote = pair.remote.config_path.read_text()
         pair.add_to_configs(NEW)
+        await refused("no recovery point yet")
+        number, images = await pair.point()
         pair.remote.config_path.write_text(remote)
         await refused('remote.toml at the remote has no .*name = "n" in group "g"')
         pair.write_configs()
@@ -186,6 +191,7 @@ async def test_what_cannot_be_added_is_told_with_file_and_key(tmp_path: Path) ->
         await asyncio.to_thread(pair.volume, "remove", "w")
         await until(pair.is_connected, "the next session knows that it is gone")
         await asyncio.to_thread(pair.volume, "remove", "n")
+        await until(pair.is_connected, "the next session knows that it is gone")
         await refused("is the only volume of group g", "remove", "v")
         await until(pair.is_connected, "the next session knows that it is gone")
         await refused("w is the name of a volume that was removed", name="w")

@@ -117,7 +117,12 @@ def test_the_status_has_every_promised_key() -> None:
         "bytes_changed",
         "bytes_on_wire",
     ]
-    assert list(group["volumes"][0]) == ["name", "size_bytes", "track_bytes"]
+    assert list(group["volumes"][0]) == [
+        "name",
+        "size_bytes",
+        "track_bytes",
+        "joining",
+    ]
     assert list(group["progress"]) == [
         "operation",
         "done_bytes",
