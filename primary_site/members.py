@@ -14,6 +14,7 @@ two. What a remote makes of it is in `remote_site/enrolling.py`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 from dataclasses import dataclass, replace
 
@@ -43,6 +44,9 @@ from primary_site.opening import OpenedVolume
 from primary_site.replicator import Replicator
 from primary_site.session import SendingSession
 from primary_site.volume import PrimaryVolume
+
+SESSION_SECONDS = 5.0
+"""An operator's next command finds a link, if there is one so soon."""
 
 log = structlog.get_logger()
 
@@ -147,6 +151,7 @@ class GroupMembers:
                 f"volume {volume.name} comes",
                 lambda: self._add(config, volume, volume_id),
             )
+            await self._met_again()
         size_bytes = geometry.size_bytes
         self._log.info("volume_added", volume=volume.name, size_bytes=size_bytes)
         return size_bytes
@@ -186,7 +191,7 @@ class GroupMembers:
             close_opened(opened)
             raise
         group.come(group.make_volume(opened, volume.hot_regions_max))
-        self._begin_anew()
+        self._replicator.begin_anew()
 
     # -- removing ----------------------------------------------------------------------
 
@@ -209,6 +214,7 @@ class GroupMembers:
             await self._replicator.cycles.reshape(
                 f"volume {name} leaves", lambda: self._remove(name)
             )
+            await self._met_again()
         self._log.info("volume_removed", volume=name)
 
     async def _remove(self, name: str) -> None:
@@ -226,7 +232,7 @@ class GroupMembers:
         await group.change(lambda state: without(state, name))
         group.leave(volume)
         await self._let_go(volume)
-        self._begin_anew()
+        self._replicator.begin_anew()
 
     async def _let_go(self, volume: PrimaryVolume) -> None:
         """Close all of a volume; what is kept of it goes, its device stays as it is."""
@@ -243,9 +249,11 @@ class GroupMembers:
 
     # -- both --------------------------------------------------------------------------
 
-    def _begin_anew(self) -> None:
-        """Have the next session say which volumes there are, soon."""
-        self._replicator.begin_anew()
+    async def _met_again(self) -> None:
+        """Wait for the session that knows, but not for long: it comes by itself."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(SESSION_SECONDS):
+                await self._replicator.met.wait()
 
     def _session(self, what: str) -> SendingSession:
         """Return the session; raises `RefusedError` where volumes can't change now."""

@@ -80,6 +80,8 @@ class Replicator:
         self.group = group
         self.session: SendingSession | None = None
         self.link_state = "connecting"
+        self.met = asyncio.Event()
+        """Set once a session has agreed, after the last `begin_anew`."""
         self.alarms = Alarms(clock)
         self.cycles = GroupCycles(group, CutTickets(), self.alarms, clock)
         self.verifying = Verifying(
@@ -196,6 +198,7 @@ class Replicator:
         if self.session is not None:
             self.session.abort()
             self.session, self.link_state = None, "connecting"
+        self.met.clear()
 
     # -- sessions ----------------------------------------------------------------------
 
@@ -420,6 +423,7 @@ class Replicator:
             await carry_told_changes(self.cycles, session)
         session.verifier = self.verifying
         self.session = session
+        self.met.set()
         self.verifying.look_again()
         self.link_state, self._not_yet = "connected", ""
         self.switchover.split_from = None

@@ -10,6 +10,7 @@ from rich.markup import escape as escape_markup
 
 from common.cli.daemon_options import connect, daemon_options, json_option
 from common.cli.display import print_json, size_text
+from common.cli.volume_name import split_volume_name
 from common.errors import NotCommittedError, UnreachableError
 from common.service.control_client import CommandFailedError, ControlClient
 from common.service.logging import escape
@@ -54,9 +55,7 @@ def grow(
     they have. With --wait, exit code 0 means that a recovery point with the new size
     is committed at the remote, 9 that it was not.
     """
-    group, _, name = volume.partition("/")
-    if not group or not name:
-        raise click.UsageError(f"{volume!r}: name a volume as GROUP/VOLUME")
+    group, name = split_volume_name(volume)
     arguments = {"group": group, "volume": name, "size_bytes": size}
     waiting = Console(stderr=True).status(_waiting_text(volume))
     with connect(socket_path, config) as client, waiting:

@@ -39,6 +39,7 @@ MODULES = {
     "takeover": "common.cli.takeover_command",
     "test-copy": "common.cli.test_copy_command",
     "verify": "common.cli.verify_command",
+    "volume": "common.cli.volume_command",
 }
 """Commands by module, each imported when it is used: most need little of what the
 others do, and a command is typed often. Those that no daemon carries out are the

@@ -10,6 +10,7 @@ from rich.markup import escape as escape_markup
 
 from common.cli.daemon_options import connect, daemon_options, json_option
 from common.cli.display import print_json, size_text
+from common.cli.volume_name import split_volume_name
 from common.service.logging import escape
 
 
@@ -29,7 +30,7 @@ def add(name: str, as_json: bool, socket_path: str | None, config: str | None) -
     restarted. Hosts may use it once this returns. Its first copy goes beside the
     group's cycles; recovery points have it from the one on that completes the copy.
     """
-    group, volume_name = _split(name)
+    group, volume_name = split_volume_name(name)
     arguments = {"group": group, "action": "add", "volume": volume_name}
     with connect(socket_path, config) as client, _waiting(f"adding {name}"):
         done: dict[str, Any] = client.call("volume", arguments, timeout_seconds=None)
@@ -47,7 +48,7 @@ def add(name: str, as_json: bool, socket_path: str | None, config: str | None) -
 
 @volume.command()
 @click.argument("name", metavar="GROUP/VOLUME")
-@click.option("--yes", is_flag=True, help="Do not ask; cut off hosts that use it.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
 @json_option
 @daemon_options
 def remove(
@@ -59,7 +60,7 @@ def remove(
     serve it on, until they are dropped. Its devices are left as they are, at both
     sites. It says what it does and asks, unless told --yes.
     """
-    group, volume_name = _split(name)
+    group, volume_name = split_volume_name(name)
     arguments: dict[str, Any] = {"group": group, "volume": volume_name}
     with connect(socket_path, config) as client:
         plan: dict[str, Any] = client.call("volume", {**arguments, "action": "plan"})
@@ -67,7 +68,7 @@ def remove(
             click.echo(escape(sentence), err=True)
         if not yes:
             click.confirm(f"Remove {escape(name)} now?", abort=True, err=True)
-        arguments |= {"action": "remove", "cut_off": yes}
+        arguments |= {"action": "remove", "cut_off": True}
         with _waiting(f"removing {name}"):
             done: dict[str, Any] = client.call(
                 "volume", arguments, timeout_seconds=None
@@ -99,13 +100,6 @@ def removal_sentences(name: str, plan: dict[str, Any]) -> list[str]:
         )
     told.append(f"its device, {plan['device']}, is left as it is")
     return told
-
-
-def _split(name: str) -> tuple[str, str]:
-    group, _, volume_name = name.partition("/")
-    if not group or not volume_name:
-        raise click.UsageError(f"{name!r}: name a volume as GROUP/VOLUME")
-    return group, volume_name
 
 
 def _waiting(text: str) -> Any:

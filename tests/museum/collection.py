@@ -11,6 +11,7 @@ from tests.museum import (
     own_orders_history,
     own_orders_lineage,
     own_orders_links,
+    own_orders_members,
     own_orders_primary,
     own_orders_remote,
     own_orders_roles,
@@ -50,6 +51,7 @@ OWN: tuple[Exhibit, ...] = tuple(
             *own_orders_takeover.EXHIBITS,
             *own_orders_roles.EXHIBITS,
             *own_orders_circles.EXHIBITS,
+            *own_orders_members.EXHIBITS,
         ),
         key=_catalogue_place,
     )
