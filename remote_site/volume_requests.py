@@ -36,8 +36,8 @@ async def volume_request(
         return plan
     if hosts and not cut_off:
         raise RefusedError(
-            f"{hosts} connections of hosts use {name}/{volume}: end them first, or have "
-            "them cut off (cut_off)"
+            f"{hosts} connections of hosts use {name}/{volume}: end them first, or "
+            "have them cut off (cut_off)"
         )
 
     async def disconnect(export: str) -> None:
