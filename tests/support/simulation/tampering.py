@@ -67,7 +67,6 @@ class Tampering:
             else:
                 self._alter()
         elif not self._verify_asked:
-            self._verify_asked = True
             self._simulation.operate(self._verify)
         elif self._is_named(replicator):
             return self._is_mended()
@@ -88,6 +87,7 @@ class Tampering:
     async def _verify(self, replicator: Replicator) -> None:
         rate = self._rng.choice(RATES)
         replicator.verifying.start(repair=True, rate_bytes=rate)
+        self._verify_asked = True  # not where it was refused: no link just then
 
     def _is_named(self, replicator: Replicator) -> bool:
         report = replicator.verifying.report()

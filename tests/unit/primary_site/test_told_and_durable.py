@@ -24,6 +24,7 @@ class ListeningSession:
     clock_offset_seconds = 0.0
     drain: Any = None
     link_count = 1
+    lacking: frozenset[int] = frozenset()
 
     def __init__(self, site: Site) -> None:
         self._site = site
