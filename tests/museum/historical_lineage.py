@@ -229,12 +229,8 @@ EXHIBITS = (
         (
             swap(
                 "primary_site/group.py",
-                "        await self.update(cycle_number=cut.number, cycle_id=cut.cycle_id)\n",
-                """\
-        self.state = replace(
-            self.state, cycle_number=cut.number, cycle_id=cut.cycle_id
-        )
-""",
+                "        await self.change(settled)\n",
+                "        self.state = settled(self.state)\n",
             ),
         ),
         tests(

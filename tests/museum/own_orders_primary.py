@@ -136,15 +136,19 @@ CUTS = (
             swap(
                 "primary_site/group.py",
                 """\
-        await self.update(
-            committed_number=cut.number,
+        await self.change(
+            lambda state: replace(
+                all_joined(state),
+                committed_number=cut.number,
 """,
                 """\
         for volume in self.volumes:
             volume.changes.complete()
         self._tag_acked(relation_id)
-        await self.update(
-            committed_number=cut.number,
+        await self.change(
+            lambda state: replace(
+                all_joined(state),
+                committed_number=cut.number,
 """,
             ),
             swap(

@@ -168,9 +168,8 @@ FILES = (
         (
             swap(
                 "primary_site/changes.py",
-                "        if self.pprc is not None:\n"
-                "            bitmaps.append(self.pprc)\n        if self.transferred",
-                "        if self.transferred",
+                "(self.pprc, self.held_back) if b is not None]\n",
+                "(self.held_back,) if b is not None]\n",
             ),
         ),
         tests("unit/primary_site/test_changes.py::test_long_lives_hold_it_too"),
@@ -348,7 +347,8 @@ STARTS = (
         (
             swap(
                 "primary_site/opening.py",
-                "    if state is None:\n        _sync_names(files, config)\n",
+                "    if state is None:\n        "
+                "make_names_durable(files, config.volumes)\n",
                 "",
             ),
         ),
