@@ -177,10 +177,7 @@ def _with_known_volumes(config: PrimaryGroup, state: GroupState | None) -> Prima
     known = tuple(v for v in config.volumes if v.name in state.volumes)
     for volume in config.volumes:
         if volume not in known:
-            name = f"{config.name}/{volume.name}"
-            log.warning(
-                "volume_not_in_group", volume=name, remedy="farshore volume add"
-            )
+            log.warning("volume_not_in_group", group=config.name, volume=volume.name)
     return config.model_copy(update={"volumes": known})
 
 
