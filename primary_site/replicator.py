@@ -159,12 +159,22 @@ class Replicator:
         await self.group.update(suspended=False)
         self.cycles.wake.set()
 
+    def _check_nobody_joins(self) -> None:
+        """The remote would go on without a volume that no point has."""
+        for name, saved in self.group.state.volumes.items():
+            if saved.joining:
+                raise RefusedError(
+                    f"volume {name} is joining group {self.group.name}: wait until a "
+                    "recovery point has it, or remove it; see farshore status"
+                )
+
     async def hand_over(self) -> None:
         """Exchange roles with the remote, in good order; return once that is done.
 
         Raises `RefusedError`: then hosts go on here.
         """
         self.check_role()
+        self._check_nobody_joins()
         if self.group.state.suspended:
             raise RefusedError(
                 f"group {self.group.name} is suspended; "

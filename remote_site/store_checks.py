@@ -47,9 +47,12 @@ def check_settings(
 def check_offer(
     group: str, volumes: tuple[VolumeOffer, ...], configured: Collection[str]
 ) -> None:
-    """Raise `StateMismatchError` unless a first hello has the volumes of the config."""
+    """Raise `StateMismatchError` unless the config has the volumes of a sender.
+
+    It may name more, that were removed: a HELLO of a new group has them all.
+    """
     offered = {offer.name for offer in volumes}
-    if offered != set(configured) or len(offered) != len(volumes):
+    if not offered <= set(configured) or len(offered) != len(volumes):
         raise StateMismatchError(
             f"group {group!r}: the sender has volumes "
             f"{sorted(offered)}, this site {sorted(configured)}; mend "

@@ -362,3 +362,11 @@ def test_a_part_is_what_the_link_carries_in_a_while() -> None:
     assert part_bytes(100, 10.0) == PART_BYTES_MIN
     assert part_bytes(100 << 20, 10.0) == 50 << 20
     assert part_bytes(1 << 50, 1.0) == PART_BYTES_MAX
+
+
+async def test_a_group_is_not_handed_over_while_a_volume_joins() -> None:
+    site = await started()
+    await site.members._add(BOTH, BOTH.volumes[1], b"n" * 16)
+    with pytest.raises(RefusedError, match="later is joining"):
+        await site.members._replicator.hand_over()
+    await site.close()
