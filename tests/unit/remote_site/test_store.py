@@ -177,8 +177,9 @@ async def test_another_sender_is_refused(change: dict[str, Any], named: str) -> 
 
 async def test_volumes_that_the_config_does_not_have_are_refused() -> None:
     store = await open_store(make_files())
+    other = replace(DATA, name="other")
     with pytest.raises(StateMismatchError, match="data"):
-        await store.bind(**(BINDING | {"volumes": (DATA,)}))
+        await store.bind(**(BINDING | {"volumes": (DATA, other)}))
 
 
 async def test_a_config_with_other_volumes_is_refused_at_the_start() -> None:
