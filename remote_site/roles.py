@@ -40,6 +40,7 @@ from common.service.status import (
 )
 from primary_site.parting import Parted, read_parted
 from primary_site.sending_groups import SendingGroups
+from primary_site.volume_requests import volume_request
 from remote_site.fork_requests import fork_request
 from remote_site.giving_up import Beginning
 from remote_site.group import ReceivingGroup
@@ -50,7 +51,6 @@ from remote_site.sending import TakenOverGroups, sending_directory
 from remote_site.store_record import RECORD_NAME
 from remote_site.store_state import Point
 from remote_site.thinning import JOURNAL_LIMIT, PINS_ENDED, POINTS_GIVEN_UP_ALARM
-from remote_site.volume_requests import volume_request
 
 RETRY_SECONDS = 5.0
 """Between tries of a change of roles that cannot go on: for want of room, say."""
