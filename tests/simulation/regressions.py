@@ -11,6 +11,6 @@ REGRESSIONS: dict[int, str] = {
     100166: "a primary whose record had failed was older to a remote put back since",
     300034: "the same, with more sessions counted than the primary had recorded",
     117: "a first start that lost power before a device had its size was refused after",
-    279: "a session lost in the last cycle of a switchover: the remote was never asked",
+    39: "a session lost in the last cycle of a switchover: the remote was never asked",
     501809: "a primary of before a growth was refused, and told to change its config",
 }

@@ -99,6 +99,8 @@ class CircleCopies:
         sent = self._simulation.other(site).sent_group
         if sent is None or sent.state.committed_number is None:
             return False  # refused for good, as lineage.md says
+        if self._simulation.other(site).role != "sending":
+            return False  # superseded in turn, by what the copy does not know of
         return (
             copy.role == "sending"
             and taken is not None
