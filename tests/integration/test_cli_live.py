@@ -69,6 +69,11 @@ async def group_of(daemon: Daemon) -> dict[str, Any]:
     return found
 
 
+def shape(volume: dict[str, Any]) -> dict[str, Any]:
+    """Return the promised keys of a volume, of which there may be more."""
+    return {name: volume[name] for name in ("name", "size_bytes", "track_bytes")}
+
+
 async def write(pair: Pair, export: str, offset: int, data: bytes) -> None:
     host = await pair.primary.nbd(export)
     await host.write(offset, data, fua=True)
@@ -83,7 +88,7 @@ async def test_status_json_has_the_promised_keys_at_both_sites(pair: Pair) -> No
         (pair.remote, "b", "remote", "receiving"),
     ):
         status = await cli_json(daemon, "status")
-        assert set(status) == {"site", "role", "version", "nbd", "groups"}
+        assert set(status) >= {"site", "role", "version", "nbd", "groups"}
         assert (status["site"], status["role"]) == (site, role)
         (group,) = status["groups"]
         assert set(group) >= GROUP_KEYS
@@ -99,7 +104,7 @@ async def test_status_json_has_the_promised_keys_at_both_sites(pair: Pair) -> No
         (peer,) = group["link"]["peers"]
         assert (peer["state"], peer["carries_control"]) == ("connected", True)
         assert peer["sent_bytes"] > 0 < peer["received_bytes"]
-        assert group["volumes"] == [
+        assert [shape(volume) for volume in group["volumes"]] == [
             {"name": "v", "size_bytes": SIZE_BYTES, "track_bytes": 4096},
             {"name": "w", "size_bytes": MIB + 512, "track_bytes": 4096},
         ]

@@ -22,7 +22,7 @@ _KEY_BLOCK = re.compile(
 _USER_IN_URI = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*://)[^/@\s\"']+@")
 _NAMED = re.compile(
     r"(?i)\b([a-z_-]*(?:pass(?:word|wd|phrase)?|secret|token|api[_-]?key))"
-    r"(\"?\s*[=:]\s*)(\"[^\"]*\"|'[^']*'|[^\s,;\"']+)"
+    r"([\"']?\s*[=:]\s*)(\"[^\"]*\"|'[^']*'|[^\s,;\"']+)"
 )
 
 
