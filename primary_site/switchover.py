@@ -14,7 +14,7 @@ from typing import Any
 
 import structlog
 
-from common.errors import FarshoreError, RefusedError
+from common.errors import FarshoreError, RefusedError, StorageError
 from common.ports import Clock
 from common.replication.features import EXCHANGE
 from common.replication.lineage import ID_BYTES, CycleName, Fork, ToldFork
@@ -57,6 +57,8 @@ class Switchover:
         self._alarms = alarms
         self._clock = clock
         self._refused: asyncio.Future[None] | None = None
+        self._is_in_doubt = False
+        """Nobody knows whether the record says to whom the group goes."""
         state = group.state
         if state.superseded is not None or state.handing is not None:
             refuse_writes(group)
@@ -90,7 +92,7 @@ class Switchover:
             async with self._cycles.boundary:
                 await self._record()
         except BaseException:
-            if group.state.handing is None:
+            if group.state.handing is None and not self._is_in_doubt:
                 allow_writes(group)
             raise
         finally:
@@ -126,8 +128,24 @@ class Switchover:
             self._clock.now_ns(),
         )
         self._cycles.tickets.fail_asked("the group is handed over to its remote")
-        await group.update(handing=fork)
+        await self._record_handing(fork)
         log.warning("group_handed_over", group=group.name, number=fork.cycle.number)
+
+    async def _record_handing(self, fork: Fork) -> None:
+        """Record to whom the group goes, or that it goes to nobody.
+
+        What failed may be on the disk all the same, and a restart would go by it: hosts
+        go on only once a later record says otherwise. If that fails, too, they wait for
+        the restart, whichever it finds.
+        """
+        group = self._group
+        try:
+            await group.update(handing=fork)
+        except StorageError:
+            self._is_in_doubt = True
+            await group.update(handing=None)
+            self._is_in_doubt = False
+            raise
 
     async def ask(self, session: SendingSession) -> None:
         """Ask the remote to take over, in this session, if it is to."""

@@ -38,7 +38,7 @@ EXHIBITS: tuple[Exhibit, ...] = (
         (
             swap(
                 "primary_site/switchover.py",
-                "        await group.update(handing=fork)\n",
+                "        await self._record_handing(fork)\n",
                 "        group.state = replace(group.state, handing=fork)\n",
             ),
         ),
