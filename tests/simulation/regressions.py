@@ -12,6 +12,6 @@ REGRESSIONS: dict[int, str] = {
     300034: "the same, with more sessions counted than the primary had recorded",
     117: "a first start that lost power before a device had its size was refused after",
     39: "a session lost in the last cycle of a switchover: the remote was never asked",
-    60000435: "the record of a switchover failed, hosts went on, and a restart found it",
+    60000435: "the record of a switchover failed, hosts went on, a restart found it",
     501809: "a primary of before a growth was refused, and told to change its config",
 }
