@@ -34,7 +34,7 @@ class AlarmsWatch:
 
     def remote_opened(self, store: GroupStore) -> None:
         self._unsaid_since = None
-        for name in ("apply", "commit"):
+        for name in ("apply", "apply_decoded", "commit"):
             self._watch(store, name)
 
     def _watch(self, store: Any, name: str) -> None:
