@@ -254,7 +254,7 @@ async def test_what_makes_no_sense_is_refused_with_the_reason(tmp_path: Path) ->
         await fill(pair)
         assert "rate" in refused(action="start", rate="1KiB/s")
         assert "rate" in refused(action="start", rate="fast")
-        pair.primary.call("verify", group="g", action="start", rate="64KiB/s")
+        pair.primary.call("verify", group="g", action="start", rate="1MiB/s")
         assert "is under way" in refused(action="start")
         pair.primary.call("suspend", group="g")
         await until(
@@ -270,14 +270,14 @@ async def test_what_makes_no_sense_is_refused_with_the_reason(tmp_path: Path) ->
         assert "suspended" in refused(action="start")
         pair.primary.call("resume", group="g")
         await pair.cut()
-        pair.primary.call("verify", group="g", action="start", rate="64KiB/s")
+        pair.primary.call("verify", group="g", action="start", rate="1MiB/s")
         stopped = pair.primary.call("verify", group="g", action="stop")
         assert (stopped["result"], stopped["reason"]) == ("stopped", "it was stopped")
-        pair.primary.call("verify", group="g", action="start", rate="64KiB/s")
+        pair.primary.call("verify", group="g", action="start", rate="1MiB/s")
         size_bytes = VOLUMES[1].size_bytes + 512
         pair.primary.call("grow", group="g", volume="small", size_bytes=size_bytes)
         ended = pair.primary.call("verify", group="g", action="report")
         assert ended["result"] == "stopped"
-        assert ended["reason"] == "a volume has grown: begin anew"
+        assert ended["reason"] == "volume small grows: begin anew"
         with pytest.raises(CommandFailedError, match="sending site"):
             pair.remote.call("verify", group="g", action="start")
