@@ -67,7 +67,12 @@ def terminal(*words: str) -> Iterator[Terminal]:
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("4H", ROWS, COLUMNS, 0, 0))
     told = {k: v for k, v in os.environ.items() if k not in {"COLUMNS", "LINES"}}
     process = subprocess.Popen(
-        ["setsid", "--ctty", command_path("farshore"), *words],
+        [
+            # A test that was started in the background has Ctrl-C ignored.
+            *("env", "--default-signal=INT", "setsid", "--ctty"),
+            command_path("farshore"),
+            *words,
+        ],
         stdin=slave,
         stdout=slave,
         stderr=slave,

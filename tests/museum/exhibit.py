@@ -6,6 +6,7 @@ sources; where one no longer applies, the exhibit has to be looked at again.
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,7 +141,10 @@ def put_in(tree: Path, exhibit: Exhibit) -> None:
         path = tree / each.path
         text = each.applied(path.read_text())
         compile(text, each.path, "exec")
+        before = path.stat()
         path.write_text(text)
+        # Compiled code of before counts as this text's if second and size are the same.
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 2 * 10**9))
 
 
 def product_text(repository: Path) -> str:
