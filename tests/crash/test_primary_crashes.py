@@ -47,7 +47,7 @@ BREAKAGES: dict[str, Callable[[], Lies]] = {
 @pytest.mark.parametrize("name", BREAKAGES)
 def test_leaving_out_one_flush_of_the_primary_is_found(name: str) -> None:
     """The explorer can fail: each of these flushes is needed, and it can tell."""
-    for seed in range(40):
+    for seed in (8, *range(40)):  # the first finds what few others do
         try:
             PrimaryExploration(seed, lies=BREAKAGES[name]()).run()
         except ViolationError:
