@@ -268,7 +268,8 @@ class SiteGroups:
             # Its store would not know, and receive into the old size one day.
             raise RefusedError(
                 f"grow: group {name!r} was received here before, and such a site can't "
-                "grow volumes yet; grow them at one that has always sent"
+                "grow volumes yet: the group keeps its sizes while it is sent from "
+                "here. Nothing has changed"
             )
         if name in self.sending.hosted and not (group and command in RECEIVING):
             return await self.sending.ask(command, name, arguments)
