@@ -215,8 +215,10 @@ class SendingGroups:
         """Stop a group in good order. Its hosts are gone, or were cut off."""
         hosted = self.hosted.pop(name)
         self._volumes.pop(name, None)
-        watching = self._watching.pop(name, None)
+        watching = self._watching.get(name)
+        # A change of roles closes what it has given up, and is under way until `stop`.
         if watching is not None and watching is not asyncio.current_task():
+            del self._watching[name]
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
         await self._stop(name)

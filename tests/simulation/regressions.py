@@ -13,5 +13,6 @@ REGRESSIONS: dict[int, str] = {
     117: "a first start that lost power before a device had its size was refused after",
     39: "a session lost in the last cycle of a switchover: the remote was never asked",
     60000435: "the record of a switchover failed, hosts went on, a restart found it",
+    2000931: "a daemon that was stopped amid a change of roles went on with it",
     501809: "a primary of before a growth was refused, and told to change its config",
 }

@@ -140,7 +140,7 @@ class CircleSimulation(TwoSites):
 
     def _tick(self) -> None:
         for site in self.circle_sites:
-            if not self.copies.is_under_way:
+            if site is not self.copies.site:
                 self.look_after(site)
         self.operators.go_on()
         if self.is_healing:

@@ -43,9 +43,14 @@ class CircleCopies:
         self._simulation = simulation
         self._copy: _Copy | None = None
         self.count = 0
-        self.is_under_way = False
+        self.site: CircleSite | None = None
+        """Is down until its copy is put back; nobody else is to start it."""
         self.older_sender: CircleSite | None = None
         """Sends from a copy: it may be refused for good."""
+
+    @property
+    def is_under_way(self) -> bool:
+        return self.site is not None
 
     @property
     def has_one(self) -> bool:
@@ -78,7 +83,7 @@ class CircleCopies:
         copy = self._copy
         if copy is None or not self._may_be_put_back(copy):
             return False
-        self._copy, self.is_under_way = None, True
+        self._copy, self.site = None, copy.site
         site, simulation = copy.site, self._simulation
         simulation.world.note(f"{site.name}: a copy is to be put back")
         site.die(power=False)
@@ -112,9 +117,9 @@ class CircleCopies:
         """Wait until the other site has made durable all that it was sent."""
         simulation, site = self._simulation, copy.site
         if site.lives != lives:
-            self.is_under_way = False
+            self.site = None
         elif simulation.is_quiet(simulation.other(site)):
-            self.is_under_way = False
+            self.site = None
             self._go_on_with(copy)
         else:
             simulation.world.after(QUIET_SECONDS, self._once_quiet, copy, lives)

@@ -181,11 +181,17 @@ class CircleOperators:
         if taker.role == "sending":
             return True
         if taker.role in ("receiving", "taking over"):
-            number = self._number
-            if taker.received is not None and taker.received.store.takeover is not None:
-                number = None
+            number = self._number if self._is_there(taker) else None
             self._ask(taker, "takeover", action="start", point=number, force=True)
         return False
+
+    def _is_there(self, taker: CircleSite) -> bool:
+        """Tell whether a takeover can begin at the point that was chosen, still."""
+        group = taker.received
+        if group is None or group.store.takeover is not None:
+            return False
+        points = group.store.disk.state_points
+        return self._number in {point.number for point in points}
 
     def _chosen(self, site: CircleSite) -> int | None:
         group = site.received
