@@ -105,6 +105,8 @@ hunt: $(STAMP)
 	  $(BIN)/pytest -m '' --timeout=1800 $(addprefix tests/integration/test_,kill.py \
 	  cut_oracle.py ghost_writes.py resume.py)
 	$(BIN)/pytest -m hunt tests
+	$(BIN)/pytest --hypothesis-profile=search --numprocesses=2 \
+	  $$(grep -rl '@given' tests/unit)
 
 # Every exhibit in a copy of the tree, two at a time: about ten minutes.
 .PHONY: museum

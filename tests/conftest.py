@@ -9,7 +9,9 @@ import pytest
 from hypothesis import settings
 
 # A deadline would judge the machine that the tests share, not the code.
-settings.register_profile("farshore", deadline=None)
+# `make test` looks at the same examples each time; `make hunt` at others.
+settings.register_profile("farshore", deadline=None, derandomize=True)
+settings.register_profile("search", deadline=None, max_examples=1000)
 settings.load_profile("farshore")
 
 _IS_CI = os.environ.get("CI", "").lower() in {"1", "true", "yes"}
