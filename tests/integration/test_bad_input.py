@@ -235,6 +235,7 @@ async def test_a_size_that_is_not_the_remotes_is_refused_over_the_link(
     assert on_disk(pair.directory)[name] == before[name]
 
 
+@pytest.mark.hunt
 async def test_a_track_size_that_is_not_the_remotes_is_refused_over_the_link(
     pair: Pair,
 ) -> None:

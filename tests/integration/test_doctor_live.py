@@ -96,6 +96,7 @@ async def test_another_site_at_the_address_is_told_by_its_name(
         assert "names itself elsewhere, not b" in text
 
 
+@pytest.mark.hunt
 async def test_a_remote_that_does_not_know_us_is_told(
     tmp_path: Path, certificates: Certificates
 ) -> None:
@@ -128,6 +129,7 @@ async def test_what_is_broken_is_named_with_its_remedy(
         assert any("127.0.0.1" in text for text in of(found, "link", "failed"))
 
 
+@pytest.mark.hunt
 async def test_an_alarm_of_the_daemon_is_a_finding(tmp_path: Path) -> None:
     failing = {"before_cut": ["/bin/false"], "on_failure": "skip"}
     with Pair(tmp_path, VOLUMES, group={"manual": True, "hooks": failing}) as pair:

@@ -137,6 +137,7 @@ async def test_an_interrupted_drill_ends_its_probe_and_its_copy(tmp_path: Path) 
         await no_copy_is_left(pair)
 
 
+@pytest.mark.hunt
 @pytest.mark.needs_package("nbdfuse", "nbdcopy", "mkfs.ext4", "debugfs")
 async def test_the_sample_probe_knows_a_file_system_with_a_fault(
     tmp_path: Path,

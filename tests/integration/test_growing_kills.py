@@ -168,6 +168,7 @@ async def goes_on(pair: Pair, host: Host, after: int) -> None:
     assert pair.group("g")["recovery_point"]["number"] == cut["number"]
 
 
+@pytest.mark.hunt
 async def test_a_primary_killed_as_a_volume_grows(tmp_path: Path) -> None:
     with Pair(tmp_path, [VolumeSpec("v", FIRST)]) as pair:
         await pair.start()

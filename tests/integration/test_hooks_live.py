@@ -88,7 +88,9 @@ async def test_a_frozen_file_system_needs_no_recovery_at_the_point(
 
 @pytest.mark.needs_root
 @pytest.mark.needs_package("losetup", "mkfs.ext4", "fsfreeze")
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.hunt)]
+)
 async def test_what_a_daemon_has_frozen_does_not_stay_so(
     tmp_path: Path, number: signal.Signals
 ) -> None:

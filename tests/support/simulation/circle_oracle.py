@@ -245,8 +245,13 @@ class CircleOracle:
         newest = store.points[-1].number if store.points else 0
         promised = self.promised.get(site.name, 0)
         taken = store.takeover
-        has_given_up = taken is not None and taken.is_done and not store.points
+        lacked_room = any(
+            site.machine.injected[f"{operation} /journal ENOSPC"]
+            for operation in ("write", "create")
+        )
         # Where hosts of a site that took over have no room, points go for them.
+        is_taken = taken is not None and taken.is_done
+        has_given_up = is_taken and not store.points and lacked_room
         if newest < promised and not has_given_up:
             self._fail("I2", f"{site.name}: point {promised} was safe, now {newest}")
         self.promised[site.name] = newest

@@ -164,7 +164,7 @@ async def started() -> Sending:
 Image = tuple[dict[str, bytes], dict[str, bytes], SimulatedFiles]
 
 
-@pytest.mark.parametrize("is_made", [True, False])
+@pytest.mark.parametrize("is_made", [pytest.param(True, marks=pytest.mark.hunt), False])
 async def test_no_crash_forgets_what_a_volume_that_joins_has_to_send(
     is_made: bool,
 ) -> None:
