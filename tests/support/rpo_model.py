@@ -62,12 +62,15 @@ class Model:
         noise: float = 0.0,
         seed: int = 1,
         hot_bytes: float = float("inf"),
+        forecasts: bool = True,
     ) -> None:
         """`noise`: what cycles alike differ by, of their length. `hot_bytes`: hosts
-        write no more than so many different bytes, over and over."""
+        write no more than so many different bytes, over and over. `forecasts`: also
+        look ahead at each step, which takes most of the time and moves no cut."""
         self.target, self.load, self.link = target, load, link
         self.overhead, self.noise, self.hot_bytes = overhead, noise, hot_bytes
         self.rates = DrainRates()
+        self._forecasts = forecasts
         self._chance = random.Random(seed)
         self._now = self._as_of = self._committed = 0.0
         self._changed = 0.0
@@ -99,6 +102,8 @@ class Model:
         self._growth.look(self._now, int(self._changed))
         self._sustained.look(self._now, int(self._changed))
         self._bursts.look(self._now, int(self._changed))
+        if not self._forecasts:
+            return
         sight = self._sight(cut)
         outlook: Outlook = foresee(self.target, sight, self.rates)
         if self._watch.look(self._now, sight.age, outlook):
@@ -139,6 +144,22 @@ class Model:
         self.ran.ages.append((self._now, self._now - self._as_of))
         self.rates.observe(int(size), int(size), self._now - cut_at)
         self._as_of, self._committed = cut_at, self._now
+
+
+def bearable_share(target: float, overhead: float, noise: float) -> float:
+    """Return the share of the link that hosts may use if a target is to be kept.
+
+    Nobody cuts sooner than the rest after a commit. Cut so, with each cycle as slow as
+    `noise` allows (`slow`), cuts come to be X seconds apart:
+
+        X = slow x (overhead + share x X) + rest
+
+    and points get X + (X - rest) seconds old. Beyond the share that makes these the
+    target, cycles that are slow one after another break any promise.
+    """
+    rest, slow = cut_gap(target), 1 + noise
+    apart = (target + rest) / 2
+    return (1 - (slow * overhead + rest) / apart) / slow
 
 
 def fewest_cuts(
