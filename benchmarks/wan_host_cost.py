@@ -88,7 +88,7 @@ def _rate(where: Path, kind: str, seconds: float, *, delta: bool) -> float:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=6.0, help="length of a job")
-    parser.add_argument("--rounds", type=int, default=3, help="each with and without, in turn")
+    parser.add_argument("--rounds", type=int, default=3, help="with and without, each")
     parser.add_argument("--directory", type=Path, help="where images go (a real disk)")
     return parser.parse_args()
 
