@@ -14,10 +14,9 @@ def sent_trace(group: str, cut: Cut, last: LastCycle | None) -> CycleTrace | Non
     """
     if last is None or last.number != cut.number:
         return None
-    began_ns = cut.cut_ns - round(cut.hold_seconds * NANOSECONDS)
     drain_seconds = last.drain_seconds - last.settle_seconds - last.commit_seconds
     parts = in_turn(
-        began_ns,
+        _began_ns(cut),
         ("hold", cut.hold_seconds),
         ("settle", last.settle_seconds),
         ("drain", drain_seconds),
@@ -26,12 +25,38 @@ def sent_trace(group: str, cut: Cut, last: LastCycle | None) -> CycleTrace | Non
     return CycleTrace(
         cut.cycle_id,
         {
-            "farshore.group": group,
-            "farshore.cycle.number": cut.number,
+            **_named(group, cut),
             "farshore.cycle.tracks": last.tracks,
             "farshore.cycle.changed_bytes": last.bytes_changed,
             "farshore.cycle.wire_bytes": last.bytes_on_wire,
         },
         parts,
-        Span("cycle", began_ns, parts[-1].end_ns),
+        _whole(parts),
     )
+
+
+def given_up_trace(
+    group: str, cut: Cut, why: str, seconds: float, drain_seconds: float | None
+) -> CycleTrace:
+    """Return the times of a cycle that makes no point, up to where it was given up.
+
+    `seconds`: since the cut. `drain_seconds`: since its drain began, lost sessions
+    included; None if it never did.
+    """
+    lengths = [("hold", cut.hold_seconds), ("settle", seconds - (drain_seconds or 0.0))]
+    if drain_seconds is not None:
+        lengths.append(("drain", drain_seconds))
+    parts = in_turn(_began_ns(cut), *lengths)
+    return CycleTrace(cut.cycle_id, _named(group, cut), parts, _whole(parts), why)
+
+
+def _began_ns(cut: Cut) -> int:
+    return cut.cut_ns - round(cut.hold_seconds * NANOSECONDS)
+
+
+def _named(group: str, cut: Cut) -> dict[str, str | int | float]:
+    return {"farshore.group": group, "farshore.cycle.number": cut.number}
+
+
+def _whole(parts: tuple[Span, ...]) -> Span:
+    return Span("cycle", parts[0].start_ns, parts[-1].end_ns)

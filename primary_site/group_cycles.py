@@ -32,7 +32,7 @@ from primary_site.cycle_figures import (
     log_commit,
 )
 from primary_site.cycle_totals import CycleTotals
-from primary_site.cycle_trace import sent_trace
+from primary_site.cycle_trace import given_up_trace, sent_trace
 from primary_site.drain import WORKERS, CycleDrain
 from primary_site.drain_waits import Stage
 from primary_site.group import (
@@ -100,7 +100,7 @@ class GroupCycles:
         self.tend_soon = asyncio.Event()
         """Set when making bitmaps durable now would spare a restart much."""
         self.trace: Trace = no_trace
-        """Told of each cycle that is committed."""
+        """Told of each cycle that ends, committed or given up."""
         self.is_stopping = False
         self.when_moved_on: Callable[[], None] = lambda: None
         """Called after each cut, commit and withdrawal."""
@@ -171,7 +171,9 @@ class GroupCycles:
         return self._clock.monotonic() - age
 
     async def reconcile(self, welcome: Welcome) -> None:
-        await reconcile(self.group, welcome, self.alarms, self._complete)
+        await reconcile(
+            self.group, welcome, self.alarms, self._complete, self.abandon_here
+        )
 
     async def run(self, session: SendingSession) -> None:
         """Run one cycle after the other over a session, until it ends."""
@@ -536,11 +538,24 @@ class GroupCycles:
         assert cut is not None
         self._log.warning("cycle_abandoned", number=cut.number, reason=why)
         self.alarms.set("cycle_abandoned", f"cycle {cut.number}: {why}")
+        self.trace_given_up(why)
         self.group.abandon_cycle()
         self.totals.abandoned()
         self.when_moved_on()
         self.tickets.fail_aboard(why)
         await self.group.discard_targets()
+
+    def trace_given_up(self, why: str) -> None:
+        """Tell of the standing cut's cycle, if there is one, as it is given up."""
+        if (cut := self.group.cut) is None:
+            return
+        now = self._clock.monotonic()
+        has_drained = self.drain_began >= self.cut_at
+        drain_seconds = now - self.drain_began if has_drained else None
+        told = given_up_trace(
+            self.group.name, cut, why, now - self.cut_at, drain_seconds
+        )
+        self.trace(told)
 
     async def withdraw(self) -> None:
         self.group.withdraw()

@@ -257,6 +257,7 @@ class HostedGroup:
             # Cancelled from the main loop, it may still be on its way out here.
             self._replicating.cancel()
             await asyncio.wait({self._replicating})
+        self.replicator.cycles.trace_given_up("the daemon was stopped")
         try:
             await self.replicator.group.close()
         finally:

@@ -28,10 +28,12 @@ async def reconcile(
     welcome: Welcome,
     alarms: Alarms,
     complete: Callable[[bytes], Awaitable[None]],
+    abandon: Callable[[str], Awaitable[None]],
 ) -> None:
     """Agree with the remote on the newest recovery point, before anything else.
 
-    `complete` ends the cycle whose answer was lost, given the new relation. Order:
+    `complete` ends the cycle whose answer was lost, given the new relation; `abandon`
+    one that rests on what the remote no longer has, given why. Order:
     what the verdict asks for is durable here, then the session; only then is anything
     said in it. Raises `PeerRefusedError` if nothing may be sent.
     """
@@ -55,6 +57,8 @@ async def reconcile(
             point.number, point.cycle_id, welcome.committed_cut_ns, as_of
         )
     elif verdict is Verdict.COMPARE_ALL:
+        if cut is not None:
+            await abandon("the remote no longer has the point it follows")
         await _compare_everything(group, welcome, alarms)
     elif verdict is Verdict.COMPARE_ACKED:
         log.warning(

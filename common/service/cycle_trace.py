@@ -26,12 +26,14 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class CycleTrace:
-    """What one site tells of a cycle. `whole` is the sending site's alone."""
+    """What one site tells of a cycle. `whole` is the sending site's alone, and so is
+    `given_up`: why the cycle makes no point; empty for one that does."""
 
     cycle_id: bytes
     attributes: Mapping[str, str | int | float]
     parts: tuple[Span, ...]
     whole: Span | None = None
+    given_up: str = ""
 
     @property
     def spans(self) -> int:

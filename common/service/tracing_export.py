@@ -15,7 +15,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExportResult
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import SpanContext, TraceFlags
+from opentelemetry.trace import SpanContext, Status, StatusCode, TraceFlags
 
 from common.service.cycle_trace import (
     SPAN_ID_BYTES,
@@ -61,7 +61,7 @@ class Collector:
         whole_id = whole_span_id(told.cycle_id)
         whole = _context(told, whole_id, is_remote=told.whole is None)
         if told.whole is not None:
-            yield self._span(told, told.whole, whole, None)
+            yield self._span(told, told.whole, whole, None, told.given_up)
         for part in told.parts:
             own = _context(told, int.from_bytes(secrets.token_bytes(SPAN_ID_BYTES)))
             yield self._span(told, part, own, whole)
@@ -72,6 +72,7 @@ class Collector:
         span: Span,
         context: SpanContext,
         parent: SpanContext | None,
+        error: str = "",
     ) -> ReadableSpan:
         return ReadableSpan(
             span.name,
@@ -81,6 +82,7 @@ class Collector:
             attributes=told.attributes,
             start_time=span.start_ns,
             end_time=span.end_ns,
+            status=Status(StatusCode.ERROR, error) if error else Status(),
             instrumentation_scope=self._scope,
         )
 

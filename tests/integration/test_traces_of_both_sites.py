@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import tomllib
 from pathlib import Path
+from typing import Any
 
 from tests.support.sites import Daemon, Pair, VolumeSpec, toml, until
 from tests.support.trace_collector import Collector, Taken
@@ -15,9 +18,9 @@ RECEIVED = ["apply", "remote commit"]
 class TracedPair(Pair):
     """Both sites tell the same collector."""
 
-    def __init__(self, directory: Path, endpoint: str) -> None:
+    def __init__(self, directory: Path, endpoint: str, **options: Any) -> None:
         self._endpoint = endpoint
-        super().__init__(directory, [VolumeSpec("v", 4 << 20)])
+        super().__init__(directory, [VolumeSpec("v", 4 << 20)], **options)
 
     def primary_toml(self) -> str:
         return self._traced(super().primary_toml())
@@ -67,8 +70,58 @@ async def test_both_sites_tell_one_trace_and_need_no_collector(tmp_path: Path) -
         await pair.remote.stop()
 
 
+async def test_a_cycle_that_is_given_up_ends_in_an_error(tmp_path: Path) -> None:
+    slow = {"bandwidth": "64KiB/s", "compression": "off"}
+    briefly: dict[str, object] = {"manual": True, "resume_timeout": "100ms"}
+    with (
+        Collector() as collector,
+        TracedPair(tmp_path, collector.endpoint, group=briefly, link=slow) as pair,
+    ):
+        pair.device("v").write_bytes(os.urandom(4 << 20))
+        await pair.start()
+
+        await drain_begins(pair)
+        await pair.remote.stop()
+        await until(lambda: len(given_up(collector)) == 1, "a lost link is told")
+        await pair.remote.start()
+        await pair.connected()
+        await drain_begins(pair)
+        await pair.primary.stop()
+        await until(lambda: len(given_up(collector)) == 2, "the stop is told")
+
+        lost, stopped = given_up(collector)
+        assert lost.error == "no link for 0.1 s"
+        assert stopped.error == "the daemon was stopped"
+        assert lost.trace_id != stopped.trace_id
+        for whole in (lost, stopped):
+            parts = [s for s in collector.spans if s.parent_id == whole.span_id]
+            assert [part.name for part in parts] == ["hold", "settle", "drain"]
+            assert {part.error for part in parts} == {None}
+            assert parts[0].start_ns == whole.start_ns
+            assert parts[-1].start_ns < parts[-1].end_ns == whole.end_ns
+            assert whole.parent_id == b""
+            assert whole.attributes["farshore.group"] == "g"
+        await pair.remote.stop()
+
+
+async def drain_begins(pair: Pair) -> None:
+    """Cut, and return once some of what has changed is on its way."""
+
+    def sent() -> int:
+        return int(pair.primary.group()["link"]["session_sent_bytes"])
+
+    before = sent()
+    await asyncio.to_thread(pair.primary.call, "cut", group="g", wait=False)
+    await until(lambda: sent() > before + (32 << 10), "it is being sent")
+
+
+def given_up(collector: Collector) -> list[Taken]:
+    return [s for s in collector.spans if s.error is not None]
+
+
 def look_at(spans: list[Taken]) -> None:
     by_name = {span.name: span for span in spans}
+    assert {span.error for span in spans} == {None}
     assert set(by_name) == {"cycle", *SENT, *RECEIVED}
     whole = by_name["cycle"]
     assert {span.trace_id for span in spans} == {whole.trace_id}

@@ -12,6 +12,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
     ExportTraceServiceResponse,
 )
+from opentelemetry.proto.trace.v1.trace_pb2 import Status
 
 from tests.support.daemon import free_port
 
@@ -28,6 +29,12 @@ class Taken:
     start_ns: int
     end_ns: int
     attributes: dict[str, str | int]
+    error: str | None = None
+    """What its status says, if that is an error."""
+
+
+def _error(status: Status) -> str | None:
+    return status.message if status.code == Status.STATUS_CODE_ERROR else None
 
 
 class Collector:
@@ -100,5 +107,6 @@ class Collector:
                                 a.key: a.value.string_value or a.value.int_value
                                 for a in span.attributes
                             },
+                            _error(span.status),
                         )
                     )
