@@ -1,4 +1,4 @@
-"""Completion for bash, zsh and fish: click's own scripts, which ask `farshore`."""
+"""Completion for bash, zsh and fish: click's scripts, which ask `farshore`."""
 
 from __future__ import annotations
 
@@ -15,13 +15,22 @@ PLACES = {
 }
 """Below a `share` folder, where each shell looks by itself."""
 
+_FIRST_CALL = "[[ $zsh_eval_context[-1] == loadautofunc ]]"
+_ANY_CALL = "[[ $funcstack[1] == _farshore ]]"
+"""Of a function that zsh loads from a file, the file is the body: click's test holds
+for its first call alone, so that the second tab would complete nothing."""
+
 
 def script(shell: str) -> str:
     """Return what that shell reads."""
     found = get_completion_class(shell)
     assert found is not None
     # Not the class's own: bash's asks the bash of this machine for its version.
-    return ShellComplete.source(found(cli, {}, "farshore", "_FARSHORE_COMPLETE"))
+    text = ShellComplete.source(found(cli, {}, "farshore", "_FARSHORE_COMPLETE"))
+    if shell == "zsh":
+        assert _FIRST_CALL in text, "click writes zsh's script in another way now"
+        text = text.replace(_FIRST_CALL, _ANY_CALL)
+    return text
 
 
 def write_completions(share: Path) -> list[Path]:
