@@ -14,6 +14,7 @@ from rich.text import Text
 
 from common.cli.display import UNKNOWN, plain, seconds_text, size_text
 from common.cli.progress_view import progress_row
+from common.cli.role_change_view import role_change_lines
 
 STATE_STYLES = {
     "idle": "green",
@@ -33,13 +34,15 @@ STATE_STYLES = {
 
 
 def status_view(status: dict[str, Any]) -> RenderableType:
-    """Show every group: state, newest recovery point, link, cycle, progress."""
+    """Show every group: state, newest recovery point, link, cycle, change of roles,
+    progress."""
     groups = status.get("groups", [])
     title = plain(
         f"{status.get('site')} ({status.get('role')}), farshore {status.get('version')}"
     )
     title.stylize("bold")
     parts: list[RenderableType] = [title, _groups_table(groups)]
+    parts += [line for group in groups for line in role_change_lines(group)]
     parts += [_progress(group) for group in groups if group.get("progress")]
     parts += [line for group in groups for line in _alarms(group)]
     return Group(*parts)

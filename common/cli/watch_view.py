@@ -48,6 +48,9 @@ class _Seen:
         self.left = Shrinking()
         self.cycle: int | None = None
         self._moved: tuple[float, float] | None = None
+        self._operation: str | None = None
+        self._undone = Shrinking()
+        """Of that operation."""
 
     def add(self, group: dict[str, Any], now: float) -> None:
         self.ages.append(group.get("recovery_point_age_seconds"))
@@ -58,6 +61,18 @@ class _Seen:
             self.cycle, self.left = group.get("cycle_number"), Shrinking()
         if (left := group.get("out_of_sync_bytes")) is not None:
             self.left.see(left, now)
+
+    def with_time_left(self, group: dict[str, Any], now: float) -> dict[str, Any]:
+        """Return the group, with a time left where its daemon knows none."""
+        progress = group.get("progress")
+        if progress is None or progress["operation"] != self._operation:
+            self._operation = None if progress is None else progress["operation"]
+            self._undone = Shrinking()
+        if progress is None or progress.get("eta_seconds") is not None:
+            return group
+        self._undone.see(progress["total_bytes"] - progress["done_bytes"], now)
+        left = {"eta_seconds": self._undone.eta_seconds(now)}
+        return {**group, "progress": {**progress, **left}}
 
 
 def _moved_bytes(group: dict[str, Any]) -> float | None:
@@ -87,9 +102,12 @@ class Watched:
         self._status: dict[str, Any] = {"groups": []}
 
     def see(self, status: dict[str, Any], now: float) -> None:
-        self._status = status
+        groups = []
         for group in status.get("groups", []):
-            self._groups.setdefault(group["name"], _Seen()).add(group, now)
+            seen = self._groups.setdefault(group["name"], _Seen())
+            seen.add(group, now)
+            groups.append(seen.with_time_left(group, now))
+        self._status = {**status, "groups": groups}
 
     def view(self, columns: int, now: float) -> RenderableType:
         """Return the status, and below it a line of age and rate for each group."""

@@ -65,6 +65,11 @@ def step(daemon: Daemon) -> str | None:
     return found["step"] if found else None
 
 
+async def shown(pair: ExchangingPair, daemon: Daemon) -> str:
+    """Return what `farshore status` says at a site."""
+    return (await pair.command(daemon, "status")).stdout
+
+
 def sent_bytes(daemon: Daemon) -> int:
     """Return what all cycles of a site have brought on the wire."""
     return sum(e.get("bytes_on_wire", 0) for e in daemon.events("cycle_committed"))
@@ -94,6 +99,10 @@ async def test_an_old_primary_gets_what_either_side_changed_and_keeps_its_own(
             in (alarm["message"])
         )
         assert "farshore failback g" in alarm["message"]
+        assert "next: farshore failback g (here)" in await shown(pair, pair.primary)
+        there = await shown(pair, pair.remote)
+        assert f"g: taken over from point {forked['point']}, cut at" in there
+        assert "next: farshore failback g (at the other site)" in there
         assert await served(pair.primary) == own
         refused = await pair.command(pair.remote, "failback", "g", "--yes")
         assert refused.returncode == 8
@@ -117,6 +126,7 @@ async def test_an_old_primary_gets_what_either_side_changed_and_keeps_its_own(
         assert await served(pair.primary) == at_remote
         assert await served(pair.primary, f"@{told['fork']}") == own
 
+        assert "next: farshore switchover g (here)" in await shown(pair, pair.remote)
         # A switchover returns the roles.
         await pair.done(pair.remote, "switchover", "g")
         await pair.reached(pair.remote, "it receives", role="receiving")

@@ -130,6 +130,8 @@ async def test_a_split_brain_is_said_at_both_sites_with_what_chooses_a_side(
             assert told["lineage"] in text
             assert "farshore failback g" in text
             assert "farshore takeover g --force" in text
+            told_here = (await pair.command(daemon, "status")).stdout
+            assert told_here.count("next: To keep ") == 2
         assert bytes(await pair.primary.read_whole("g/v")) == own
         assert bytes(await pair.remote.read_whole("g/v")) == theirs
 

@@ -13,6 +13,7 @@ from common.cli.progress_view import Shrinking, progress_row
 from common.cli.status_command import watch_lines, watch_screen
 from common.cli.watch_view import Watched, sparkline
 from common.errors import UnreachableError
+from common.service.status import ProgressStatus
 
 
 def status(version: str) -> dict[str, Any]:
@@ -138,6 +139,21 @@ def test_a_drain_that_is_watched_has_a_bar() -> None:
 
     watched.see({"groups": [group(out_of_sync_bytes=1, cycle_number=6)]}, 2.0)
     assert "g: cycle" not in drawn(watched.view(100, 2.0))
+
+
+def test_a_takeover_that_is_watched_gets_rate_and_time_left() -> None:
+    watched = Watched()
+    for second, done in enumerate([0, 2 << 20]):
+        progress = ProgressStatus(
+            operation="takeover", done_bytes=done, total_bytes=8 << 20
+        )
+        going_back = group(state="idle", progress=progress.to_json())
+        watched.see({"groups": [going_back]}, float(second))
+    assert "2.00 MiB/s, ETA 3.0 s" in drawn(watched.view(100, 1.0))
+
+    progress = ProgressStatus(operation="scrub", done_bytes=1, total_bytes=8 << 20)
+    watched.see({"groups": [group(state="idle", progress=progress.to_json())]}, 2.0)
+    assert "ETA" not in drawn(watched.view(100, 2.0))
 
 
 def test_what_grows_again_begins_anew() -> None:
