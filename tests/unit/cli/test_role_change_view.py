@@ -108,13 +108,14 @@ def test_a_takeover_under_way_says_where_it_goes_back_to() -> None:
 
 
 def test_a_failback_says_what_is_kept_and_where_to_look() -> None:
-    role = {"role": GroupRole.RECEIVING}
-    said, command = shown(RoleStep.FAILING_BACK, **role)
+    said, command = shown(RoleStep.FAILING_BACK, role=GroupRole.RECEIVING)
     assert POINT in said
     assert "has not connected yet" in said
     assert command.startswith("next: farshore doctor (at the other site)")
 
-    said, command = shown(RoleStep.FAILING_BACK, link=LinkState.CONNECTED, **role)
+    said, command = shown(
+        RoleStep.FAILING_BACK, role=GroupRole.RECEIVING, link=LinkState.CONNECTED
+    )
     assert command.startswith("next: farshore status --watch (at the other site)")
 
 
