@@ -87,7 +87,7 @@ def _options() -> argparse.Namespace:
     add = parser.add_argument
     add("--seconds", type=float, default=15.0, help="how long the age is watched")
     add("--rounds", type=int, default=3, help="of each copy")
-    add("--size-mib", type=int, default=512, help="size of what is copied")
+    add("--size-mib", type=int, default=1024, help="size of what is copied")
     add("--json", type=Path, help="write everything measured here")
     add("--directory", type=Path, help="where images go (a real disk)")
     return parser.parse_args()
