@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import errno as _errno
 
+EXIT_INTERNAL = 70
+"""An error that is our own (EX_SOFTWARE of sysexits.h): its traceback is shown."""
+
 
 class FarshoreError(Exception):
     """Base of every error farshore raises on purpose."""

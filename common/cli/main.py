@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import traceback
 from importlib import import_module
 from typing import Any
 
 import click
 
 from common.cli.exit_codes import NEXT_COMMANDS, exit_codes_text
-from common.errors import FarshoreError
+from common.errors import EXIT_INTERNAL, FarshoreError
 from common.service.logging import escape
 from common.service.version import farshore_version
 
 EXIT_INTERRUPTED = 130
-
 
 MODULES = {
     "adopt": "primary_site.adopt_command",
@@ -68,6 +68,13 @@ class FarshoreGroup(click.Group):
             ctx.exit(error.exit_code)
         except KeyboardInterrupt:
             ctx.exit(EXIT_INTERRUPTED)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except BrokenPipeError:
+            raise  # click's: whoever read the output, `head` say, has enough
+        except Exception:  # noqa: BLE001 - a bug of ours ends as one
+            traceback.print_exc()
+            ctx.exit(EXIT_INTERNAL)
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         del ctx

@@ -27,7 +27,13 @@ from typing import Any
 
 import structlog
 
-from common.errors import ConfigError, DeviceBusyError, FarshoreError, RefusedError
+from common.errors import (
+    EXIT_INTERNAL,
+    ConfigError,
+    DeviceBusyError,
+    FarshoreError,
+    RefusedError,
+)
 from common.service.control_requests import parse_request
 
 REQUEST_BYTES_MAX = 64 << 10
@@ -37,7 +43,6 @@ BACKLOG_CONNECTIONS = 128
 """Connections that wait to be accepted, as systems' SOMAXCONN of old."""
 
 SOCKET_MODE = 0o660
-EXIT_INTERNAL = 70
 
 Handle = Callable[[str, dict[str, Any]], Awaitable[Any]]
 

@@ -18,7 +18,7 @@ import structlog
 import uvloop
 
 import common
-from common.errors import FarshoreError
+from common.errors import EXIT_INTERNAL, FarshoreError
 from common.service.logging import configure_logging, escape
 from common.service.notify import notify_stopping
 from common.service.watchdog import tell_of_life
@@ -42,9 +42,6 @@ ARENAS = 1
 """Pools that memory is taken from. By default there are eight a core, each thread keeps
 to its own, and what one of many threads has freed no other finds: a daemon grows for
 hours. Threads of Python seldom ask at the same time."""
-
-EXIT_INTERNAL = 70
-"""An error that is our own (EX_SOFTWARE of sysexits.h): its traceback is logged."""
 
 Main = Callable[[asyncio.Event], Awaitable[None]]
 
