@@ -16,7 +16,8 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
 
-from common.service.metric_definitions import METRICS, Kind, Metric
+from common.service.metric_definitions.catalogue import METRICS
+from common.service.metric_definitions.metric import Kind, Metric
 from common.service.status import HistogramStatus, SiteStatus
 
 OPENMETRICS = "application/openmetrics-text"

@@ -8,9 +8,9 @@ A test fails while the page is not what this prints.
 from __future__ import annotations
 
 import sys
-from itertools import groupby
 
-from common.service.metric_definitions import METRICS, Metric
+from common.service.metric_definitions.catalogue import TOPICS
+from common.service.metric_definitions.metric import Metric
 from common.service.metrics import SERVING, SERVING_MEANING
 
 _HEAD = """\
@@ -51,16 +51,13 @@ TITLES = {
 }
 
 
-def _title(metric: Metric) -> str:
-    return TITLES[metric.topic]
-
-
 def reference() -> str:
     """Return the page."""
     lines = [_HEAD]
-    for title, metrics in groupby(METRICS, _title):
+    for topic, metrics in TOPICS.items():
+        title = TITLES[topic]
         lines += [f"## {title}", "", *_HEADING]
-        if title == TITLES["build"]:
+        if topic == "build":
             lines.append(f"| `{SERVING}` | gauge |  | both | {SERVING_MEANING} |")
         lines += [_row(metric) for metric in metrics]
         lines.append("")

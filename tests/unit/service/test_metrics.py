@@ -16,14 +16,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from common.service.drill_status import DrillVerdict
 from common.service.histogram import Histogram
 from common.service.hook_status import HooksStatus, HookStatus
-from common.service.metric_definitions import (
-    CAUSES,
-    DRILL_VERDICTS,
-    METRICS,
-    PROMISES,
-    TOPICS,
-    Kind,
-)
+from common.service.metric_definitions.catalogue import METRICS, TOPICS
+from common.service.metric_definitions.checks import DRILL_VERDICTS
+from common.service.metric_definitions.metric import Kind
+from common.service.metric_definitions.promise import CAUSES, PROMISES
 from common.service.metrics import SERVING, MetricsPage
 from common.service.metrics_reference import reference
 from common.service.status import (
