@@ -223,6 +223,7 @@ class SiteGroups:
             text = f"group {name!r} is changing its role at the remote just now"
             return peer, not_yet(hello, text)
         state = hosted.replicator.group.state  # replaced as a whole
+        takeover = None if group is None else group.store.takeover
         found = answer(
             hello,
             SenderHere(
@@ -232,7 +233,7 @@ class SiteGroups:
                 state.superseded,
                 state.handing,
                 state.reclaimed,
-                is_forked=group is not None,
+                None if takeover is None else takeover.fork,
             ),
         )
         return None if found is None else (peer, found)

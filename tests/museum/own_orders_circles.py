@@ -72,4 +72,18 @@ EXHIBITS: tuple[Exhibit, ...] = (
         says="I1|I4",
         order="prepare_sending",
     ),
+    Exhibit(
+        "O915",
+        "an older copy is told of a line that has ended, and refuses the present one",
+        (
+            swap(
+                "remote_site/sender_here.py",
+                "    if told is not None and TAKEOVER in hello.features:\n"
+                "        return _goes_on_otherwise(here, told.fork, asks)\n",
+                "",
+            ),
+        ),
+        Seeds("circles", 1, first=2046159),
+        says="I11: not well",
+    ),
 )

@@ -11,9 +11,12 @@ from common.replication.lineage import CycleName, Fork, SenderState, ToldFork
 from common.replication.messages import PROTOCOL_VERSION, GoodbyeReason, Hello
 from remote_site.sender_here import SenderHere, answer
 
-GROUP, OURS, THEIRS, NEW = (bytes([n]) * 16 for n in range(1, 5))
+GROUP, OURS, THEIRS, NEW, FIRST = (bytes([n]) * 16 for n in range(1, 6))
 FORK = Fork(THEIRS, OURS, CycleName(7, b"c" * 16), 10, 20)
-HERE = SenderHere("g", GROUP, OURS, None, None, None, is_forked=False)
+HERE = SenderHere("g", GROUP, OURS, None, None, None, None)
+TAKEN = Fork(OURS, FIRST, CycleName(4, b"p" * 16), 1, 2)
+"""How this site came to send what it sends."""
+
 BOTH = (TAKEOVER, EXCHANGE)
 
 
@@ -31,7 +34,7 @@ def hello(lineage: bytes, features: tuple[str, ...] = BOTH) -> Hello:
             "farshore failback g",
         ),
         (replace(HERE, handing=FORK), "being handed over"),
-        (replace(HERE, handing=FORK, is_forked=True), "being handed over"),
+        (replace(HERE, handing=FORK, taken=TAKEN), "being handed over"),
     ],
 )
 def test_a_sender_is_told_what_the_other_site_is_and_comes_again(
@@ -48,17 +51,43 @@ def test_a_sender_is_told_what_the_other_site_is_and_comes_again(
 
 
 def test_what_was_taken_over_is_judged_by_its_fork() -> None:
-    forked = replace(HERE, is_forked=True)
+    forked = replace(HERE, taken=TAKEN)
     assert answer(hello(THEIRS), forked) is None
     assert answer(hello(NEW), replace(forked, handing=FORK)) is None
 
 
+RECLAIMED = ToldFork(replace(FORK, lineage=NEW, parent=THEIRS), is_known=True)
+
+
 def test_a_site_that_an_operator_had_go_on_supersedes_the_other_one() -> None:
-    told = ToldFork(replace(FORK, lineage=NEW, parent=THEIRS), is_known=True)
-    here = replace(HERE, lineage=NEW, reclaimed=told, is_forked=True)
+    here = replace(HERE, lineage=NEW, reclaimed=RECLAIMED, taken=TAKEN)
     found = answer(hello(THEIRS), here)
     assert found is not None
-    assert (found.reason, found.fork) == (GoodbyeReason.SUPERSEDED, told)
-    assert answer(hello(OURS), here) is None, "of another line of data"
+    assert (found.reason, found.fork) == (GoodbyeReason.SUPERSEDED, RECLAIMED)
     stranger = replace(hello(THEIRS), sender=SenderState(NEW, THEIRS))
     assert answer(stranger, here) is None, "another group of that name"
+    assert answer(hello(FIRST, ()), here) is None, "to be refused, whatever the words"
+
+
+def test_an_older_copy_is_told_the_line_that_is_sent_now() -> None:
+    """Whoever gave up for one that has ended would refuse the one that goes on."""
+    here = replace(HERE, lineage=NEW, reclaimed=RECLAIMED, taken=TAKEN)
+    found = answer(hello(FIRST), here)
+    assert found is not None
+    told = ToldFork(replace(TAKEN, lineage=NEW), is_known=False)
+    assert (found.reason, found.fork) == (GoodbyeReason.SUPERSEDED, told)
+    for site in (here, replace(here, taken=None)):
+        split = answer(hello(OURS), site)
+        assert split is not None
+        told = replace(RECLAIMED, is_known=False)
+        assert (split.reason, split.fork) == (GoodbyeReason.SPLIT_BRAIN, told)
+
+
+def test_a_superseded_site_has_nobody_receive_its_line() -> None:
+    superseded = ToldFork(FORK, is_known=True)
+    here = replace(HERE, superseded=superseded, reclaimed=RECLAIMED, taken=TAKEN)
+    for lineage in (FIRST, NEW):
+        told = answer(hello(lineage), here)
+        assert told is not None
+        assert told.reason == GoodbyeReason.NOT_YET
+        assert "farshore takeover g --force there" in told.text
