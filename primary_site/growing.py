@@ -118,6 +118,9 @@ async def grow(
         return growth
     if group.failed is not None:
         raise RefusedError(f"group {group.name} has failed: {group.failed}")
+    if group.state.superseded is not None or group.state.handing is not None:
+        # What the other site takes over would have another size here.
+        raise RefusedError(f"group {group.name} is given up here: nothing grows")
     if group.state.volumes[volume.name].joining:
         raise RefusedError(
             f"{volume.name} is joining the group: grow it once a recovery point has it"

@@ -33,7 +33,8 @@ from common.replication.messages import (
 class Expected:
     """What this site knows of a group: its config, and once bound its identity.
 
-    `fork`: of a group that was taken over here, or is about to be.
+    `fork`: of a group that was taken over here, or is about to be. `is_divided`: the
+    volumes are still those that this site has sent itself.
     """
 
     group: str
@@ -42,6 +43,7 @@ class Expected:
     state: ReceiverState
     volumes: Sequence[VolumeOffer]
     fork: Fork | None = None
+    is_divided: bool = False
 
 
 def refusal(hello: Hello, expected: Expected) -> Goodbye | None:
@@ -171,10 +173,26 @@ def _shape_refusal(hello: Hello, expected: Expected) -> Goodbye | None:
         if known is None:
             continue
         place = f"{expected.group}/{offer.name}"
+        if (
+            expected.is_divided
+            and offer.volume_id == known.volume_id
+            and offer.size_bytes < known.size_bytes
+        ):
+            return _outgrown(place, offer, known)
         found = _one_shape_refusal(place, offer, known, may_have_grown)
         if found is not None:
             return found
     return None
+
+
+def _outgrown(place: str, offer: VolumeOffer, known: VolumeOffer) -> Goodbye:
+    """Of a volume that grew here while both sites served."""
+    return goodbye(
+        GoodbyeReason.SIZE_MISMATCH,
+        f"{place} has grown to {known.size_bytes} bytes at the remote, while that sent "
+        f"the group itself, and has {offer.size_bytes} here: a volume never shrinks; "
+        f"make it as large here: farshore grow {place} {known.size_bytes}",
+    )
 
 
 def _one_shape_refusal(

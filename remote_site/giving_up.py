@@ -20,6 +20,7 @@ from common.replication.messages import RUNS_MAX, VolumeOffer
 from common.storage.bitmap import Bitmap
 from common.storage.bitmap_file import PAGE_BITS, PAGE_BYTES, BitmapFile, page_of
 from remote_site.group_disk import GroupDisk
+from remote_site.growing import with_sender_sizes
 from remote_site.store_state import (
     NO_LINEAGE,
     Divided,
@@ -57,10 +58,14 @@ def begin_receiving(disk: GroupDisk, beginning: Beginning) -> None:
     """Receive from the other site from now on. No host writes to the devices any more.
 
     Order: the group bound in no lineage, if it never received, so that no sender is
-    welcome; what has changed, durably; then the journals of the point, and one record
-    that names the point, the fork and the lineage: the first that a sender is welcome
-    in. The crashes it defends against: tracks that overwrite what no point keeps; a
-    sender that is not told of all that differs. Begun anew it goes the same way; done,
+    welcome; what has changed, durably; then the journals of the point, with the sizes
+    that volumes have come to while this site sent, fdatasynced; and one record that
+    names the point, the fork, the lineage, those sizes and the sizes of the points
+    before: the first that a sender is welcome in. Their devices are as long already, by
+    the sending role's own order. The crashes it defends against: tracks that overwrite
+    what no point keeps; a sender that is not told of all that differs; a point without
+    what its volume had grown by; a device of a length that no record explains, for
+    until that record it is the sending role's. Begun anew it goes the same way; done,
     it changes nothing.
     """
     if disk.state is None:
@@ -78,7 +83,8 @@ def begin_receiving(disk: GroupDisk, beginning: Beginning) -> None:
 
     def begun(state: StoreState) -> StoreState:
         lineage, peer = beginning.lineage, beginning.peer
-        return state.received_from(lineage, peer, divided, fork)
+        received = state.received_from(lineage, peer, divided, fork)
+        return with_sender_sizes(received, beginning.volumes)
 
     disk.commit_point(
         point.number, point.cycle_id, point.cut_ns, point.label, begin=begun

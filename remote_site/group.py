@@ -208,6 +208,7 @@ class ReceivingGroup:
                 state=store.judged,
                 volumes=store.current,
                 fork=store.takeover.fork if store.takeover else None,
+                is_divided=store.is_divided,
             ),
         )
 

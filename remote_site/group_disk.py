@@ -400,9 +400,12 @@ class GroupDisk:
         with self._changing, ExitStack() as held:
             for volume in self.volumes:
                 held.enter_context(volume.lock)
+            sizes = self._known().sizes
             state = self._bound() if begin is None else begin(self._known())
             self.guard.check()
             if state.points and state.points[-1].cycle_id == cycle_id:
+                if begin is not None:  # given up as it was taken over
+                    self._store(state)
                 return state.relation_id
             if state.points and number <= state.points[-1].number:
                 raise ProtocolError(f"cycle {number} is older than the newest point")
@@ -411,10 +414,9 @@ class GroupDisk:
                 for journal in self._open_journals(volume, state):
                     journal.finish()
             state = with_joined(state, number, whole)
-            volumes = [v for i, v in enumerate(self.volumes) if state.has(number, i)]
             relation_id = self._new_identity()
             journals = self._journals.create(
-                state.group_id, volumes, relation_id, number
+                state.group_id, state.offers_at(number), relation_id, number
             )
             try:
                 point = Point(number, cycle_id, cut_ns, cut_ns, label)
@@ -425,21 +427,23 @@ class GroupDisk:
                 for journal in journals:
                     journal.close()
                 raise
-            self._open_next(volumes, journals)
+            self._open_next(durable, journals)
             older = self.points[: len(self.points) - len(state.points)]
+            if sizes != state.sizes:
+                older = tuple(sized(point, sizes) for point in older)
             self.listed.replace((*older, *listed.points))
             self._free(durable.points[0].number)
             return relation_id
 
-    def _open_next(
-        self, volumes: Sequence[SecondaryVolume], journals: Sequence[Journal]
-    ) -> None:
-        """Show the journals of a new relation, of the volumes that its point has."""
-        for volume in self.volumes:
+    def _open_next(self, state: StoreState, journals: Sequence[Journal]) -> None:
+        """Show the journals of a new relation, and the sizes that its point has."""
+        opened = {journal.header.volume_id: journal for journal in journals}
+        for volume, offer in zip(self.volumes, state.volumes, strict=True):
             for finished in volume.journals[-1:]:
                 finished.preserved = None
-        for volume, journal in zip(volumes, journals, strict=True):
-            volume.journals = (*volume.journals, journal)
+            volume.take_size(offer)
+            if offer.volume_id in opened:
+                volume.journals = (*volume.journals, opened[offer.volume_id])
 
     def _measured(self, state: StoreState) -> StoreState:
         """Return the state with the size of the newest point's finished journals.

@@ -103,19 +103,21 @@ class GroupJournals:
     def create(
         self,
         group_id: bytes,
-        volumes: Sequence[SecondaryVolume],
+        volumes: Sequence[VolumeOffer],
         relation_id: bytes,
         number: int,
     ) -> list[Journal]:
-        """Make the open journals of the next relation, and their names, durable."""
+        """Make the open journals of the next relation, and their names, durable.
+
+        `volumes`: those that its point has, with the sizes that it has.
+        """
         journals: list[Journal] = []
         try:
-            for volume in volumes:
-                size_bytes = volume.offer.size_bytes
+            for offer in volumes:
                 header = self._header(
-                    group_id, volume.offer, size_bytes, relation_id, number
+                    group_id, offer, offer.size_bytes, relation_id, number
                 )
-                path = self._path(volume.offer, number)
+                path = self._path(offer, number)
                 journals.append(
                     Journal.create(self._files, path, header, self._guard, self._opened)
                 )

@@ -6,11 +6,15 @@ walks through what a crash leaves of it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 from common.errors import DeviceError, StateMismatchError, StorageError
 from common.ports import File
+from common.replication.messages import VolumeOffer
 from common.storage.extending import extend, forget_short_page
 from common.storage.flush_guard import FlushGuard
-from remote_site.store_state import StoreState
+from remote_site.store_state import StoreState, sized
 
 
 def check_growth(
@@ -51,3 +55,34 @@ def extend_device(
         ) from error
     guard.datasync(device)
     forget_short_page(device, before_bytes, size_bytes)  # nobody writes between cycles
+
+
+def with_sender_sizes(state: StoreState, sent: Sequence[VolumeOffer]) -> StoreState:
+    """Return the state with the sizes that volumes have come to while sent from here.
+
+    `sent`: the volumes by the sending role's record. It has made their devices as long,
+    durably, before it recorded a size. Points keep the sizes that they have; a volume
+    only grows; an intent of before that a volume has outgrown is over. Pure.
+    """
+    sizes = {offer.volume_id: offer.size_bytes for offer in sent}
+    volumes = tuple(
+        replace(
+            offer,
+            size_bytes=max(offer.size_bytes, sizes.get(offer.volume_id, 0)),
+        )
+        for offer in state.volumes
+    )
+    if volumes == state.volumes:
+        return state
+    growing = tuple(
+        size_bytes if size_bytes > offer.size_bytes else 0
+        for size_bytes, offer in zip(
+            state.growing or (0,) * len(volumes), volumes, strict=True
+        )
+    )
+    return replace(
+        state,
+        volumes=volumes,
+        growing=growing if any(growing) else (),
+        points=tuple(sized(point, state.sizes) for point in state.points),
+    )

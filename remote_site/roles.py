@@ -265,13 +265,6 @@ class SiteGroups:
                 )
             case "forks":
                 return await fork_request(group, name, **arguments)
-        if command == "grow" and group is not None and name in self.sending.hosted:
-            # Its store would not know, and receive into the old size one day.
-            raise RefusedError(
-                f"grow: group {name!r} was received here before, and such a site can't "
-                "grow volumes yet: the group keeps its sizes while it is sent from "
-                "here. Nothing has changed"
-            )
         if name in self.sending.hosted and not (group and command in RECEIVING):
             return await self.sending.ask(command, name, arguments)
         return await self.receiving.ask(command, name, arguments)

@@ -265,6 +265,10 @@ class StoreState:
         """Tell whether point `number` has `volumes[index]`."""
         return self.memberships[index].has(number)
 
+    def offers_at(self, number: int) -> list[VolumeOffer]:
+        """Return the volumes that point `number` has."""
+        return [v for i, v in enumerate(self.volumes) if self.has(number, i)]
+
     # -- volumes that grow -------------------------------------------------------------
 
     @property

@@ -17,16 +17,15 @@ from tests.support.sites import Daemon, VolumeSpec, until
 MIB = 1 << 20
 TRACK = 4096
 
-pytestmark = pytest.mark.hunt
-
 
 async def written(daemon: Daemon, seed: int) -> bytes:
     """Write some tracks at a site, up to its end; return what it serves then."""
     chance = random.Random(seed)
     host = await daemon.nbd("g/v")
-    tracks = host.info.size_bytes // TRACK
-    for track in (*chance.sample(range(tracks - 1), 20), tracks - 1):
-        await host.write(track * TRACK, chance.randbytes(TRACK))
+    size_bytes = host.info.size_bytes
+    tracks = chance.sample(range(size_bytes // TRACK), 20)
+    for offset in (*(track * TRACK for track in tracks), size_bytes - TRACK):
+        await host.write(offset, chance.randbytes(TRACK))
     await host.flush()
     await host.disconnect()
     return bytes(await daemon.read_whole("g/v"))
@@ -64,25 +63,28 @@ async def switched_back(pair: ExchangingPair) -> None:
     await pair.cut()
 
 
-async def test_two_circles_over_tls_with_a_volume_that_has_grown(
+@pytest.mark.hunt
+async def test_two_circles_over_tls_with_a_volume_that_grows_at_either_site(
     tmp_path: Path,
 ) -> None:
     certificates = Certificates(tmp_path)
     tls = certificates.site("a"), certificates.site("b")
-    with ExchangingPair(tmp_path, [VolumeSpec("v", 4 * MIB)], link_tls=tls) as pair:
+    size = 4 * MIB
+    with ExchangingPair(tmp_path, [VolumeSpec("v", size)], link_tls=tls) as pair:
         await pair.start()
         for circle in range(2):
             await written(pair.primary, circle)
             await pair.cut()
-            if circle == 0:
-                await grown(pair, pair.primary, 5 * MIB)
+            size += MIB + 512  # from here on tracks are cut at the end
+            await grown(pair, pair.primary, size)
             await written(pair.primary, 10 + circle)
             await pair.cut()
             own = await written(pair.primary, 20 + circle)
             await lost_and_taken_over(pair)
-            refused = await pair.command(pair.remote, "grow", "g/v", str(9 * MIB))
-            assert refused.returncode == 8
-            assert "received here before" in refused.stderr
+            size += MIB
+            await grown(pair, pair.remote, size)
+            await pair.remote.stop()
+            await pair.remote.start()
             now = await written(pair.remote, 40 + circle)
             assert await failed_back(pair, own) == now
             await switched_back(pair)
@@ -90,6 +92,35 @@ async def test_two_circles_over_tls_with_a_volume_that_has_grown(
             assert bytes(await pair.remote.read_whole("g/v")) == now
 
 
+async def linked(daemon: Daemon) -> None:
+    await until(lambda: daemon.group()["link"]["state"] == "connected", "a link")
+
+
+async def test_roles_exchanged_again_and_again_by_whoever_has_just_grown(
+    tmp_path: Path,
+) -> None:
+    size = MIB
+    with ExchangingPair(tmp_path, [VolumeSpec("v", size)]) as pair:
+        await pair.start()
+        sites = pair.primary, pair.remote
+        for turn in range(4):
+            sending, receiving = sites[turn % 2], sites[1 - turn % 2]
+            if turn < 3:  # at last the group goes back untouched
+                size += MIB + 512
+                await grown(pair, sending, size)
+                now = await written(sending, turn)
+            await linked(sending)
+            await pair.done(sending, "switchover", "g")
+            await pair.reached(receiving, "it sends", role="sending")
+            assert bytes(await receiving.read_whole("g/v")) == now
+            assert bytes(await sending.read_whole("g/v")) == now
+        for site in sites:
+            await site.stop()
+            await site.start()
+            assert bytes(await site.read_whole("g/v")) == now
+
+
+@pytest.mark.hunt
 async def test_an_old_primary_put_back_from_a_backup_gets_all_that_differs(
     tmp_path: Path,
 ) -> None:

@@ -9,6 +9,10 @@ _CRASHES = (
     "unit/remote_site/test_giving_up.py::"
     "test_a_crash_at_any_step_leaves_what_was_there_and_the_way_on"
 )
+_GROWN = (
+    "unit/remote_site/test_growing_secondary.py::"
+    "test_a_new_size_at_a_change_of_roles_over_a_crash_at_any_step"
+)
 
 EXHIBITS: tuple[Exhibit, ...] = (
     Exhibit(
@@ -40,6 +44,73 @@ EXHIBITS: tuple[Exhibit, ...] = (
             ),
         ),
         tests(_CRASHES),
+        says="assert",
+        order="begin_receiving",
+    ),
+    Exhibit(
+        "O902",
+        "a site that sent receives into the sizes of before",
+        (
+            swap(
+                _GIVING_UP,
+                "        return with_sender_sizes(received, beginning.volumes)\n",
+                "        return received\n",
+            ),
+        ),
+        tests(_GROWN),
+        says="DeviceError|assert",
+        order="begin_receiving",
+    ),
+    Exhibit(
+        "O903",
+        "the journals of what a site gives up have the sizes of before",
+        (
+            swap(
+                "remote_site/group_disk.py",
+                "                state.group_id, state.offers_at(number), relation_id, "
+                "number\n",
+                "                state.group_id,\n"
+                "                self._known().offers_at(number),\n"
+                "                relation_id,\n"
+                "                number,\n",
+            ),
+        ),
+        tests(_GROWN),
+        says="CorruptStateError|assert",
+        order="begin_receiving",
+    ),
+    Exhibit(
+        "O904",
+        "points of before a change of roles are taken to have grown, too",
+        (
+            swap(
+                "remote_site/growing.py",
+                "        growing=growing if any(growing) else (),\n"
+                "        points=tuple(sized(point, state.sizes) "
+                "for point in state.points),\n",
+                "        growing=growing if any(growing) else (),\n",
+            ),
+        ),
+        tests(_GROWN),
+        says="CorruptStateError|assert",
+        order="begin_receiving",
+    ),
+    Exhibit(
+        "O905",
+        "who hands a group over untouched goes on as its sender",
+        (
+            swap(
+                "remote_site/group_disk.py",
+                "                if begin is not None:  "
+                "# given up as it was taken over\n"
+                "                    self._store(state)\n",
+                "",
+            ),
+        ),
+        tests(
+            "unit/remote_site/test_giving_up.py::"
+            "test_what_was_taken_over_and_handed_back_untouched_is_received_again"
+        ),
         says="assert",
         order="begin_receiving",
     ),

@@ -10,6 +10,7 @@ other site is told of every track that differs until a point has come.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -45,6 +46,8 @@ SENT = "/state/sent"
 
 OWN_LINEAGE, OTHER_LINEAGE = b"O" * 16, b"N" * 16
 CYCLES_AFTER = 2
+GROWN_SHARE = 0.5
+"""Of remotes that had taken over: a volume grew before they gave it up."""
 
 
 class FailbackExploration(RemoteExploration):
@@ -63,6 +66,8 @@ class FailbackExploration(RemoteExploration):
         self.is_agreed = self.rng.random() < 0.3
         self.is_known = self.rng.random() < 0.8
         """The other site has met the newest state of this one."""
+        # By chance of its own: other seeds do what they did before volumes grew.
+        self.has_grown = random.Random(seed ^ 0x6120).random() < GROWN_SHARE
         self.common = Cycle(b"common" + bytes(10), ())
         self.common_number = 0
         self.number = 0
@@ -100,10 +105,24 @@ class FailbackExploration(RemoteExploration):
         intend(store, None, OWN_LINEAGE, 77)
         list(roll_back(store.volumes, 2))
         finish(store)
+        if self.has_grown:
+            self._grow()
         self._host_writes(partial(_preserving, store))
         self._sent_a_cycle(3)
         if not self.is_agreed:
             self._host_writes(partial(_preserving, store))
+
+    def _grow(self) -> None:
+        """As `primary_site.growing` leaves a device: long enough before a record says
+        so. The last track of before becomes longer."""
+        index = 1
+        offer = self.offers[index]
+        grown = replace(offer, size_bytes=offer.size_bytes + offer.track_bytes + 512)
+        device = self.store.volumes[index].device
+        device.truncate(grown.size_bytes)
+        device.datasync()
+        self.current[index].extend(bytes(grown.size_bytes - offer.size_bytes))
+        self.offers = (*self.offers[:index], grown, *self.offers[index + 1 :])
 
     def _sent_from_the_first(self) -> None:
         for offer in OFFERS:
@@ -118,14 +137,14 @@ class FailbackExploration(RemoteExploration):
             self._host_writes(self._plain)
 
     def _plain(self, index: int, offset: int, data: bytes) -> None:
-        path = SETTINGS.devices[OFFERS[index].name]
+        path = SETTINGS.devices[self.offers[index].name]
         device = self.disk.open(path)
         device.write(offset, data)
         device.datasync()
         device.close()
 
     def _host_writes(self, write: object) -> None:
-        for index, offer in enumerate(OFFERS):
+        for index, offer in enumerate(self.offers):
             for offset, data in self._random_write(offer):
                 self.current[index][offset : offset + len(data)] = data
                 write(index, offset, data)  # type: ignore[operator]
@@ -170,12 +189,12 @@ class FailbackExploration(RemoteExploration):
                     16384,
                     full=False,
                 )
-                for offer in OFFERS
+                for offer in self.offers
             },
         )
         directory = f"{SENT}/groups/{SETTINGS.group}"
         self.disk.make_directory(directory)
-        for index, offer in enumerate(OFFERS):
+        for index, offer in enumerate(self.offers):
             bitmap = self._differing(index)
             path = f"{directory}/{offer.name}.changed"
             stored = BitmapFile.open(self.disk, path, bitmap.bit_count)
@@ -189,7 +208,7 @@ class FailbackExploration(RemoteExploration):
 
     def _differing(self, index: int) -> Bitmap:
         """Return the tracks that this site alone has changed since the common point."""
-        offer = OFFERS[index]
+        offer = self.offers[index]
         tracks = -(-offer.size_bytes // offer.track_bytes)
         bitmap = Bitmap(tracks)
         own, common = self.given_up()[index], self.common.images[index]
@@ -316,7 +335,7 @@ class FailbackExploration(RemoteExploration):
             return
         if committed != CycleName(self.common_number, self.common.cycle_id):
             raise ViolationError(f"{committed} is not what both have")
-        for index, offer in enumerate(OFFERS):
+        for index, offer in enumerate(self.offers):
             missed = self._differing(index)
             missed.subtract(_told(store, index))
             if missed.count:

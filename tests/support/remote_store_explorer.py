@@ -112,6 +112,8 @@ class RemoteExploration(Exploration):
         self.errors_met = 0
         self.phase = "running"
         self.history: dict[int, Cycle] = {}
+        self.offers = OFFERS
+        """With the sizes that they have by now."""
         self.current = [bytearray(offer.size_bytes) for offer in OFFERS]
         self.told = Told()
         self.is_bound = False
@@ -282,7 +284,7 @@ class RemoteExploration(Exploration):
         self.history[number] = Cycle(self.cut_rng.randbytes(16), images)
 
     def _mutate(self) -> None:
-        for offer, volume in zip(OFFERS, self.current, strict=True):
+        for offer, volume in zip(self.offers, self.current, strict=True):
             for _ in range(self.rng.randrange(1, 4)):
                 for offset, data in self._random_write(offer):
                     volume[offset : offset + len(data)] = data
@@ -302,7 +304,7 @@ class RemoteExploration(Exploration):
 
     def _abandoned_cycle(self, store: GroupDisk) -> None:
         """Tracks of a cycle that never ends; the next one sends them again."""
-        for volume, offer in zip(store.volumes, OFFERS, strict=True):
+        for volume, offer in zip(store.volumes, self.offers, strict=True):
             for offset, data in self._random_write(offer):
                 first = offset // offer.track_bytes
                 self._apply(volume, [_record(offer, first, data)])
@@ -321,7 +323,7 @@ class RemoteExploration(Exploration):
             has_base = newest is not None and record.data is not None
             if has_base and self.rng.random() < 0.5:
                 assert newest is not None
-                image = newest.images[OFFERS.index(volume.offer)]
+                image = newest.images[self.offers.index(volume.offer)]
                 record = _difference(volume.offer, record, image)
             sent.append(record)
         refused = apply_tracks(volume, sent)
@@ -340,7 +342,7 @@ class RemoteExploration(Exploration):
         The secondary tells what differs, by hashes: as after a restart.
         """
         for index, (volume, offer) in enumerate(
-            zip(store.volumes, OFFERS, strict=True)
+            zip(store.volumes, self.offers, strict=True)
         ):
             wanted = bytes(self.current[index])
             tracks = -(-offer.size_bytes // offer.track_bytes)
@@ -452,6 +454,8 @@ class RemoteExploration(Exploration):
         for volume, wanted in zip(store.volumes, cycle.images, strict=True):
             name = f"{volume.offer.name}@{number}"
             image = PointImage(volume, number)
+            if image.geometry.size_bytes != len(wanted):
+                raise ViolationError(f"{name} has another size")
             if image.read(0, len(wanted)) != wanted:
                 raise ViolationError(f"{name} is a mixture")
             offset = 0

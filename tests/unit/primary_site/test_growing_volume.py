@@ -14,6 +14,7 @@ import pytest
 
 from common.errors import DeviceError, RefusedError
 from common.ports import HostCommand, HostRequest
+from common.replication.lineage import CycleName, Fork, ToldFork
 from common.service.clock import SystemClock
 from common.service.config_primary import PrimaryGroup
 from primary_site.group import ConsistencyGroup
@@ -267,6 +268,17 @@ async def test_a_configured_size_below_the_volumes_is_only_warned_of(
     else:
         opened = open_group(site.disk, STATE, config(size), "primary.toml")
         assert opened.volumes[0].geometry.size_bytes == NEW
+
+
+@pytest.mark.parametrize("key", ["handing", "superseded"])
+async def test_nothing_grows_once_the_other_site_has_its_size(key: str) -> None:
+    fork = Fork(b"N" * 16, b"L" * 16, CycleName(1, b"c" * 16), 1, 2)
+    value = fork if key == "handing" else ToldFork(fork, is_known=True)
+    async with running() as site:
+        await site.group.update(**{key: value})
+        with pytest.raises(RefusedError, match="is given up here"):
+            await grow(site.group, site.volume, NEW)
+        assert site.volume.size_bytes == OLD
 
 
 async def test_a_read_of_the_new_area_and_a_status_of_all_are_answered() -> None:

@@ -76,6 +76,12 @@ def test_who_belongs_here_is_let_in(expected: Expected) -> None:
             ["orders/log", "1048576", "512", "older copy", "site.state_dir"],
         ),
         (
+            replace(HELLO, volumes=(DATA, replace(LOG, size_bytes=512))),
+            replace(BOUND, is_divided=True),
+            GoodbyeReason.SIZE_MISMATCH,
+            ["never shrinks", "farshore grow orders/log 1048576"],
+        ),
+        (
             replace(
                 HELLO, volumes=(DATA, replace(LOG, size_bytes=512, volume_id=b"x" * 16))
             ),

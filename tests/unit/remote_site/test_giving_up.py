@@ -27,6 +27,7 @@ from remote_site.store_state import (
     from_record,
     to_record,
 )
+from remote_site.takeover_disk import finish, intend, roll_back
 from tests.support.remote_store_group import (
     OFFERS,
     SETTINGS,
@@ -207,6 +208,31 @@ def test_a_point_handed_over_is_no_fork() -> None:
     assert disk.state.forks == ()
     sender = replace(TAKER, committed=COMMON)
     assert judge(sender, disk.state.judged()) is Verdict.SEND_AGAIN
+    disk.close()
+
+
+def test_what_was_taken_over_and_handed_back_untouched_is_received_again() -> None:
+    files = old_primary()
+    disk = opened(files)
+    begin_receiving(disk, beginning())
+    receive(disk, FORK + 1)
+    intend(disk, None, b"P" * 16, 77)
+    list(roll_back(disk.volumes, FORK + 1))
+    finish(disk)
+    newest = disk.points[-1]
+    handed = replace(beginning(), lineage=b"Q" * 16, point=newest, is_fork=False)
+    begin_receiving(disk, handed)
+
+    common = CycleName(newest.number, newest.cycle_id)
+    taker = SenderState(b"g" * 16, b"Q" * 16, newest=common, committed=common)
+    for found in (disk, opened(files.after_kill())):
+        assert found.state is not None
+        assert found.state.takeover is None
+        assert judge(taker, found.state.judged()) is Verdict.SEND_AGAIN
+        assert [point.number for point in found.points] == [FORK, FORK + 1]
+        check_fork(found)
+    receive(disk, FORK + 2)
+    check_fork(disk)
     disk.close()
 
 

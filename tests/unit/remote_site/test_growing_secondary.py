@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import errno
 import random
+from dataclasses import replace
 
 import pytest
 
 from common.errors import DeviceError, StateMismatchError
+from common.replication.lineage import CycleName
+from common.storage.bitmap import Bitmap
 from common.storage.extents import DIRTY
 from remote_site.applier import apply_tracks
+from remote_site.giving_up import Beginning, begin_receiving, told_changes
 from remote_site.group_disk import GroupDisk
+from remote_site.preserving_device import PreservingDevice
 from remote_site.recovery_point import PointImage
 from remote_site.store_state import Point
+from remote_site.takeover_disk import finish, intend, roll_back
 from tests.support.remote_store_group import (
     BINDING,
+    DATA,
     LOG,
     SETTINGS,
     filled,
@@ -146,3 +153,124 @@ def test_a_device_that_can_t_grow_is_said_and_goes_on_as_it_was() -> None:
     again.grow(1, OLD, NEW)
     assert again.volumes[1].geometry.size_bytes == NEW
     again.close()
+
+
+# -- a site that has sent, and receives again ------------------------------------------
+
+GROWN = replace(LOG, size_bytes=NEW)
+FORK = 9
+
+
+def sent_and_grown(files: SimulatedFiles) -> tuple[GroupDisk, dict[int, bytes]]:
+    """Return a disk that was taken over, and grew by what hosts use since."""
+    disk, wanted = bound(files)
+    intend(disk, None, b"N" * 16, 77)
+    list(roll_back(disk.volumes, 2))
+    finish(disk)
+    device = PreservingDevice(disk.volumes[1])
+    device.truncate(NEW)
+    device.datasync()
+    device.write(OLD - 512, bytes([7]) * (NEW - OLD + 512))  # over the old end
+    device.datasync()
+    wanted[FORK] = device.read(0, NEW)
+    return disk, wanted
+
+
+def giving_up() -> Beginning:
+    """Return what such a site's sending role has to say; the grown end differs."""
+    tracks = -(-NEW // LOG.track_bytes)
+    changed = {"data": Bitmap(DATA.size_bytes // DATA.track_bytes)}
+    changed["log"] = Bitmap(tracks)
+    changed["log"].set_range(LAST, tracks - LAST)
+    return Beginning(
+        group_id=b"g" * 16,
+        lineage=b"P" * 16,
+        peer="amsterdam",
+        volumes=(DATA, GROWN),
+        point=Point(FORK, b"f" * 16, 9, 9, "fork"),
+        is_fork=True,
+        own_lineage=b"N" * 16,
+        common=CycleName(2, b"2" * 16),
+        changed=changed,
+    )
+
+
+def check_sizes(disk: GroupDisk, wanted: dict[int, bytes]) -> None:
+    for point in disk.points:
+        assert content(disk, point.number) == wanted[point.number]
+        assert disk.state is not None
+        assert disk.state.size_at(point, 1) == len(wanted[point.number])
+
+
+def test_a_site_that_grew_while_it_sent_receives_into_its_new_size() -> None:
+    files = make_files()
+    disk, wanted = sent_and_grown(files)
+    begin_receiving(disk, giving_up())
+
+    check_sizes(disk, wanted)
+    assert told_changes(disk, 1, 0) == (((LAST, 4),), LAST + 4)
+    apply_tracks(disk.volumes[1], [tracks_of(GROWN, LAST, filled(LOG, 8, 3))])
+    disk.commit_point(FORK + 1, b"+" * 16, 10, None)
+    wanted[FORK + 1] = content(disk, FORK + 1)
+    assert len(wanted[FORK + 1]) == NEW
+    check_sizes(disk, wanted)
+    disk.grow(1, OLD, NEW)  # as the sender says, which began with the old size
+    disk.grow(1, OLD, NEW + 512)
+    assert disk.volumes[1].geometry.size_bytes == NEW + 512
+    check_sizes(disk, wanted)
+    disk.close()
+
+    disk = opened(files.after_kill())
+    check_sizes(disk, wanted)
+    disk.close()
+
+
+def test_a_new_size_at_a_change_of_roles_over_a_crash_at_any_step() -> None:
+    files = make_files()
+    disk, wanted = sent_and_grown(files)
+    images: list[SimulatedFiles] = []
+    rng = random.Random(4)
+    files.hook = lambda *_: images.extend(files.crash_images(rng, 4))
+    begin_receiving(disk, giving_up())
+    files.hook = None
+    sizes = set()
+    for image in [*images, files.after_kill()]:
+        again = opened(image)
+        sizes.add(again.volumes[1].geometry.size_bytes)
+        check_sizes(again, wanted)
+        begin_receiving(again, giving_up())  # as a start does, if it was not done
+        assert again.volumes[1].offer == GROWN
+        assert [point.number for point in again.points] == [1, 2, FORK]
+        check_sizes(again, wanted)
+        again.close()
+    assert sizes == {OLD, NEW}
+    disk.close()
+
+
+def test_a_pinned_point_keeps_its_size_where_a_site_begins_to_receive() -> None:
+    disk, wanted = sent_and_grown(make_files())
+    disk.retain = lambda points: {points[-1].number}
+    assert disk.pin(1) == 1
+    begin_receiving(disk, giving_up())
+
+    assert [point.number for point in disk.points] == [1, 2, FORK]
+    assert disk.state is not None
+    assert [point.number for point in disk.state.points] == [FORK]
+    check_sizes(disk, wanted)
+    disk.close()
+
+
+def test_an_intent_that_was_outgrown_while_sent_from_here_is_over() -> None:
+    disk, wanted = bound(make_files())
+    disk.change(lambda state: state.will_grow(1, NEW - 512).will_grow(0, 1 << 20))
+    intend(disk, None, b"N" * 16, 77)
+    list(roll_back(disk.volumes, 2))
+    finish(disk)
+    disk.volumes[1].device.truncate(NEW)
+    begin_receiving(disk, giving_up())
+
+    assert disk.state is not None
+    assert disk.state.growing == (1 << 20, 0)
+    wanted[FORK] = wanted[2] + bytes(NEW - OLD)
+    check_sizes(disk, wanted)
+    disk.close()
