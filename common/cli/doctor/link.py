@@ -2,7 +2,8 @@
 
 A visit goes as far as it can without leaving a trace in any group: connect, shake
 hands, see each other's certificates, and ask to join a session that does not exist.
-The refusal is the proof that farshore has read the question.
+The refusal is the proof that farshore has read the question. It is too little data to
+tell a rate from: what fits into a first window says nothing about those after it.
 """
 
 from __future__ import annotations
@@ -29,16 +30,30 @@ from common.service.config_link import LinkTable
 CONNECT_SECONDS = 5.0
 CLOCK_SKEW_SECONDS_MAX = 1.0
 
+RATE = (
+    "start both daemons: after a cycle this command and farshore status tell it; "
+    "before that, iperf3 between the two hosts"
+)
 FIREWALL = "see its daemon, its firewall, and group.link.remotes here"
 
 
 @dataclass(frozen=True, slots=True)
 class Visit:
-    """Times of one visit; `names` are those of the remote's certificate."""
+    """Times of one visit; `names` are those of the remote's certificate.
+
+    To connect and to be answered takes a round trip each, and what the remote needs
+    besides; a TLS handshake takes two, and what the certificates cost.
+    """
 
     connect_seconds: float
+    secure_seconds: float | None
     answer_seconds: float
     names: frozenset[str] | None
+
+    @property
+    def round_trip_seconds(self) -> float:
+        """Return what a round trip takes at most."""
+        return min(self.connect_seconds, self.answer_seconds)
 
 
 async def visit(address: str, credentials: Credentials | None) -> Visit:
@@ -46,13 +61,14 @@ async def visit(address: str, credentials: Credentials | None) -> Visit:
     began = time.monotonic()
     stream = await connect(Address.parse(address), CONNECT_SECONDS)
     connected = time.monotonic()
-    names = None
+    names = secure_seconds = None
     link = Link(stream, SystemClock())
     try:
         if credentials is not None:
             async with asyncio.timeout(HANDSHAKE_SECONDS):
                 secured = await secure(stream, credentials)
             names = secured.certificate.names
+            secure_seconds = time.monotonic() - connected
             link = Link(secured, SystemClock())
         asked = time.monotonic()
         await link.send(Join(1, secrets.token_bytes(16)))
@@ -64,7 +80,7 @@ async def visit(address: str, credentials: Credentials | None) -> Visit:
         answered = time.monotonic() - asked
     finally:
         link.abort()
-    return Visit(connected - began, answered, names)
+    return Visit(connected - began, secure_seconds, answered, names)
 
 
 def check_by_visit(group: str, link: LinkTable) -> Iterator[Finding]:
@@ -85,6 +101,7 @@ def check_by_visit(group: str, link: LinkTable) -> Iterator[Finding]:
             yield failed("link", group, text, f"at the remote: {FIREWALL}")
             continue
         yield _visited(group, address, link.peer, seen)
+        yield unknown("link", group, f"{address}: rate not measured", RATE)
 
 
 def _visited(group: str, address: str, peer: str, seen: Visit) -> Finding:
@@ -95,13 +112,17 @@ def _visited(group: str, address: str, peer: str, seen: Visit) -> Finding:
             f"{address} names itself {', '.join(sorted(seen.names))}, not {peer}",
             "mend group.link.peer or remotes, or its certificate",
         )
-    who = "plain text" if seen.names is None else f"it is {peer}"
+    secured = (
+        "plain text"
+        if seen.secure_seconds is None
+        else f"it is {peer}, TLS in {seconds_text(seen.secure_seconds)}"
+    )
     return fine(
         "link",
         group,
-        f"{address}: connected in {seconds_text(seen.connect_seconds)}, answered in "
-        f"{seconds_text(seen.answer_seconds)}, {who}; its rate is not known without "
-        "cycles",
+        f"{address}: round trip {seconds_text(seen.round_trip_seconds)} at most "
+        f"(connected in {seconds_text(seen.connect_seconds)}, answered in "
+        f"{seconds_text(seen.answer_seconds)}), {secured}",
     )
 
 
