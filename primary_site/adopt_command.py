@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from common.cli.daemon_options import json_option
 from common.cli.display import print_json
+from common.cli.named_on_site import group_argument
 from common.errors import ConfigError, RefusedError
 from common.service.config import load_primary
 from common.service.group_identity import GroupIdentity
@@ -18,7 +19,7 @@ from primary_site.adopting import adopt as adopt_group
 
 
 @click.command()
-@click.argument("group")
+@group_argument
 @click.option(
     "--identity",
     required=True,

@@ -15,6 +15,7 @@ import click
 
 from common.cli.daemon_options import json_option
 from common.cli.display import print_json, size_text
+from common.cli.named_on_site import group_argument
 from common.errors import RefusedError, StorageError
 from common.service.config import load_any
 from common.service.config_primary import PrimaryConfig
@@ -51,7 +52,7 @@ class Known:
 
 
 @click.command()
-@click.argument("group")
+@group_argument
 @click.option("--config", required=True, metavar="FILE", help="This site's config.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @json_option

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from common.cli.daemon_options import connect, daemon_options, json_option
 from common.cli.display import console, plain, print_json, seconds_text
+from common.cli.named_on_site import group_argument
 from common.cli.probes import Ended, environment, run_probe, signals_interrupt
 from common.errors import DrillFailedError, FarshoreError
 from common.service.control_client import ControlClient
@@ -43,7 +44,7 @@ class Span(click.ParamType[float]):
 
 
 @click.command()
-@click.argument("group")
+@group_argument
 @click.option("--probe", metavar="SCRIPT", help="What tells whether the copy is good.")
 @click.option("--point", type=int, help="The recovery point; default: the newest.")
 @click.option(

@@ -11,12 +11,13 @@ from rich.table import Table
 from common.cli.daemon_options import connect, daemon_options, json_option
 from common.cli.display import console, plain, print_json, size_text
 from common.cli.drain_shown import drain_shown
+from common.cli.named_on_site import group_argument
 from common.service.control_client import ControlClient
 from common.service.logging import escape
 
 
 @click.command()
-@click.argument("group")
+@group_argument
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @json_option
 @daemon_options
@@ -71,7 +72,7 @@ def _given_up(group: str, status: dict[str, Any]) -> list[str]:
 
 
 @click.command()
-@click.argument("group")
+@group_argument
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @json_option
 @daemon_options
@@ -128,7 +129,7 @@ def forks() -> None:
 
 
 @forks.command("list")
-@click.argument("group")
+@group_argument
 @json_option
 @daemon_options
 def list_forks(
@@ -165,7 +166,7 @@ def _table(found: list[dict[str, Any]]) -> Table:
 
 
 @forks.command("delete")
-@click.argument("group")
+@group_argument
 @click.argument("number", type=click.IntRange(min=0))
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @json_option

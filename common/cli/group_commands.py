@@ -11,12 +11,13 @@ from rich.table import Table
 from common.cli.daemon_options import connect, daemon_options, json_option
 from common.cli.display import console, plain, print_json, seconds_text, size_text
 from common.cli.drain_shown import drain_shown
+from common.cli.named_on_site import group_argument
 from common.errors import NotCommittedError
 from common.service.logging import escape
 
 
 @click.command()
-@click.argument("group")
+@group_argument
 @click.option("--wait", is_flag=True, help="Return once this cut is safe.")
 @click.option("--label", metavar="TEXT", help="A name for the recovery point.")
 @json_option
@@ -80,7 +81,7 @@ def _steer(
 
 
 @click.command()
-@click.argument("group")
+@group_argument
 @json_option
 @daemon_options
 def suspend(
@@ -95,7 +96,7 @@ def suspend(
 
 
 @click.command()
-@click.argument("group")
+@group_argument
 @json_option
 @daemon_options
 def resume(
@@ -107,7 +108,7 @@ def resume(
 
 
 @click.command()
-@click.argument("group")
+@group_argument
 @click.option("--keep", type=int, metavar="N", help="Keep point N whatever the rules.")
 @click.option("--release", type=int, metavar="N", help="Keep point N no longer.")
 @json_option

@@ -10,6 +10,7 @@ from rich.markup import escape as escape_markup
 
 from common.cli.daemon_options import connect, daemon_options, json_option
 from common.cli.display import print_json, size_text
+from common.cli.named_on_site import volume_argument
 from common.cli.volume_name import split_volume_name
 from common.errors import NotCommittedError, UnreachableError
 from common.service.control_client import CommandFailedError, ControlClient
@@ -33,7 +34,7 @@ class Size(click.ParamType[int]):
 
 
 @click.command()
-@click.argument("volume", metavar="GROUP/VOLUME")
+@volume_argument("volume")
 @click.argument("size", type=Size(), metavar="SIZE")
 @click.option(
     "--wait", is_flag=True, help="Return once a recovery point of this size is safe."

@@ -6,10 +6,11 @@ import click
 
 from common.cli.daemon_options import connect, daemon_options, json_option
 from common.cli.display import print_json
+from common.cli.named_on_site import group_argument
 
 
 @click.command()
-@click.argument("group")
+@group_argument
 @json_option
 @daemon_options
 def identity(

@@ -10,6 +10,7 @@ from rich.console import RenderableType
 from common.cli.daemon_options import connect, daemon_options, json_option
 from common.cli.display import print_json, size_text
 from common.cli.long_jobs import Report, arguments_of, wait_for_end
+from common.cli.named_on_site import group_argument
 from common.cli.progress_view import Shrinking, progress_row
 from common.errors import FoundDifferentError, IncompleteError
 from common.service.control_requests import RATE_DEFAULT
@@ -17,7 +18,7 @@ from common.service.logging import escape
 
 
 @click.command()
-@click.argument("group")
+@group_argument
 @click.option(
     "--rate",
     metavar="RATE",

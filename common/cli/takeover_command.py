@@ -10,11 +10,12 @@ from rich.markup import escape as escape_markup
 
 from common.cli.daemon_options import connect, daemon_options, json_option
 from common.cli.display import print_json
+from common.cli.named_on_site import group_argument
 from common.service.logging import escape
 
 
 @click.command()
-@click.argument("group")
+@group_argument
 @click.option(
     "--point",
     type=click.IntRange(min=1),

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from common.cli.daemon_options import connect, daemon_options, json_option
 from common.cli.display import console, plain, print_json, size_text
+from common.cli.named_on_site import group_argument
 from common.service.logging import escape
 
 Copy = dict[str, Any]
@@ -24,7 +25,7 @@ def test_copy() -> None:
 
 
 @test_copy.command()
-@click.argument("group")
+@group_argument
 @click.option("--point", type=int, help="The recovery point; default: the newest.")
 @click.option("--name", help="What it is called; default: copy1, copy2, ...")
 @json_option
@@ -58,7 +59,7 @@ def start(
 
 
 @test_copy.command()
-@click.argument("group")
+@group_argument
 @click.option("--name", help="Which one; may be left out where there is only one.")
 @json_option
 @daemon_options
@@ -83,7 +84,7 @@ def stop(
 
 
 @test_copy.command(name="list")
-@click.argument("group")
+@group_argument
 @json_option
 @daemon_options
 def list_copies(

@@ -8,6 +8,7 @@ from rich.console import Group, RenderableType
 from common.cli.daemon_options import connect, daemon_options, json_option
 from common.cli.display import plain, print_json, seconds_text, size_text
 from common.cli.long_jobs import Report, arguments_of, wait_for_end
+from common.cli.named_on_site import group_argument
 from common.cli.progress_view import progress_row
 from common.errors import FoundDifferentError, IncompleteError
 from common.service.control_requests import RATE_DEFAULT
@@ -17,7 +18,7 @@ RANGES_SHOWN_MAX = 50
 
 
 @click.command()
-@click.argument("group")
+@group_argument
 @click.option(
     "--repair", is_flag=True, help="Have what differs sent with the next cut."
 )

@@ -10,6 +10,7 @@ from rich.markup import escape as escape_markup
 
 from common.cli.daemon_options import connect, daemon_options, json_option
 from common.cli.display import print_json, size_text
+from common.cli.named_on_site import volume_argument
 from common.cli.volume_name import split_volume_name
 from common.service.logging import escape
 
@@ -47,7 +48,7 @@ def add(name: str, as_json: bool, socket_path: str | None, config: str | None) -
 
 
 @volume.command()
-@click.argument("name", metavar="GROUP/VOLUME")
+@volume_argument("name")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @json_option
 @daemon_options

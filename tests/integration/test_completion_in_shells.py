@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
+from common.cli.daemon_options import SOCKET_VARIABLE
 from release.completions import PLACES, write_completions
+from tests.support.control_daemon import Daemon
 from tests.support.daemon import until
 from tests.support.terminal import Terminal, terminal
 
@@ -19,11 +22,15 @@ TYPED = {
     "a command": ("farshore poi", "farshore points"),
     "a command of a command": ("farshore config ch", "farshore config check"),
     "an option": ("farshore cut g --la", "farshore cut g --label"),
+    "a group": ("farshore cut or", "farshore cut orders"),
+    "a volume": ("farshore grow --wait orders/", "farshore grow --wait orders/data"),
     "an option behind a group and a value": (
         "farshore drill g --point 3 --pro",
         "farshore drill g --point 3 --probe",
     ),
 }
+
+SITE = {"groups": [{"name": "orders", "volumes": [{"name": "data"}]}]}
 
 
 def bash(share: Path, home: Path) -> list[str]:
@@ -75,7 +82,14 @@ async def test_what_is_begun_is_completed_by_a_tab(shell: str, tmp_path: Path) -
         "XDG_DATA_DIRS": f"{share}:/usr/share",
         "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin",
     }
-    with terminal(*SHELLS[shell](share, home), told=told) as typing:
+    with (
+        tempfile.TemporaryDirectory() as short,
+        Daemon(f"{short}/control") as daemon,
+        terminal(
+            *SHELLS[shell](share, home), told=told | {SOCKET_VARIABLE: daemon.path}
+        ) as typing,
+    ):
+        daemon.replies["status"] = lambda _: SITE
         await typing.shows("a prompt", lambda text: PROMPT in text)
         for what, (begun, whole) in TYPED.items():
             assert await completed(typing, begun, home / "line") == whole, what

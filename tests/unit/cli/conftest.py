@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from common.cli.main import cli
+from common.errors import EXIT_INTERNAL
 from tests.support.control_daemon import Daemon
 
 
@@ -20,13 +21,12 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
 
 @pytest.fixture
 def farshore(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
-    """Run `farshore ARGUMENTS...`; a bug's exception is raised, not swallowed."""
+    """Run `farshore ARGUMENTS...`; a bug's traceback fails the test."""
     monkeypatch.delenv("FARSHORE_SOCKET", raising=False)
 
     def run(*arguments: str, **environment: str) -> Result:
         result = CliRunner(env=environment).invoke(cli, arguments, prog_name="farshore")
-        if not isinstance(result.exception, SystemExit | None):
-            raise result.exception
+        assert result.exit_code != EXIT_INTERNAL, result.stderr
         return result
 
     return run
