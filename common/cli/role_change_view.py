@@ -14,6 +14,9 @@ from common.cli.display import UNKNOWN, plain, size_text
 HERE = "here"
 OTHER = "at the other site"
 
+BRINGS_BACK = frozenset({"failback", "compare", "first_copy"})
+"""Operations of which the other site has not got all yet."""
+
 Told = tuple[str, list[str]]
 """What there is to say, and what to type next, with the site where."""
 
@@ -65,7 +68,7 @@ def _taking_over(group: dict[str, Any], change: dict[str, Any]) -> Told:
 def _taken_over(group: dict[str, Any], change: dict[str, Any]) -> Told:
     name = group["name"]
     said = f"taken over from {_point(change)}, at {change.get('at', UNKNOWN)}: "
-    if (group.get("progress") or {}).get("operation") == "failback":
+    if (group.get("progress") or {}).get("operation") in BRINGS_BACK:
         return said + "failback under way, the other site gets what has changed", []
     if (group.get("link") or {}).get("state") == "connected":
         return said + "the other site follows this one", [

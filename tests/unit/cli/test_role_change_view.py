@@ -88,10 +88,11 @@ def test_what_follows_a_takeover_depends_on_the_other_site() -> None:
     assert POINT in said
     assert command.startswith("next: farshore failback orders (at the other site)")
 
-    failback = ProgressStatus(operation="failback", done_bytes=1, total_bytes=2)
     connected = LinkState.CONNECTED
-    (said,) = shown(RoleStep.TAKEN_OVER, link=connected, progress=failback)
-    assert said.endswith("failback under way, the other site gets what has changed")
+    for operation in ("failback", "compare"):
+        going = ProgressStatus(operation=operation, done_bytes=1, total_bytes=2)
+        (said,) = shown(RoleStep.TAKEN_OVER, link=connected, progress=going)
+        assert said.endswith("failback under way, the other site gets what has changed")
 
     (said, command) = shown(RoleStep.TAKEN_OVER, link=connected)
     assert command.startswith("next: farshore switchover orders (here)")
