@@ -8,15 +8,13 @@
            -> flush: one fdatasync begun after every write already replied to
 
 One hop to a thread serves all the writes of one socket read: a hop costs as much
-as two or three small requests. The order of a write (mark, preserve,
-write, sync) is that of `_begin` and `HostWriteBatch.run`.
+as two or three small requests: see `threaded_writes.py`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import errno
-from collections.abc import Callable
 
 from common.errors import StorageError
 from common.ports import (
@@ -28,7 +26,6 @@ from common.ports import (
     Threads,
 )
 from common.storage.bitmap import Bitmap
-from common.storage.flashcopy import Runs
 from common.storage.geometry import Geometry
 from primary_site.at_once import Span, WritesAtOnce, overlaps, span
 from primary_site.changes import Room, VolumeChanges
@@ -41,20 +38,21 @@ from primary_site.extents import (
     tell_extents,
 )
 from primary_site.gate import Gate
-from primary_site.hops import WriteHops
-from primary_site.preserving import HostWriteBatch, Preserver
+from primary_site.preserving import Preserver
 from primary_site.promptness import Promptness
-from primary_site.regions import Region, RegionHeat
+from primary_site.regions import RegionHeat
 from primary_site.shared_flush import SharedFlush
+from primary_site.threaded_writes import ThreadedWrites, error_number
 
 SLICE_BYTES = 1 << 20
 """Longer writes, trims and zeroes enter and leave slice by slice, so that a huge
 one neither delays a cut nor other I/O."""
 
 INLINE_READ_BYTES_MAX = 256 << 10
+"""Copied on the event loop at most, per read: about 30 microseconds."""
+
 READS_OF_A_HOP_MAX = 16
 """Of one batch; they are read one after the other."""
-"""Copied on the event loop at most, per read: about 30 microseconds."""
 
 # Plain ints: comparing with a class's attribute is slower.
 _READ = HostCommand.READ
@@ -100,20 +98,6 @@ class _Sliced:
         self._volume.start_writes([part], self.next)
 
 
-class _Pinned:
-    """Writes of one batch and the hot regions they hold."""
-
-    __slots__ = ("batch", "complete", "regions", "requests", "runs")
-
-    batch: HostWriteBatch
-
-    def __init__(self, complete: Complete) -> None:
-        self.complete = complete
-        self.requests: list[HostRequest] = []
-        self.regions: list[Region] = []
-        self.runs: Runs = []
-
-
 class PrimaryVolume:
     """The `HostVolume` of a primary volume; all methods are the event loop's."""
 
@@ -153,19 +137,25 @@ class PrimaryVolume:
         self._writes_ended = asyncio.Event()
         self._gate = gate
         self._flush = flush
-        self._region_shift = geometry.region_bytes.bit_length() - 1
         self._region_bytes = geometry.region_bytes
         self._region_mask = geometry.region_bytes - 1
-        self._track_shift = geometry.track_bytes.bit_length() - 1
-        self._blocked: list[_Pinned] = []
         # Writes, trims and zeroings that a thread is at, or will be.
         self._under_way: dict[int, Span] = {}
         # What overlaps one of them, or of these, in the order in which it came.
         self._behind: list[tuple[HostRequest, Complete]] = []
         self.promptness = Promptness()
-        self._hops = WriteHops(
-            threads, gate, self._begin, self._wrote, self.promptness, clock
+        self._threaded = ThreadedWrites(
+            geometry,
+            device,
+            threads,
+            gate,
+            changes,
+            preserver,
+            heat,
+            self.promptness,
+            clock,
         )
+        self.start_writes = self._threaded.start
         self._at_once = WritesAtOnce(
             geometry, device, changes, preserver, heat, self.promptness, clock
         )
@@ -195,6 +185,7 @@ class PrimaryVolume:
         self.preserver.take_size(geometry)
         self.heat.take_size(geometry)
         self._at_once.take_size(geometry)
+        self._threaded.take_size(geometry)
         self.geometry = geometry
         self.size_bytes = geometry.size_bytes
         return found
@@ -270,7 +261,7 @@ class PrimaryVolume:
         """
         if self._under_way:
             writes = [r for r in writes if not self._held_back(r, complete)]
-        if not (self._gate.held or self._hops.overdue or self.failed):
+        if not (self._gate.held or self._threaded.hops.overdue or self.failed):
             written: list[HostRequest] = []
             writes = self._at_once.take(writes, written)
             if self.looks:
@@ -309,8 +300,7 @@ class PrimaryVolume:
         It ends with its region: a write that held one region while it waited for
         another could wait for a writer that holds that one.
         """
-        region_bytes = self.geometry.region_bytes
-        return min(SLICE_BYTES, region_bytes - (offset & (region_bytes - 1)))
+        return min(SLICE_BYTES, self._region_bytes - (offset & self._region_mask))
 
     def _submit_other(self, request: HostRequest, complete: Complete) -> None:
         if request.fast and fast_zero_refused(self, request):
@@ -380,116 +370,7 @@ class PrimaryVolume:
 
         self.threads.submit(read, done)
 
-    def _in_thread(
-        self,
-        request: HostRequest,
-        complete: Complete,
-        job: Callable[[], object],
-    ) -> None:
-        def done(result: object, error: BaseException | None) -> None:
-            if error is None:
-                request.data = result
-            else:
-                request.error = error_number(error)
-            complete([request])
-
-        self.threads.submit(job, done)
-
-    # -- writes ----------------------------------------------------------------------
-
-    def start_writes(self, requests: list[HostRequest], complete: Complete) -> None:
-        """Pin the region of each write; those of a region not yet hot wait for it."""
-        pinned = _Pinned(complete)
-        pin, shift = self.heat.pin, self._region_shift
-        for request in requests:
-            assert request.length <= self.slice_bytes(request.offset)
-            number = request.offset >> shift
-            region = pin(number)
-            if region is None:
-                self._wait_hot(number, request, complete)
-                continue
-            pinned.regions.append(region)
-            pinned.requests.append(request)
-        if pinned.requests:
-            self._hops.submit(pinned)
-
-    def _wait_hot(self, region: int, request: HostRequest, complete: Complete) -> None:
-        if self.failed is not None:
-            self._fail([request], complete)
-            return
-        self.heat.wait(region, lambda: self.start_writes([request], complete))
-
-    def _begin(self, pinned: _Pinned) -> HostWriteBatch | None:
-        """Enter the gate, mark and claim, in one step; return what a thread does.
-
-        None if it ended at once (a failed volume) or has to wait: tracks that are
-        being preserved for another batch make the whole of this one wait for that
-        one, so a batch that waits owns no track, and no two wait for each other.
-        """
-        if self.failed is not None:
-            self._unpin(pinned)
-            self._fail(pinned.requests, pinned.complete)
-            return None
-        if self.changes.flashcopy.busy and self._must_wait(pinned):
-            self._blocked.append(pinned)
-            return None
-        self._gate.enter(len(pinned.requests))
-        claim, shift = self.changes.flashcopy.claim, self._track_shift
-        for request in pinned.requests:
-            first = request.offset >> shift
-            count = ((request.offset + request.length - 1) >> shift) - first + 1
-            runs = claim(first, count, pinned)
-            if runs:
-                pinned.runs += runs
-        pinned.batch = HostWriteBatch(
-            self.device,
-            self.geometry,
-            self.preserver.standing(),
-            pinned.runs,
-            pinned.requests,
-        )
-        return pinned.batch
-
-    def _must_wait(self, pinned: _Pinned) -> bool:
-        tracks, is_preserving = (
-            self.geometry.tracks,
-            self.changes.flashcopy.is_preserving,
-        )
-        return any(is_preserving(*tracks(r.offset, r.length)) for r in pinned.requests)
-
-    def _wrote(self, pinned: _Pinned, error: BaseException | None) -> None:
-        if error is not None:
-            number = error_number(error)
-            for request in pinned.requests:
-                request.error = request.error or number
-            pinned.batch.invalidate(repr(error))
-        if pinned.runs:
-            self.changes.flashcopy.settle(pinned.runs)
-        self._left(pinned)
-        if self._blocked:
-            blocked, self._blocked = self._blocked, []
-            for waiting in blocked:
-                self._hops.submit(waiting)
-
-    def _unpin(self, pinned: _Pinned) -> None:
-        for region in pinned.regions:
-            self.heat.unpin(region)
-
-    def _left(self, pinned: _Pinned) -> None:
-        self._unpin(pinned)
-        try:
-            # The replies first: whoever cuts now finds them already on their way.
-            pinned.complete(pinned.requests)
-        finally:
-            self._gate.leave(len(pinned.requests))
-
     # -- failure ---------------------------------------------------------------------
-
-    def _fail(self, requests: list[HostRequest], complete: Complete) -> None:
-        assert self.failed is not None
-        for request in requests:
-            request.error = self.failed.errno
-        complete(requests)
 
     def fail(self, error: StorageError) -> None:
         """Fail-stop (I9): no write or flush succeeds again before a restart.
@@ -499,6 +380,7 @@ class PrimaryVolume:
         """
         if self.failed is None:
             self.failed = error
+            self._threaded.fail(error)
             self._flush.fail(error)
             self.heat.fail(error)
 
@@ -513,8 +395,3 @@ def _without_writes(
     if refused:
         complete(refused)
     return [request for request in requests if request.command not in WRITES]
-
-
-def error_number(error: BaseException) -> int:
-    """Return the errno a host sees for what a thread raised."""
-    return error.errno if isinstance(error, StorageError) else errno.EIO

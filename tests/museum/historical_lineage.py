@@ -12,7 +12,7 @@ EXHIBITS = (
         "trims are not marked as changes",
         (
             swap(
-                "primary_site/volume.py",
+                "primary_site/threaded_writes.py",
                 "            runs = claim(first, count, pinned)\n",
                 "            runs = claim(first, count, pinned) if request.data else []\n",
             ),

@@ -291,8 +291,8 @@ EXHIBITS = (
         "a small write does not wait for another that preserves its track",
         (
             swap(
-                "primary_site/volume.py",
-                "        if self.changes.flashcopy.busy and self._must_wait(pinned):\n",
+                "primary_site/threaded_writes.py",
+                "        if self._flashcopy.busy and self._must_wait(pinned):\n",
                 "        if False:\n",
             ),
         ),

@@ -83,12 +83,12 @@ CUTS = (
         "a write does not count as in flight",
         (
             swap(
-                "primary_site/volume.py",
+                "primary_site/threaded_writes.py",
                 "        self._gate.enter(len(pinned.requests))\n",
                 "",
             ),
             swap(
-                "primary_site/volume.py",
+                "primary_site/threaded_writes.py",
                 "            self._gate.leave(len(pinned.requests))\n",
                 "            pass\n",
             ),
@@ -105,8 +105,8 @@ CUTS = (
         (
             swap(
                 "primary_site/volume.py",
-                "        if not (self._gate.held or self._hops.overdue or self.failed):\n",
-                "        if not (self._hops.overdue or self.failed):\n",
+                "        if not (self._gate.held or self._threaded.hops.overdue or self.failed):\n",
+                "        if not (self._threaded.hops.overdue or self.failed):\n",
             ),
         ),
         tests("unit/primary_site/test_at_once.py::test_no_write_passes_a_held_gate"),
