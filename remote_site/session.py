@@ -17,65 +17,39 @@ import structlog
 
 from common.errors import (
     ConnectionLostError,
-    DeviceError,
     FarshoreError,
     GarbledLinkError,
     PeerRefusedError,
     ProtocolError,
-    StateMismatchError,
     StorageError,
 )
 from common.ports import Clock
 from common.replication.features import LINKS
-from common.replication.lineage import CycleName
 from common.replication.link import GOODBYE_SECONDS, Link
-from common.replication.member_messages import OfferVolume, Whole
 from common.replication.messages import (
-    Abandon,
-    AskChanged,
-    Committed,
-    Credit,
-    CurrentAsOf,
     CycleBegin,
-    CycleEnd,
     Goodbye,
     GoodbyeReason,
-    HandOver,
     Hashes,
     Message,
-    Noted,
-    Resize,
     Tracks,
     goodbye,
 )
 from common.replication.verify_messages import (
     Verify,
 )
-from remote_site.applying import Applying, refill_with_end
+from remote_site.applying import Applying
 from remote_site.cycle_trace import ReceivedCycle
 from remote_site.exchanging import Exchanging, OnHandOver, no_hand_over
 from remote_site.finishing import Finishing
 from remote_site.links import SessionLinks
 from remote_site.member_session import SessionMembers, WhyNot, no_volume
-from remote_site.receiver import Begun, Receiver
+from remote_site.receiver import Receiver
+from remote_site.session_control import ControlMessage, SessionControl
 from remote_site.store import GroupStore
 from remote_site.verifying import Answering
 
-CONTROL_QUEUED_MAX = 64
 LINKS_MAX = 64
-
-_CONTROL = (
-    CycleBegin
-    | CycleEnd
-    | Abandon
-    | CurrentAsOf
-    | Noted
-    | Resize
-    | AskChanged
-    | HandOver
-    | Whole
-    | OfferVolume
-)
 
 
 class ReceivingSession:
@@ -104,12 +78,9 @@ class ReceivingSession:
         self.refused: Goodbye | None = None
         """What only an operator can mend, found after the WELCOME."""
         self.closed = asyncio.Event()
-        self._store = store
-        self._order = order
         self._clock = clock
         self._on_committed = on_committed
-        self._exchanging = Exchanging(receiver, store, order, on_hand_over)
-        self._members = SessionMembers(receiver.epoch, order, why_not)
+        members = SessionMembers(receiver.epoch, order, why_not)
         self._log = structlog.get_logger().bind(
             group=name, peer=peer, epoch=receiver.epoch
         )
@@ -126,7 +97,7 @@ class ReceivingSession:
             receiver,
             store,
             self._send,
-            self._members.whole,
+            members.whole,
             self._note_committed,
             clock,
         )
@@ -134,11 +105,20 @@ class ReceivingSession:
             receiver, store, order, features, self._send, self._finishing.applied
         )
         self._finishing.has_more = lambda: self._applying.unapplied_count > 0
-        self._control: asyncio.Queue[_CONTROL | None] = asyncio.Queue(
-            CONTROL_QUEUED_MAX
+        self._control = SessionControl(
+            receiver=receiver,
+            store=store,
+            order=order,
+            applying=self._applying,
+            finishing=self._finishing,
+            exchanging=Exchanging(receiver, store, order, on_hand_over),
+            members=members,
+            send=self._send,
+            end=self.end,
+            refuse=self._refuse,
+            clock=clock,
+            log=self._log,
         )
-        self._began = 0, 0.0
-        """The cycle under way: by the wall clock, in ns, and by the one nobody sets."""
         self._stopping = False
         self._outlives_links = LINKS in features
         self._links: SessionLinks
@@ -173,7 +153,7 @@ class ReceivingSession:
         outlives = self._outlives_links
         self._links = SessionLinks(self.receiver, link, outlives=outlives)
         self._pump = asyncio.create_task(self._guarded(self._links.control.pump()))
-        jobs = [self._handle_control(), self._finishing.run(), self._answering.run()]
+        jobs = [self._control.run(), self._finishing.run(), self._answering.run()]
         jobs += self._applying.jobs()
         self._workers = [asyncio.create_task(self._guarded(job)) for job in jobs]
 
@@ -202,10 +182,15 @@ class ReceivingSession:
         self._stopping = True
         self._applying.stop()
         self._finishing.stop()
+        self._control.stop()
         self.end_reason = reason
         self.receiver.close()
         self._log.info("session_ended", reason=reason)
         self._shutdown = asyncio.create_task(self._shut(farewell))
+
+    def _refuse(self, farewell: Goodbye) -> None:
+        self.refused = farewell
+        self.end(farewell.text, farewell)
 
     async def stop(self, farewell: Goodbye) -> None:
         """End and wait until nothing of this session runs any more."""
@@ -234,7 +219,7 @@ class ReceivingSession:
         # end now. What they may not be torn from is the store.
         self._applying.end()
         self._finishing.wake()
-        refill_with_end(self._control)
+        self._control.end()
         self._answering.end()
         await asyncio.gather(*self._workers)
         self.closed.set()
@@ -282,132 +267,19 @@ class ReceivingSession:
             case Tracks() | Hashes():
                 if self.receiver.take(message):
                     await self._applying.take(message)
-            case (
-                CycleBegin()
-                | CycleEnd()
-                | Abandon()
-                | CurrentAsOf()
-                | Noted()
-                | Resize()
-                | AskChanged()
-                | HandOver()
-                | Whole()
-                | OfferVolume()
-            ):
-                await self._control.put(message)
             case Verify():
                 self._answering.take(message)
             case _:
-                raise ProtocolError(f"{type(message).__name__} is not a sender's")
+                if not isinstance(message, ControlMessage):
+                    raise ProtocolError(f"{type(message).__name__} is not a sender's")
+                await self._control.take(message)
 
     async def _send(self, message: Message) -> None:
         """Answer on the control link: answers stay in order."""
         self._links.control.post(message)
 
-    async def _handle_control(self) -> None:
-        while (message := await self._control.get()) is not None:
-            match message:
-                case CycleBegin():
-                    await self._begin(message)
-                case CycleEnd():
-                    self.receiver.end(message)
-                    self._finishing.wake()
-                case Abandon():
-                    if self.receiver.abandon(message):
-                        self._log.info("cycle_abandoned", cycle=message.cycle_id.hex())
-                case CurrentAsOf():
-                    await self._advance_current(message)
-                case Noted():
-                    await self._note(message)
-                case Resize():
-                    await self._resize(message)
-                case AskChanged() | HandOver() | Whole() | OfferVolume():
-                    await self._exchange(message)
-
-    async def _begin(self, message: CycleBegin) -> None:
-        self._check_sizes()
-        match self.receiver.begin(message):
-            case Begun.OPENED:
-                # Frames of the cycle before are dropped now; those in a thread end.
-                await self._applying.idle.wait()
-                if self._stopping:
-                    return
-                self._began = self._clock.now_ns(), self._clock.monotonic()
-                await self._store.begin_cycle(
-                    CycleName(message.cycle_number, message.cycle_id)
-                )
-                await self._send(
-                    Credit(self.epoch, message.cycle_id, self.receiver.credit_bytes)
-                )
-            case Begun.ALREADY_COMMITTED:
-                await self._send(
-                    Committed(
-                        self.epoch,
-                        message.cycle_number,
-                        message.cycle_id,
-                        self._store.points[-1].cut_ns,
-                        self._store.relation_id,
-                    )
-                )
-            case Begun.DROPPED:
-                pass
-
-    async def _advance_current(self, message: CurrentAsOf) -> None:
-        if message.epoch != self.epoch or self._stopping:
-            return
-        if message.number != self.receiver.committed_number:
-            raise ProtocolError(f"CURRENT_AS_OF for point {message.number}, not newest")
-        await self._store.advance_current(message.number, message.time_ns)
-        await self._send(message)
-
-    async def _note(self, message: Noted) -> None:
-        if message.epoch == self.epoch and not self._stopping:
-            await self._store.note(message.cycle_id)
-
-    async def _resize(self, message: Resize) -> None:
-        """Follow a volume that has grown; its points keep the sizes they have."""
-        if not self.receiver.resize(message):
-            return
-        await self._applying.idle.wait()  # for frames of a cycle that was abandoned
-        if self._stopping:
-            return
-        index = self._order[message.volume]
-        before = self._store.volumes[index]
-        try:
-            await self._store.grow(index, message.from_bytes, message.size_bytes)
-        except (DeviceError, StateMismatchError) as error:
-            self.refused = goodbye(GoodbyeReason.SIZE_MISMATCH, str(error))
-            self.end(str(error), self.refused)
-            return
-        self.receiver.resized(message.volume, message.size_bytes)
-        if before.size_bytes != message.size_bytes:
-            self._log.info(
-                "volume_grown",
-                volume=before.name,
-                before_bytes=before.size_bytes,
-                size_bytes=message.size_bytes,
-            )
-        await self._send(message)
-
-    async def _exchange(
-        self, message: AskChanged | HandOver | Whole | OfferVolume
-    ) -> None:
-        if message.epoch != self.epoch or self._stopping:
-            return
-        match message:
-            case AskChanged():
-                await self._send(await self._exchanging.tell_changes(message))
-            case HandOver():
-                refused = self._exchanging.hand_over(message)
-                if refused is not None:
-                    self.end(refused, goodbye(GoodbyeReason.NOT_PERMITTED, refused))
-            case Whole():
-                self._members.take(message)
-            case OfferVolume():
-                await self._send(await self._members.answer(message))
-
     def _note_committed(self, cycle: CycleBegin, commit_seconds: float) -> None:
-        began_ns, began = self._began
+        began_ns, began = self._control.began
         apply_seconds = self._clock.monotonic() - began - commit_seconds
         self._on_committed(
             ReceivedCycle(cycle, began_ns, apply_seconds, commit_seconds)
@@ -418,10 +290,3 @@ class ReceivingSession:
             commit_seconds=round(commit_seconds, 6),
             age_seconds=round((self._clock.now_ns() - cycle.cut_ns) / 1e9, 3),
         )
-
-    def _check_sizes(self) -> None:
-        """A HELLO may offer more than is here; a cycle begins only once it is."""
-        for volume, index in enumerate(self._order):
-            mine = self._store.volumes[index].size_bytes
-            if self.receiver.shapes[volume].size_bytes != mine:
-                raise ProtocolError("CYCLE_BEGIN before the RESIZE of a volume")

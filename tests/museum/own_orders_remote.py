@@ -29,7 +29,7 @@ SESSIONS = (
         "a cycle begins while threads of the one before still write",
         (
             swap(
-                "remote_site/session.py",
+                "remote_site/session_control.py",
                 "                await self._applying.idle.wait()\n",
                 "",
             ),

@@ -226,7 +226,7 @@ class Stuck:
 async def test_a_thread_that_is_at_it_is_passed_unless_it_waits(
     prompt: Site, monkeypatch: pytest.MonkeyPatch, *, waits: bool
 ) -> None:
-    hops = prompt.volume._hops
+    hops = prompt.volume._threaded.hops
     monkeypatch.setattr(hops, "_monotonic", lambda: 1.0)
     await prompt.commit_cut()
     await prompt.flush()
@@ -251,7 +251,7 @@ async def test_a_write_does_not_pass_what_it_overlaps(
     prompt: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A host may not rely on it; some do: fio trims a block and writes it at once."""
-    monkeypatch.setattr(prompt.volume._hops, "_monotonic", lambda: 1.0)
+    monkeypatch.setattr(prompt.volume._threaded.hops, "_monotonic", lambda: 1.0)
     go = threading.Event()
 
     def stuck(operation: str, path: str, _offset: int) -> None:
