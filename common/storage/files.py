@@ -1,4 +1,4 @@
-"""The one module that touches the disk: `File` and `Files` over system calls.
+"""The disk: `File` and `Files` over system calls, zeroing by `zeroing.py`.
 
 Regular files and block devices. `OSError` ends here: callers see `StorageError`,
 `DeviceError` or `DeviceBusyError`, each naming the file.
@@ -18,17 +18,18 @@ from collections.abc import Iterator
 
 from common.errors import DeviceBusyError, DeviceError, StorageError
 from common.ports import Buffer, FileIdentity
+from common.storage.zeroing import (
+    ZERO_MODE,
+    fallocate,
+    zero_block_device,
+    zeroes_fast,
+)
 
-# From <linux/fs.h>: Python's fcntl module does not name these.
 BLKGETSIZE64 = 0x80081272
-BLKZEROOUT = 0x127F
+"""From <linux/fs.h>: Python's fcntl module does not name it."""
 
 RWF_DONTCACHE = 0x80
 """Linux 6.14 on ext4, XFS, btrfs: pages that a read brought in are dropped after it."""
-
-FALLOC_FL_KEEP_SIZE = 0x01
-FALLOC_FL_PUNCH_HOLE = 0x02
-FALLOC_FL_ZERO_RANGE = 0x10
 
 SYNC_FILE_RANGE_WRITE = 0x02
 
@@ -37,40 +38,14 @@ EXTENTS_MAX = 4096
 
 ZERO_CHUNK_BYTES = 1 << 20
 _ZEROES = bytes(ZERO_CHUNK_BYTES)
-_TRIAL_BYTES = 1 << 16
-"""A whole number of blocks of any file system."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
-_libc.fallocate.argtypes = [
-    ctypes.c_int,
-    ctypes.c_int,
-    ctypes.c_int64,
-    ctypes.c_int64,
-]
 _libc.sync_file_range.argtypes = [
     ctypes.c_int,
     ctypes.c_int64,
     ctypes.c_int64,
     ctypes.c_uint,
 ]
-
-_ZERO_MODE = (
-    FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE,
-    FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-)
-"""Without and with punching. A block device knows both, too, where it is able."""
-
-
-def fallocate(descriptor: int, mode: int, offset: int, length: int) -> bool:
-    """Call fallocate(2); False if what the file lies on does not know the mode."""
-    number = errno.EINTR
-    while number == errno.EINTR:  # a signal; Python retries its own calls only
-        if _libc.fallocate(descriptor, mode, offset, length) == 0:
-            return True
-        number = ctypes.get_errno()
-    if number not in {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}:
-        raise OSError(number, os.strerror(number))
-    return False
 
 
 @contextlib.contextmanager
@@ -175,23 +150,13 @@ class SystemFile:
         if length == 0:
             return
         with _translated(self.path):
-            if fallocate(self._descriptor, _ZERO_MODE[punch], offset, length):
+            if fallocate(self._descriptor, ZERO_MODE[punch], offset, length):
                 return
-            if self.is_block_device and self._zero_block_device(offset, length):
+            if self.is_block_device and zero_block_device(
+                self._descriptor, offset, length
+            ):
                 return
         self._write_literal_zeroes(offset, length)
-
-    def _zero_block_device(self, offset: int, length: int) -> bool:
-        if offset % 512 or length % 512:
-            return False
-        try:
-            span = array.array("Q", [offset, length])
-            fcntl.ioctl(self._descriptor, BLKZEROOUT, span, True)
-        except OSError as error:
-            if error.errno not in {errno.EOPNOTSUPP, errno.ENOTTY, errno.EINVAL}:
-                raise
-            return False
-        return True
 
     def _write_literal_zeroes(self, offset: int, length: int) -> None:
         for start in range(offset, offset + length, ZERO_CHUNK_BYTES):
@@ -199,17 +164,11 @@ class SystemFile:
             self.write(start, memoryview(_ZEROES)[:count])
 
     def zeroes_fast(self, *, punch: bool) -> bool:
-        """Tell whether zeroing costs less than writing; asked of the system once.
-
-        Of a file: tried on a nameless file beside it, for a trial on the file itself
-        would change its times or its room. Of a block device: what its queue says.
-        """
+        """Tell whether zeroing costs less than writing; asked of the system once."""
         if self._zeroes_fast is None:
-            if self.is_block_device:
-                fast = _device_zeroes_fast(self._descriptor)
-                self._zeroes_fast = (fast, fast)
-            else:
-                self._zeroes_fast = _file_system_zeroes_fast(self._descriptor)
+            self._zeroes_fast = zeroes_fast(
+                self._descriptor, is_block_device=self.is_block_device
+            )
         return self._zeroes_fast[punch]
 
     def extents(self, offset: int, length: int) -> list[tuple[int, bool]]:
@@ -350,43 +309,6 @@ class SystemFiles:
         with _translated(path):
             found = os.statvfs(path)
         return found.f_bavail * found.f_frsize
-
-
-def _file_system_zeroes_fast(descriptor: int) -> tuple[bool, bool]:
-    """Try both ways of zeroing on a file without a name in the same folder.
-
-    Where none can be made there (no right to write, another file system mounted on
-    the file's own name) nothing is known, and so nothing is promised.
-    """
-    try:
-        folder = os.path.dirname(os.readlink(f"/proc/self/fd/{descriptor}"))
-        trial = os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    except OSError:
-        return False, False
-    try:
-        if os.fstat(trial).st_dev != os.fstat(descriptor).st_dev:
-            return False, False
-        os.ftruncate(trial, _TRIAL_BYTES)
-        zero, punch = (fallocate(trial, mode, 0, _TRIAL_BYTES) for mode in _ZERO_MODE)
-    except OSError:
-        return False, False
-    else:
-        return zero, punch
-    finally:
-        os.close(trial)
-
-
-def _device_zeroes_fast(descriptor: int) -> bool:
-    """Ask the queue of a block device, or of the one that a partition lies on."""
-    number = os.fstat(descriptor).st_rdev
-    path = f"/sys/dev/block/{os.major(number)}:{os.minor(number)}"
-    for queue in (f"{path}/queue", f"{path}/../queue"):
-        try:
-            with open(f"{queue}/write_zeroes_max_bytes") as told:
-                return int(told.read()) > 0
-        except (OSError, ValueError):
-            continue
-    return False
 
 
 def _open_error(path: str, error: OSError) -> DeviceError | StorageError:
