@@ -15,8 +15,12 @@ from common.errors import CorruptStateError, StorageError
 from common.ports import File, Files
 from common.storage.bitmap import Bitmap
 from common.storage.flush_guard import FlushGuard
+from common.storage.journal_batches import (
+    WholeBatches,
+    batch_at,
+    refuse_batches_behind,
+)
 from common.storage.journal_format import (
-    BATCH_HEADER_BYTES,
     BLOCK_BYTES,
     RECORD_HEADER_BYTES,
     Entry,
@@ -26,8 +30,6 @@ from common.storage.journal_format import (
     format_batch,
     format_header,
     padded,
-    parse_batch,
-    parse_batch_header,
     parse_header,
     parse_record,
     parse_stored,
@@ -39,8 +41,6 @@ from common.storage.journal_index import (
     write_index,
 )
 from common.storage.open_journals import OpenJournals
-
-_TAIL_SCAN_BYTES = 1 << 20
 
 
 class Journal:
@@ -144,11 +144,13 @@ class Journal:
             file.drop_cache()  # a batch whose flush failed is in memory only
             journal.preserved = Bitmap(header.track_count)
             index = OpenIndex()
-            for entries in journal._batches(file):
+            whole = WholeBatches(file, header)
+            for entries in whole:
                 index.add(entries)
                 for first, count, _ in entries:
                     journal.preserved.set_range(first, count)
-            journal._refuse_batches_behind_damage(file)
+            journal._end, journal._sequence = whole.end, whole.count
+            refuse_batches_behind(file, header, path, whole.end)
             if file.size() != journal._end:
                 file.truncate(journal._end)
                 guard.datasync(file)
@@ -202,55 +204,6 @@ class Journal:
             f"{self.path}: not the journal that the group's record names; "
             "restore this file, or start the group anew"
         )
-
-    # -- recovering --------------------------------------------------------------------
-
-    def _batches(self, file: File) -> Iterator[list[Entry]]:
-        """Yield the entries of whole batches; moves `_end` and `_sequence`."""
-        self._end, self._sequence = BLOCK_BYTES, 0
-        size = file.size()
-        while self._end < size:  # ends: each turn consumes a block at least
-            found = self._batch_at(file, self._end, size)
-            if found is None or found[0] != self._sequence:
-                return
-            _, entries, batch_bytes = found
-            self._end += padded(batch_bytes)
-            self._sequence += 1
-            yield entries
-
-    def _batch_at(
-        self, file: File, position: int, size: int
-    ) -> tuple[int, list[Entry], int] | None:
-        """Return (sequence, entries, bytes unpadded) of a whole batch."""
-        if size - position < BATCH_HEADER_BYTES:
-            return None
-        stated = parse_batch_header(file.read(position, BATCH_HEADER_BYTES))
-        if stated is None:
-            return None
-        sequence, body_bytes = stated
-        if position + BATCH_HEADER_BYTES + body_bytes > size:
-            return None
-        batch = file.read(position, BATCH_HEADER_BYTES + body_bytes)
-        entries = parse_batch(self.header, position, batch)
-        return None if entries is None else (sequence, entries, len(batch))
-
-    def _refuse_batches_behind_damage(self, file: File) -> None:
-        """A batch is written only when the one before is durable: no crash does this.
-
-        Reads at most what lies behind the last whole batch: one append, normally.
-        """
-        size = file.size()
-        for start in range(self._end, size, _TAIL_SCAN_BYTES):
-            window = file.read(start, min(_TAIL_SCAN_BYTES, size - start))
-            for offset in range(0, len(window), BLOCK_BYTES):
-                block = window[offset : offset + BATCH_HEADER_BYTES]
-                if parse_batch_header(block) is None:
-                    continue
-                if self._batch_at(file, start + offset, size) is not None:
-                    raise CorruptStateError(
-                        f"{self.path}: damaged at byte {self._end}, with whole data "
-                        "behind it; the disk has lost a part of this journal"
-                    )
 
     # -- writing -----------------------------------------------------------------------
 
@@ -392,7 +345,7 @@ class Journal:
         """
         with self._using():
             assert self._file is not None
-            found = self._batch_at(self._file, position, end)
+            found = batch_at(self._file, self.header, position, end)
         if found is None:
             raise CorruptStateError(
                 f"{self.path}: what was preserved at byte {position} fails its "
@@ -471,11 +424,11 @@ class Journal:
             return self._index
 
     def _indexed(self, file: File) -> OpenIndex:
-        index, size = OpenIndex(), file.size()
-        for entries in self._batches(file):
+        index, whole = OpenIndex(), WholeBatches(file, self.header)
+        for entries in whole:
             index.add(entries)
-        if self._end != size:
-            self._end = size
+        self._end = file.size()
+        if whole.end != self._end:
             raise CorruptStateError(
                 f"{self.path}: a finished journal is not whole; the disk has lost it, "
                 "and with it this and older recovery points"
