@@ -20,6 +20,7 @@ from typing import Any
 
 from common.errors import UnreachableError
 from common.service.control_client import ControlClient
+from tests.support.forking import ForkedDaemon, fork
 from tests.support.nbd_client import NbdClient
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -66,7 +67,7 @@ class Daemon:
         self.state_directory = directory / f"{role}-state"
         self.control_socket = str(sockets / f"{role}.ctl")
         self.nbd_socket = str(sockets / f"{role}.nbd")
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: subprocess.Popen[bytes] | ForkedDaemon | None = None
 
     # -- process -----------------------------------------------------------------------
 
@@ -77,19 +78,18 @@ class Daemon:
     def spawn(self) -> None:
         """Start the process; it may not serve yet, or refuse its config."""
         assert self.process is None
+        name, arguments = f"farshore-{self.role}", ["--config", str(self.config_path)]
+        prefix, folder = self.prefix(), self.config_path.parent
         with self.log_path.open("ab") as log:
+            if not prefix:
+                self.process = fork(name, arguments, log=log, folder=folder)
+                return
             self.process = subprocess.Popen(
-                [
-                    *DIE_WITH_PARENT,
-                    *self.prefix(),
-                    command_path(f"farshore-{self.role}"),
-                    "--config",
-                    str(self.config_path),
-                ],
+                [*DIE_WITH_PARENT, *prefix, command_path(name), *arguments],
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
-                cwd=self.config_path.parent,
+                cwd=folder,
             )
 
     async def start(self) -> None:
