@@ -82,14 +82,16 @@ lint: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# The first ones use every core by themselves; of the rest many wait for processes.
-# Files in their own order: the long ones come first, so that neither half waits.
-BUSY := tests/crash tests/faults tests/lineage tests/simulation
+# The first ones use every core by themselves; of the rest many wait for processes, so
+# that three at a time keep two cores busy. Files in their own order: the long ones
+# come first, so that nobody waits for one at the end.
+BUSY := tests/crash tests/faults tests/simulation
 
 test: lint
 ifeq ($(ARGS),)
-	$(BIN)/pytest $(BUSY)
-	$(BIN)/pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder $(addprefix --ignore=,$(BUSY))
+	$(BIN)/pytest -m 'every_core and not hunt' $(BUSY)
+	$(BIN)/pytest -m 'not every_core and not hunt' \
+	  --numprocesses=3 --dist=loadfile --no-loadscope-reorder
 else
 	$(BIN)/pytest $(ARGS)
 endif

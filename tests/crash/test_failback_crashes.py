@@ -11,6 +11,7 @@ from tests.support.failback_explorer import FailbackExploration
 from tests.support.remote_store_explorer import RemoteExploration
 
 
+@pytest.mark.every_core
 @pytest.mark.timeout(600)
 def test_every_crash_image_keeps_what_was_given_up(campaign: Campaign) -> None:
     campaign.run(["failback"])

@@ -12,6 +12,7 @@ from tests.support.crash.exploration import ViolationError
 from tests.support.primary_explorer import PrimaryExploration
 
 
+@pytest.mark.every_core
 @pytest.mark.timeout(600)
 def test_no_crash_loses_a_change_or_a_flushed_write(campaign: Campaign) -> None:
     campaign.run(["primary"])

@@ -12,6 +12,7 @@ from tests.support.crash.exploration import ViolationError
 from tests.support.remote_store_explorer import Lie, RemoteExploration
 
 
+@pytest.mark.every_core
 @pytest.mark.timeout(600)
 def test_every_crash_image_recovers_to_one_acknowledged_cut(
     campaign: Campaign,

@@ -17,6 +17,7 @@ from tests.support.crash.region_log_explorer import RegionLogExploration
 STORAGE = ["record", "bitmap", "region_log", "journal"]
 
 
+@pytest.mark.every_core
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", STORAGE)
 def test_what_was_promised_of_a_file_survives_any_crash(
@@ -28,6 +29,7 @@ def test_what_was_promised_of_a_file_survives_any_crash(
     assert found.distinct >= COMPONENTS[name].images_min
 
 
+@pytest.mark.every_core
 @pytest.mark.timeout(600)
 def test_two_hundred_thousand_distinct_images_held(campaign: Campaign) -> None:
     campaign.run(COMPONENTS)
@@ -35,6 +37,7 @@ def test_two_hundred_thousand_distinct_images_held(campaign: Campaign) -> None:
     assert campaign.distinct >= IMAGES_MIN
 
 
+@pytest.mark.every_core
 def test_a_seed_is_a_run_to_the_byte() -> None:
     tasks = [(name, 7) for name in COMPONENTS for _ in range(2)]
     runs = sorted(outcomes(tasks, jobs=2), key=lambda run: run.component)

@@ -11,6 +11,7 @@ from tests.support.remote_store_explorer import RemoteExploration
 from tests.support.takeover_explorer import TakeoverExploration
 
 
+@pytest.mark.every_core
 @pytest.mark.timeout(600)
 def test_every_crash_image_ends_at_the_point_that_was_chosen(
     campaign: Campaign,

@@ -63,6 +63,7 @@ def test_without_a_fault_the_script_meets_all_that_may_fail(at_once: bool) -> No
         assert wanted <= found, wanted - found
 
 
+@pytest.mark.every_core
 @pytest.mark.timeout(900)  # a minute and less of two idle cores
 def test_a_fault_at_any_call_is_survived_at_both_sites() -> None:
     found = sweep()

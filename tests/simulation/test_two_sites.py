@@ -45,6 +45,7 @@ for seed in map(int, sys.argv[1:]):
 """
 
 
+@pytest.mark.every_core
 @pytest.mark.timeout(1200)
 def test_no_disaster_breaks_a_promise() -> None:
     totals = Totals()
