@@ -299,7 +299,7 @@ class TestVolumeThatRaises:
         form = WireForm.STRUCTURED
         async with client_of(tmp_path, form, volume, limits=limits) as client:
             volume.raises = True
-            for _ in range(20):
+            for _ in range(6):
                 writes = [client.write(0, b"x" * 60_000) for _ in range(8)]
                 await asyncio.gather(*map(number_of, writes))
             volume.raises = False
