@@ -68,13 +68,17 @@ def test_a_client_without_reconnection_ends_with_an_error(
     source.write_bytes(b"\x5a" * sites.device("v").stat().st_size)
     uri = sites.primary.uri("g/v")
     run("qemu-io", "-f", "raw", "-c", "write -P 1 0 16M", uri)
-    before = sites.content("v")
+    # Its time, and not all it holds: a client must not be through before that is read.
+    device = sites.device("v")
+    before = device.stat().st_mtime_ns
     words = CLIENTS[name].format(source=source, uri=uri).split()
     client = subprocess.Popen(
         words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
-        asyncio.run(until(lambda: sites.content("v") != before, f"{name} writes"))
+        asyncio.run(
+            until(lambda: device.stat().st_mtime_ns != before, f"{name} writes")
+        )
         sites.primary.kill()
         assert client.wait(END_SECONDS) != 0
     finally:
