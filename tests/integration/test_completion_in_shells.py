@@ -20,8 +20,6 @@ TO_START, TO_END = "\x01", "\x05"
 
 TYPED = {
     "a command": ("farshore poi", "farshore points"),
-    "a command of a command": ("farshore config ch", "farshore config check"),
-    "an option": ("farshore cut g --la", "farshore cut g --label"),
     "a group": ("farshore cut or", "farshore cut orders"),
     "a volume": ("farshore grow --wait orders/", "farshore grow --wait orders/data"),
     "an option behind a group and a value": (

@@ -22,14 +22,11 @@ printf '%s\\n' "${{COMPREPLY[@]}}"
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ("farshore poi", {"points"}),
-        ("farshore config ch", {"check"}),
-        ("farshore cut --la", {"--label"}),
         ("farshore test-copy st", {"start", "stop"}),
         ("farshore nothing-like-it", {""}),
     ],
 )
-def test_bash_completes_what_was_begun(
+def test_bash_is_told_all_that_may_follow(
     tmp_path: Path, words: str, expected: set[str]
 ) -> None:
     write_completions(tmp_path)
