@@ -119,9 +119,9 @@ async def with_both_daemons(commands: Commands, refusing: Path) -> None:
     await commands.ends(0, "verify", "g", "--stop", *commands.at_primary)
     await until(lambda: not is_verifying(pair), "it has ended")
     await commands.ends(13, "verify", "g", "--report", *commands.at_primary)
-    altered = bytearray(pair.secondary("v").read_bytes())
-    altered[4096] ^= 1
-    pair.secondary("v").write_bytes(altered)
+    with pair.secondary("v").open("r+b") as secondary:
+        secondary.seek(4096)
+        secondary.write(b"altered behind everybody's back")
     await commands.ends(12, "verify", "g", *commands.at_primary)
 
 
@@ -172,6 +172,10 @@ async def with_the_remote_alone(commands: Commands) -> None:
     """What disks and files say, first beside the remote's daemon, then without it."""
     pair, directory = commands.pair, commands.directory
     await pair.primary.stop()
+    await until(
+        lambda: pair.remote.group()["link"]["state"] != "connected",
+        "the remote has noticed",
+    )
     told = await commands.ends(0, "identity", "g", *commands.at_remote)
     identity = directory / "identity.json"
     identity.write_text(json.dumps(json.loads(told.stdout) | {"group": "other"}))
