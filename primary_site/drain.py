@@ -199,7 +199,7 @@ class CycleDrain:
     def on_progress(self, message: Progress) -> None:
         if message.cycle_id != self._cut.cycle_id:
             return
-        self._group.note_progress(message.count)
+        self._group.remote_relation.note_progress(message.count)
         for _, last in message.sequences:
             if last >= self._sequence:
                 raise ProtocolError(f"PROGRESS of frame {last}, which was never sent")
@@ -268,7 +268,7 @@ class CycleDrain:
             volume.heat.dirty_acked_pages.update(pages_of_tracks(first, count))
             acked_bytes = volume.geometry.byte_range(first, count)[1]
             self.bytes_done += acked_bytes
-            self._group.note_acked(acked_bytes)
+            self._group.upkeep.note_acked(acked_bytes)
 
     # -- workers ---------------------------------------------------------------------
 

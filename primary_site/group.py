@@ -8,7 +8,6 @@ the hold's length does not depend on the size of a volume.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -21,23 +20,18 @@ from common.service.config_primary import PrimaryGroup
 from common.service.histogram import HOLD_BOUNDS_SECONDS, Histogram
 from common.storage.bitmap import Bitmap
 from primary_site.background import to_its_end
-from primary_site.changes import VolumeChanges, pages_with_bits, unite
+from primary_site.changes import unite
 from primary_site.gate import Gate
-from primary_site.group_state import COMPLETING, COPYING, GroupState, to_record
+from primary_site.group_state import COMPLETING, GroupState, to_record
 from primary_site.joining import PART_BYTES_FIRST, all_joined, all_taken, next_part
 from primary_site.opening import OpenedGroup, OpenedVolume
-from primary_site.preserving import Preserver
-from primary_site.regions import RegionHeat
-from primary_site.shared_flush import SharedFlush
+from primary_site.remote_relation import RemoteRelation
+from primary_site.upkeep import Upkeep
 from primary_site.volume import PrimaryVolume
+from primary_site.volume_making import made_volume
 
 HOLD_BACKOFF_SECONDS = 0.05
 """Between two tries to quiesce: hosts get at least this share of the time."""
-
-
-ACKED_UNSAVED_BYTES = 16 << 20
-"""Acked since the last save: so much has the next one begin, so that a restart in the
-middle of a long drain goes on where it was, to within about one window of the link."""
 
 
 class CutStarvedError(FarshoreError):
@@ -88,16 +82,12 @@ class ConsistencyGroup:
         self.failed: StorageError | None = None
         self.when_failed: Callable[[StorageError], None] = lambda _error: None
         """Called once, with what the first volume failed of."""
-        self.acked_unsaved = asyncio.Event()
-        """Set when acked bits are worth being made durable: see `save_acked`."""
-        self._acked_unsaved_bytes = 0
-        self._held: tuple[int, bytes] | None = None
-        """The cycle completed last, and the relation that its commit opened."""
+        self.upkeep = Upkeep(self)
+        self.remote_relation = RemoteRelation(self)
         self._record = opened.record
         self._threads = state_threads
         self._clock = clock
         self._record_lock = asyncio.Lock()
-        self._tending = asyncio.Lock()
         self.files = files
         self.state_threads = state_threads
         self._make_threads = make_threads
@@ -112,53 +102,24 @@ class ConsistencyGroup:
 
     def make_volume(self, opened: OpenedVolume, hot_regions_max: int) -> PrimaryVolume:
         """Return a volume of this group's; the record knows it."""
-        threads = self._make_threads(f"{self.name}/{opened.name}")
-        changes = VolumeChanges(opened.geometry)
-        changes.carry(opened.verdict.carried)
-        changes.suspect = opened.verdict.suspect
-        changes.acked = opened.verdict.acked
-        saved = self.state.volumes[opened.name]
-        changes.whole = saved.full or saved.carried_from_bytes is not None
-        if saved.joining == COPYING:
-            changes.hold_back()
 
         def failed(error: StorageError) -> None:
             if opened.name in self.state.volumes:  # else it has left
-                self._volume_failed(error)
+                self.volume_failed(error)
 
-        flush = SharedFlush(opened.device, threads, failed)
-        heat = RegionHeat(
-            opened.geometry,
-            changes,
-            opened.durable,
-            flush,
-            threads,
-            hot_regions_max,
-            failed,
-        )
-        heat.acked_tag = self.state.acked_tag
-        preserver = Preserver(
-            self.files,
-            threads,
-            f"{self.config.flashcopy.directory}/{self.name}",
-            opened.name,
-            opened.geometry,
-        )
-        preserver.open()
-        return PrimaryVolume(
-            opened.name,
-            opened.geometry,
-            opened.device,
-            threads,
-            self.gate,
-            changes,
-            preserver,
-            heat,
-            flush,
-            self._clock,
+        return made_volume(
+            opened,
+            gate=self.gate,
+            state=self.state,
+            files=self.files,
+            threads=self._make_threads(f"{self.name}/{opened.name}"),
+            clock=self._clock,
+            targets=f"{self.config.flashcopy.directory}/{self.name}",
+            hot_regions_max=hot_regions_max,
+            failed=failed,
         )
 
-    def _volume_failed(self, error: StorageError) -> None:
+    def volume_failed(self, error: StorageError) -> None:
         """Fail-stop of one volume is that of its group: no cut of the rest counts."""
         is_first, self.failed = self.failed is None, self.failed or error
         for volume in self.volumes:
@@ -209,7 +170,7 @@ class ConsistencyGroup:
 
     async def let_go(self, volume: PrimaryVolume) -> None:
         """Close a volume that has left."""
-        async with self._tending:  # which may be at it
+        async with self.upkeep.lock:  # which may be at it
             await volume.close()
 
     async def prepare_cut(self) -> None:
@@ -261,7 +222,7 @@ class ConsistencyGroup:
 
         def transfer() -> None:
             timer.cancel()
-            held_cycle = self._held_cycle()
+            held_cycle = self.remote_relation.held_cycle()
             cut_ns = self._clock.now_ns()
             for volume, bitmap in zip(self.volumes, fresh, strict=True):
                 marked = volume.changes.flashcopy.bitmap
@@ -342,10 +303,10 @@ class ConsistencyGroup:
         assert self.cut is cut
         for volume in self.volumes:
             volume.changes.complete()
-        self._tag_acked(relation_id)
+        self.remote_relation.tag_acked(relation_id)
         for volume in self.volumes:
             volume.preserver.drop_base()
-        self._held = cut.number, relation_id
+        self.remote_relation.opened(cut.number, relation_id)
         self.cut = None
 
     def abandon_cycle(self) -> None:
@@ -421,62 +382,7 @@ class ConsistencyGroup:
 
     def judged(self) -> SenderState:
         """Return what the remote judges this site by."""
-        return self.state.judged(self._progress_count())
-
-    def _progress_count(self) -> int:
-        return max(volume.heat.progress_count for volume in self.volumes)
-
-    def _held_cycle(self) -> int | None:
-        """Return the cycle whose cut the remote holds, unchanged but by the next one.
-
-        Known only of a cycle completed here, in the relation that it opened.
-        """
-        if self._held is None or self._held[1] != self.state.relation_id:
-            return None
-        return self._held[0]
-
-    def note_progress(self, count: int) -> None:
-        """The remote's progress count, durable there; call it before `ack`."""
-        for volume in self.volumes:
-            volume.heat.progress_count = max(volume.heat.progress_count, count)
-
-    def _tag_acked(self, tag: bytes) -> None:
-        """Have durable acked bits saved under this tag, which the record names."""
-        for volume in self.volumes:
-            volume.heat.acked_tag = tag
-            volume.heat.progress_count = 0
-
-    def retag_acked(self, tag: bytes) -> None:
-        """Have what is acked saved anew, under a tag that the record names already.
-
-        The relation is the same, and so is the progress count that acked bits rely on.
-        """
-        for volume in self.volumes:
-            volume.heat.acked_tag = tag
-            volume.heat.dirty_acked_pages |= pages_with_bits(volume.changes.acked)
-
-    async def adopt_relation(self, relation_id: bytes) -> None:
-        """Bind acked bits to the remote's relation; those of another are worthless."""
-        if self.state.relation_id == relation_id:
-            return
-        for volume in self.volumes:
-            volume.preserver.drop_base()
-            volume.changes.forget_acked()
-        self._tag_acked(relation_id)
-        await self.update(relation_id=relation_id, acked_tag=relation_id)
-
-    async def doubt_acked(self) -> None:
-        """The remote is an older copy of itself: compare what it had acknowledged.
-
-        Order: the record names another tag, durably, before anything is acknowledged
-        anew. The crash it defends against: acked bits of before, found on disk again
-        when the remote has counted up to where it once was.
-        """
-        for volume in self.volumes:
-            volume.changes.doubt_acked()
-        tag = secrets.token_bytes(16)
-        self._tag_acked(tag)
-        await self.update(acked_tag=tag)
+        return self.state.judged(self.remote_relation.progress_count())
 
     async def record_session(self, epoch: int, receipt: bytes) -> None:
         """Record a session, durably, before anything is said in it."""
@@ -497,110 +403,12 @@ class ConsistencyGroup:
             )
         )
 
-    async def suspect_everything(
-        self,
-        number: int | None,
-        cycle_id: bytes,
-        cut_ns: int | None,
-        as_of_ns: int | None,
-    ) -> None:
-        """The remote does not hold the point this side relied on: compare all.
-
-        Order: the record says so, durably, before any cycle may clear a bit. What
-        the remote does hold becomes the newest point known here: relative to any
-        point all tracks are carried, and the next session need not begin anew.
-        """
-        if self.cut is not None:
-            self.abandon_cycle()
-        self._held = None
-        tag = secrets.token_bytes(16)
-        self._tag_acked(tag)
-        for volume in self.volumes:
-            everything = Bitmap.full(volume.geometry.track_count)
-            volume.changes.forget_acked()
-            volume.changes.carry(everything)
-            volume.changes.held_back = None
-            volume.changes.suspect = everything
-            volume.changes.whole = True
-
-        def suspected(state: GroupState) -> GroupState:
-            state = all_taken(state, state.volumes)
-            for name, saved in state.volumes.items():
-                state = state.with_volume(name, replace(saved, full=True, suspect=True))
-            return replace(
-                state,
-                committed_number=number,
-                committed_cycle_id=cycle_id,
-                committed_cut_ns=cut_ns,
-                committed_label=None,
-                current_as_of_ns=as_of_ns,
-                acked_tag=tag,
-            )
-
-        await self.change(suspected)
-
     def is_whole(self) -> bool:
         """Tell whether a restart now would have to send or compare a whole volume."""
         return any(
             volume.full or volume.carried_from_bytes is not None
             for volume in self.state.volumes.values()
         )
-
-    async def tend(self) -> None:
-        """Cool idle regions, save stale pages; end `full` once the bitmaps say all."""
-        async with self._tending:
-            await self._tend()
-
-    async def _tend(self) -> None:
-        for volume in self.volumes:
-            if volume.failed is not None:
-                return
-            try:
-                await volume.heat.cool_idle()
-            except StorageError as error:
-                self._volume_failed(error)
-                return
-            with contextlib.suppress(StorageError):  # the record's: hosts go on
-                await self._end_full(volume)
-
-    def note_acked(self, acked_bytes: int) -> None:
-        """Count what was acked, until it is worth a save."""
-        self._acked_unsaved_bytes += acked_bytes
-        if self._acked_unsaved_bytes >= ACKED_UNSAVED_BYTES:
-            self.acked_unsaved.set()
-
-    async def save_acked(self) -> None:
-        """Make durable what is acked: a restart needn't send, nor compare, it again."""
-        self.acked_unsaved.clear()
-        self._acked_unsaved_bytes = 0
-        async with self._tending:
-            for volume in self.volumes:
-                if self.failed is not None:
-                    return
-                try:
-                    await volume.heat.save_acked()
-                except StorageError as error:
-                    self._volume_failed(error)
-
-    async def _end_full(self, volume: PrimaryVolume) -> None:
-        """Trust the durable bitmap, once it holds exactly what is not committed."""
-        whole = volume.changes.whole or volume.changes.stale_pages
-        saved = self.state.volumes[volume.name]
-        if whole or not (saved.full or saved.carried_from_bytes is not None):
-            return
-
-        def ended(state: GroupState) -> GroupState:
-            if volume.changes.whole:  # suspected anew while this waited for its turn
-                return state
-            saved = replace(
-                state.volumes[volume.name],
-                full=False,
-                suspect=False,
-                carried_from_bytes=None,
-            )
-            return state.with_volume(volume.name, saved)
-
-        await self.change(ended)
 
     async def close(self) -> None:
         """Stop cleanly: hosts are gone. What is durable then is recorded as such.
@@ -615,7 +423,7 @@ class ConsistencyGroup:
             try:
                 await self._record_clean()
             except StorageError as error:
-                self._volume_failed(error)
+                self.volume_failed(error)
         for volume in self.volumes:
             await volume.close()
 
@@ -623,7 +431,7 @@ class ConsistencyGroup:
         identities: dict[str, FileIdentity] = {}
         for volume in self.volumes:
             await volume.heat.cool_idle(all_regions=True)
-            await self._end_full(volume)
+            await self.upkeep.end_full(volume)
             await volume.flush()
             identities[volume.name] = await volume.threads.run(volume.device.identity)
 

@@ -133,7 +133,7 @@ async def grow(
     tag = secrets.token_bytes(ID_BYTES)
     await group.change(lambda state: _grown(state, growth, tag))
     assert group.cut is None, "between two cuts"
-    group.retag_acked(tag)
+    group.remote_relation.retag_acked(tag)
     marked, acked = volume.grow(geometry, room)
     if acked.count:
         volume.changes.acked = await volume.threads.run(

@@ -65,8 +65,8 @@ async def reconcile(
             "remote_restored", group=group.name, progress=receiver.progress_count
         )
         alarms.set("remote_restored", REMOTE_RESTORED)
-        await group.doubt_acked()
-    await group.adopt_relation(receiver.relation_id)
+        await group.remote_relation.doubt_acked()
+    await group.remote_relation.adopt(receiver.relation_id)
     await group.record_session(welcome.epoch, welcome.receipt)
 
 
@@ -81,7 +81,7 @@ async def _compare_everything(
         f"the remote no longer has point {group.state.committed_number}; "
         "all tracks are compared",
     )
-    await group.suspect_everything(
+    await group.remote_relation.suspect_everything(
         number,
         b"" if point is None else point.cycle_id,
         welcome.committed_cut_ns,

@@ -266,12 +266,12 @@ class Replicator:
                 async with asyncio.timeout(TEND_SECONDS):
                     await self.cycles.tend_soon.wait()
             self.cycles.tend_soon.clear()
-            await self.group.tend()
+            await self.group.upkeep.tend()
 
     async def _save_acked(self) -> None:
         while True:  # ends with the daemon
-            await self.group.acked_unsaved.wait()
-            await self.group.save_acked()
+            await self.group.upkeep.acked_unsaved.wait()
+            await self.group.upkeep.save_acked()
 
     async def _connect_for_ever(self) -> None:
         pause = RECONNECT_SECONDS_MIN

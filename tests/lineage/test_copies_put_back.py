@@ -70,7 +70,7 @@ async def all_well(sites: RestorableSites, ticket: Any = None) -> tuple[int, int
 async def acked_on_disk(sites: RestorableSites) -> None:
     """Have all regions but the first cool: a restart relies on their acked bits."""
     for _ in range(2):
-        await sites.primary.group.tend()
+        await sites.primary.group.upkeep.tend()
     await sites.primary.write(0, 1, 2)  # it heats: the log tells which have cooled
 
 

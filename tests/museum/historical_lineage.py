@@ -185,14 +185,14 @@ EXHIBITS = (
         "what another relation of the remote acknowledged still counts",
         (
             swap(
-                "primary_site/group.py",
+                "primary_site/remote_relation.py",
                 """\
             volume.changes.forget_acked()
-        self._tag_acked(relation_id)
+        self.tag_acked(relation_id)
 """,
                 """\
             pass
-        self._tag_acked(relation_id)
+        self.tag_acked(relation_id)
 """,
             ),
         ),

@@ -45,9 +45,9 @@ EXHIBITS: tuple[Exhibit, ...] = (
         "a cut is a base for a remote of another relation",
         (
             swap(
-                "primary_site/group.py",
+                "primary_site/remote_relation.py",
                 "        if self._held is None"
-                " or self._held[1] != self.state.relation_id:\n",
+                " or self._held[1] != self._group.state.relation_id:\n",
                 "        if self._held is None:\n",
             ),
         ),

@@ -55,9 +55,9 @@ EXHIBITS: tuple[Exhibit, ...] = (
         "acked bits that are doubted keep their tag",
         (
             swap(
-                "primary_site/group.py",
-                "        tag = secrets.token_bytes(16)\n        self._tag_acked(tag)\n"
-                "        await self.update(acked_tag=tag)\n",
+                "primary_site/remote_relation.py",
+                "        tag = secrets.token_bytes(16)\n        self.tag_acked(tag)\n"
+                "        await self._group.update(acked_tag=tag)\n",
                 "",
             ),
         ),
@@ -73,7 +73,7 @@ EXHIBITS: tuple[Exhibit, ...] = (
         (
             swap(
                 "primary_site/drain.py",
-                "        self._group.note_progress(message.count)\n",
+                "        self._group.remote_relation.note_progress(message.count)\n",
                 "",
             ),
         ),

@@ -48,11 +48,11 @@ CUTS = (
         "the volumes of a group have a gate each",
         (
             swap(
-                "primary_site/group.py",
-                "            threads,\n            self.gate,\n            changes,\n",
-                "            threads,\n"
-                '            self.gate if opened.name == "data" else Gate(),\n'
-                "            changes,\n",
+                "primary_site/volume_making.py",
+                "        threads,\n        gate,\n        changes,\n",
+                "        threads,\n"
+                '        gate if opened.name == "data" else Gate(),\n'
+                "        changes,\n",
             ),
         ),
         Seeds("simulation", 100),
@@ -144,7 +144,7 @@ CUTS = (
                 """\
         for volume in self.volumes:
             volume.changes.complete()
-        self._tag_acked(relation_id)
+        self.remote_relation.tag_acked(relation_id)
         await self.change(
             lambda state: replace(
                 all_joined(state),
@@ -157,7 +157,7 @@ CUTS = (
         assert self.cut is cut
         for volume in self.volumes:
             volume.changes.complete()
-        self._tag_acked(relation_id)
+        self.remote_relation.tag_acked(relation_id)
 """,
                 "        assert self.cut is cut\n",
             ),
@@ -188,9 +188,9 @@ CUTS = (
         "that everything is suspected is not recorded",
         (
             swap(
-                "primary_site/group.py",
-                "        await self.change(suspected)\n",
-                "        self.state = suspected(self.state)\n",
+                "primary_site/remote_relation.py",
+                "        await self._group.change(suspected)\n",
+                "        self._group.state = suspected(self._group.state)\n",
             ),
         ),
         tests(
@@ -567,7 +567,7 @@ TRACKING = (
                 "                pass\n",
             ),
             swap(
-                "primary_site/group.py",
+                "primary_site/upkeep.py",
                 "            if volume.failed is not None:\n                return\n",
                 "",
             ),
@@ -651,7 +651,7 @@ TRACKING = (
             swap(
                 "primary_site/group.py",
                 "            await volume.heat.cool_idle(all_regions=True)\n"
-                "            await self._end_full(volume)\n"
+                "            await self.upkeep.end_full(volume)\n"
                 "            await volume.flush()\n",
                 "            volume.heat.durable.log.write("
                 "[], set(volume.heat.durable.log.hot))\n"

@@ -397,14 +397,14 @@ FAULTS = (
         "a record that fails fails the hosts",
         (
             swap(
-                "primary_site/group.py",
+                "primary_site/upkeep.py",
                 "            with contextlib.suppress(StorageError):"
                 "  # the record's: hosts go on\n"
-                "                await self._end_full(volume)\n",
+                "                await self.end_full(volume)\n",
                 "            try:\n"
-                "                await self._end_full(volume)\n"
+                "                await self.end_full(volume)\n"
                 "            except StorageError as error:\n"
-                "                self._volume_failed(error)\n",
+                "                self._group.volume_failed(error)\n",
             ),
         ),
         Seeds("faults of flushes", 400),

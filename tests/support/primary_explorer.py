@@ -451,7 +451,7 @@ class PrimaryExploration(Exploration):
 
     async def _cool(self) -> None:
         if self._tending is None or self._tending.done():
-            self._tending = asyncio.ensure_future(self.group.tend())
+            self._tending = asyncio.ensure_future(self.group.upkeep.tend())
 
     async def _toggle_full_target(self) -> None:
         self.full_target = not self.full_target and self.rng.random() < 0.3

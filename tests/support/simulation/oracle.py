@@ -140,7 +140,7 @@ class Oracle:
 
     def _watch_group(self, group: Any) -> None:
         complete, has_changed = group.complete_cycle, group.has_changed
-        adopt = group.adopt_relation
+        adopt = group.remote_relation.adopt
 
         async def completed(relation_id: bytes) -> None:
             number = group.cut.number
@@ -165,7 +165,7 @@ class Oracle:
             return found
 
         group.complete_cycle, group.has_changed = completed, changed
-        group.adopt_relation = adopted
+        group.remote_relation.adopt = adopted
 
     def check_tracking(self, group: ConsistencyGroup) -> None:
         """I4: what differs from the newest known point is in some bitmap."""

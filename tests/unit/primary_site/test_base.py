@@ -175,7 +175,7 @@ async def test_a_relation_that_failed_is_nobodys_base(site: Site) -> None:
 async def test_a_remote_of_another_relation_holds_no_base(site: Site) -> None:
     await point_then(site, 1)
     await cut(site)
-    await site.group.adopt_relation(b"s" * 16)
+    await site.group.remote_relation.adopt(b"s" * 16)
     assert await encodings(site) == {Encoding.RAW}
     site.group.abandon_cycle()
 
@@ -184,7 +184,7 @@ async def test_a_remote_that_changed_between_two_cuts_holds_no_base(
     site: Site,
 ) -> None:
     await point_then(site, 1)
-    await site.group.adopt_relation(b"s" * 16)
+    await site.group.remote_relation.adopt(b"s" * 16)
     await cut(site)
     assert await encodings(site) == {Encoding.RAW}
     site.group.abandon_cycle()
@@ -192,7 +192,7 @@ async def test_a_remote_that_changed_between_two_cuts_holds_no_base(
 
 async def test_a_remote_that_lost_points_holds_no_base(site: Site) -> None:
     await point_then(site, 1)
-    await site.group.suspect_everything(None, b"", None, None)
+    await site.group.remote_relation.suspect_everything(None, b"", None, None)
     await cut(site)
     assert site.volume.preserver.base() is None
     site.group.abandon_cycle()

@@ -49,14 +49,14 @@ async def test_a_region_cools_after_the_device_and_both_bitmaps_are_flushed(
             await site.write(region * 8192, b"x" * TRACK)
         trail = Trail()
         if not crowded:
-            await site.group.tend()
+            await site.group.upkeep.tend()
         site.files.rules.append(trail)
         if crowded:
             await site.write(100 * 8192, b"y" * TRACK)
             assert trail.text.endswith("L")
             assert COOLED.fullmatch(trail.text.removesuffix("L")), trail.text
         else:
-            await site.group.tend()
+            await site.group.upkeep.tend()
             assert not site.volume.heat.table, "nothing cooled"
             assert COOLED.fullmatch(trail.text), trail.text
     finally:
@@ -68,15 +68,15 @@ async def test_a_region_that_is_written_while_it_cools_stays_hot(site: Site) -> 
     """Its pages are copied from memory before that write, and say nothing of it."""
     await site.commit_cut()
     await site.write(0, b"x" * TRACK)
-    await site.group.tend()
+    await site.group.upkeep.tend()
     stopped = Stopped("datasync", ".changed")
     site.files.rules.append(stopped)
-    cooling = asyncio.create_task(site.group.tend())
+    cooling = asyncio.create_task(site.group.upkeep.tend())
     await reached(stopped)
     assert await site.write(5 * TRACK, b"y" * TRACK) == 0
     stopped.go()
     await cooling
     assert 0 in site.volume.heat.table, "it cooled over a write"
-    await site.group.tend()
-    await site.group.tend()
+    await site.group.upkeep.tend()
+    await site.group.upkeep.tend()
     assert 0 not in site.volume.heat.table

@@ -91,7 +91,7 @@ async def test_what_is_new_is_carried_over_a_crash_at_any_step() -> None:
     async with running() as site:
         await site.write(0, b"a" * TRACK)
         await site.commit_cut()
-        await site.group.tend()
+        await site.group.upkeep.tend()
         await site.write(3 * TRACK, b"b" * 512)
         assert not await site.flush()
         images: list[tuple[str, SimulatedFiles]] = []
@@ -108,8 +108,8 @@ async def test_what_is_new_is_carried_over_a_crash_at_any_step() -> None:
         await site.write(NEW - 512, b"d" * 512)
         assert not await site.flush()
         step = "flushed"
-        await site.group.tend()
-        await site.group.tend()
+        await site.group.upkeep.tend()
+        await site.group.upkeep.tend()
         lose_power()
         site.disk.hook = None
     sizes = set()
@@ -133,13 +133,13 @@ async def test_what_is_new_is_carried_over_a_crash_at_any_step() -> None:
 async def test_once_a_cycle_has_taken_what_is_new_the_bitmaps_say_all() -> None:
     async with running() as site:
         await site.commit_cut()
-        await site.group.tend()
+        await site.group.upkeep.tend()
         await grow(site.group, site.volume, NEW)
         await site.write(0, b"a" * TRACK)
         await site.commit_cut()
         saved = site.group.state.volumes["data"]
         assert saved.carried_from_bytes == OLD, "not before the pages are saved"
-        await site.group.tend()
+        await site.group.upkeep.tend()
         assert site.group.state.volumes["data"].carried_from_bytes is None
         await site.write(FIRST_NEW * TRACK, b"e" * TRACK)
     (volume,) = open_group(site.disk, STATE, config(), "primary.toml").volumes
@@ -163,7 +163,7 @@ async def test_acked_tracks_stay_acked_but_for_those_written_and_the_longer_one(
         await grow(site.group, site.volume, NEW)
         assert list(site.volume.changes.acked.runs()) == [(0, 1), (2, 1)]
         await site.write(2 * TRACK, b"c" * TRACK)
-        await site.group.tend()
+        await site.group.upkeep.tend()
         site.disk.hook = None
         image = site.disk.crash_image(random.Random(1), "lost")
     (volume,) = open_group(image, STATE, config(), "primary.toml").volumes

@@ -157,7 +157,7 @@ async def started() -> Sending:
     site = Sending(files, config("data"))
     await site.write("data", 0, b"a" * TRACK)
     await site.cycle()
-    await site.group.tend()
+    await site.group.upkeep.tend()
     return site
 
 
@@ -201,7 +201,7 @@ async def test_no_crash_forgets_what_a_volume_that_joins_has_to_send(
         assert site.secondary["data"] == site.volume("data").device.read(
             0, SIZES["data"]
         )
-        await site.group.tend()
+        await site.group.upkeep.tend()
     assert seen[0] == (COPYING, False)
     assert seen[1] == ((COPYING, False) if is_made else (None, True))
     assert seen[-1] == (None, True)
@@ -240,7 +240,7 @@ async def test_a_volume_leaves_whatever_a_crash_leaves_of_it() -> None:
     await site.members._add(BOTH, BOTH.volumes[1], b"n" * 16)
     for _ in range(3):
         await site.cycle()
-    await site.group.tend()
+    await site.group.upkeep.tend()
     await site.write("later", 0, b"l" * TRACK)
     held = {name: bytes(data) for name, data in site.secondary.items()}
     images: list[SimulatedFiles] = []

@@ -102,10 +102,10 @@ async def test_a_destage_is_a_flush_begun_after_the_cut(site: Site) -> None:
 async def test_that_everything_is_suspected_is_durable_at_once(site: Site) -> None:
     """A cycle may clear bits from then on, and a crash may come after the first."""
     await site.commit_cut()
-    await site.group.tend()
-    await site.group.tend()
+    await site.group.upkeep.tend()
+    await site.group.upkeep.tend()
     assert not stored(site).volumes["data"].full
-    await site.group.suspect_everything(1, b"o" * 16, 1, 1)
+    await site.group.remote_relation.suspect_everything(1, b"o" * 16, 1, 1)
     found = stored(site)
     assert (found.committed_number, found.committed_cycle_id) == (1, b"o" * 16)
     assert (found.volumes["data"].full, found.volumes["data"].suspect) == (True, True)

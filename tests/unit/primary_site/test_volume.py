@@ -188,8 +188,8 @@ async def test_after_a_failed_flush_nothing_is_acknowledged_again(site: Site) ->
     assert await site.write(SIZE - TRACK, b"b" * TRACK, fua=True) == errno.EIO
     assert await site.read(0, TRACK) == b"a" * TRACK
     hot = set(site.volume.heat.table)
-    await site.group.tend()
-    await site.group.tend()
+    await site.group.upkeep.tend()
+    await site.group.upkeep.tend()
     assert set(site.volume.heat.table) == hot, "a region cooled by a lying fdatasync"
     with pytest.raises(StorageError):
         await site.group.destage()
@@ -298,8 +298,8 @@ async def test_a_clean_stop_is_known_as_one_and_an_altered_device_is_suspect(
     await site.open()
     await site.write(0, b"a" * TRACK)
     await site.commit_cut()
-    await site.group.tend()
-    await site.group.tend()
+    await site.group.upkeep.tend()
+    await site.group.upkeep.tend()
     await site.write(3 * TRACK, b"b" * TRACK)
     await site.close()
 
