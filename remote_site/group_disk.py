@@ -8,7 +8,6 @@ whole, and only once it is durable.
 from __future__ import annotations
 
 import secrets
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -20,18 +19,16 @@ from common.replication.lineage import ID_BYTES, CycleName, SenderState
 from common.replication.messages import PROGRESS_MAX, VolumeOffer
 from common.storage.flush_guard import FlushGuard
 from common.storage.journal import Journal
-from common.storage.journal_merge import JournalMerge
 from remote_site.group_journals import GroupJournals
+from remote_site.group_record import GroupRecord
 from remote_site.growing import check_growth, extend_device
 from remote_site.listed_points import ListedPoints
 from remote_site.member_transitions import settled, with_joined
+from remote_site.point_merges import PointMerges
 from remote_site.secondary import SecondaryVolume
-from remote_site.secondary_device import (
-    make_devices,
-    open_device,
-)
+from remote_site.secondary_device import make_devices
+from remote_site.secondary_opening import open_volumes
 from remote_site.store_checks import check_bound, check_offer, check_settings
-from remote_site.store_record import StoreRecord
 from remote_site.store_state import Point, StoreState, sized
 
 LOCK_NAME = "lock"
@@ -84,16 +81,13 @@ class GroupDisk:
         self.settled = settled or retain
         """Which of those that stay will stay for longer than the newest few."""
         self.guard = FlushGuard()
-        self.state: StoreState | None = None
         self.listed = ListedPoints()
         self.volumes: tuple[SecondaryVolume, ...] = ()
-        self.files = self._files = files
-        self._new_identity = new_identity
-        self._record = StoreRecord(files, settings.state_directory, self.guard)
-        self._record_path = self._record.path
-        self._journals = GroupJournals(files, settings.journal_directory, self.guard)
-        self._changing = threading.Lock()
-        """Held by whoever changes the record: one read-change-write at a time."""
+        self.files = files
+        self.new_identity = new_identity
+        self.record = GroupRecord(files, settings.state_directory, self.guard)
+        self.journals = GroupJournals(files, settings.journal_directory, self.guard)
+        self.merges = PointMerges(self)
         self._lock_file: File | None = None
 
     # -- start -------------------------------------------------------------------------
@@ -108,94 +102,41 @@ class GroupDisk:
         `StateMismatchError`, `DeviceError`, `DeviceBusyError`; on disk nothing has
         changed then.
         """
-        files, settings = self._files, self.settings
+        files, settings = self.files, self.settings
         files.make_directory(settings.state_directory)
         with ExitStack() as undo:
             lock_path = f"{settings.state_directory}/{LOCK_NAME}"
             lock = files.open(lock_path, create=True, lock=True)
             undo.callback(lock.close)
-            state = self._record.load()
+            state = self.record.load()
             if state is not None:
                 check_settings(
                     state,
                     settings.group,
                     settings.devices,
                     settings.peer,
-                    self._record_path,
+                    self.record.path,
                 )
             files.make_directory(settings.journal_directory)
             if state is not None:
                 if state.takeover is None:  # else the way back may need them all
                     state = settled(state.since(self._oldest_retained(state)))
-                volumes = self._open_volumes(state, undo)
-                self._journals.attach(state, volumes, undo, self._record_path)
-                self._store(state)
+                volumes = open_volumes(files, settings.devices, state, self.guard, undo)
+                self.journals.attach(state, volumes, undo, self.record.path)
+                self.record.store(state)
                 self.volumes = volumes
                 self.listed.replace(state.points)
-                self._journals.remove_orphans(state)
-                self._record.remove_orphans()
+                self.journals.remove_orphans(state)
+                self.record.remove_orphans()
             undo.pop_all()
         self._lock_file = lock
 
-    def _open_volumes(
-        self, state: StoreState, undo: ExitStack
-    ) -> tuple[SecondaryVolume, ...]:
-        volumes = []
-        growing = state.growing or (0,) * len(state.volumes)
-        has_hosts = state.takeover is not None and state.takeover.is_done
-        for offer, growing_bytes, member in zip(
-            state.volumes, growing, state.memberships, strict=True
-        ):
-            key = f"group {state.group!r}, volume {offer.name!r}"
-            if member.has_left:
-                key += f" (removed; points up to {member.last} have it)"
-            path = member.device or self.settings.devices[offer.name]
-            device = open_device(
-                self._files,
-                path,
-                offer.size_bytes,
-                key,
-                is_bound=True,
-                growing_bytes=growing_bytes,
-                may_be_longer=has_hosts,
-            )
-            volume = SecondaryVolume(offer, device, self.guard)
-            undo.callback(volume.close)
-            volume.is_unsynced = True  # by a process that was killed
-            volume.datasync()
-            device.drop_cache()
-            volumes.append(volume)
-        return tuple(volumes)
-
     # -- the record --------------------------------------------------------------------
 
-    def _store(self, state: StoreState) -> None:
-        """Make the state durable, then visible."""
-        self.guard.check()
-        try:
-            self._record.store(state)
-        finally:
-            # Which record the disk holds is unknown now: nothing may rely on it.
-            self.guard.failed = self.guard.failed or self._record.failed
-        self.state = state
-
-    def _known(self) -> StoreState:
-        """Return the state, whatever the group does now."""
-        assert self.state is not None, "the group is not bound yet"
-        return self.state
-
-    def _bound(self) -> StoreState:
-        """Return the state of a group that receives.
-
-        Raises `ProtocolError` once the intent to take over is durable: whatever asks
-        late has no effect any more (I8).
-        """
-        state = self._known()
-        if state.takeover is not None:
-            raise ProtocolError(
-                f"group {state.group!r} was taken over here: it receives no more"
-            )
-        return state
+    @property
+    def state(self) -> StoreState | None:
+        """What is durable; None while the group is not bound."""
+        return self.record.state
 
     @property
     def members(self) -> tuple[SecondaryVolume, ...]:
@@ -203,7 +144,7 @@ class GroupDisk:
         return tuple(
             volume
             for volume, member in zip(
-                self.volumes, self._known().memberships, strict=True
+                self.volumes, self.record.known().memberships, strict=True
             )
             if not member.has_left
         )
@@ -219,9 +160,9 @@ class GroupDisk:
         For what is done to a group, not by its sender. What `change` raises leaves
         the state as it is.
         """
-        with self._changing:
-            self._store(change(self._known()))
-            return self._known()
+        with self.record.lock:
+            self.record.store(change(self.record.known()))
+            return self.record.known()
 
     def replace_volumes(
         self,
@@ -233,14 +174,14 @@ class GroupDisk:
         `opened`: those that are new. Devices of those that are gone are closed; nobody
         reads them, for no point has them. No session is open.
         """
-        with self._changing:
+        with self.record.lock:
             self.guard.check()
-            self._store(change(self._known()))
+            self.record.store(change(self.record.known()))
             known = {v.offer.volume_id: v for v in (*self.volumes, *opened)}
-            named = [offer.volume_id for offer in self._known().volumes]
+            named = [offer.volume_id for offer in self.record.known().volumes]
             gone = [v for v in self.volumes if v.offer.volume_id not in named]
             self.volumes = tuple(known[volume_id] for volume_id in named)
-            by_number = {point.number: point for point in self._known().points}
+            by_number = {point.number: point for point in self.record.known().points}
             self.listed.replace([by_number.get(p.number, p) for p in self.points])
             for volume in gone:
                 volume.close()
@@ -257,18 +198,18 @@ class GroupDisk:
         Order: devices (made, fsynced with their directories), then one record. The
         crash it defends against: a record that names devices which are not there.
         """
-        with self._changing:
+        with self.record.lock:
             self.guard.check()
             if self.state is not None:
                 check_bound(
-                    self.state, group_id, lineage, peer, volumes, self._record_path
+                    self.state, group_id, lineage, peer, volumes, self.record.path
                 )
                 return
             check_offer(self.settings.group, volumes, self.settings.devices)
             key = f"group {self.settings.group!r}"
             with ExitStack() as undo:
                 devices, created = make_devices(
-                    self._files,
+                    self.files,
                     self.settings.devices,
                     key,
                     volumes,
@@ -276,14 +217,14 @@ class GroupDisk:
                     self.guard,
                     undo,
                 )
-                self._store(
+                self.record.store(
                     StoreState(
                         group=self.settings.group,
                         group_id=group_id,
                         lineage=lineage,
                         peer=peer,
                         epoch=0,
-                        relation_id=self._new_identity(),
+                        relation_id=self.new_identity(),
                         volumes=volumes,
                         created=created,
                     )
@@ -295,9 +236,9 @@ class GroupDisk:
             )
 
     def new_epoch(self, sender: SenderState) -> int:
-        with self._changing:
-            self._store(self._bound().met(sender, self._new_identity()))
-            return self._bound().epoch
+        with self.record.lock:
+            self.record.store(self.record.bound().met(sender, self.new_identity()))
+            return self.record.bound().epoch
 
     def begin_cycle(self, cycle: CycleName) -> None:
         """Record that tracks of this cycle may be applied from now on.
@@ -306,8 +247,8 @@ class GroupDisk:
         against: a sender whose state is older than what was applied here, and which
         does not know what it must send again.
         """
-        with self._changing:
-            state = self._bound().heard()
+        with self.record.lock:
+            state = self.record.bound().heard()
             begun = state.begun
             if begun is not None and begun != cycle and begun.number >= cycle.number:
                 raise ProtocolError(
@@ -315,29 +256,29 @@ class GroupDisk:
                 )
             state = replace(state, begun=cycle)
             if state != self.state:
-                self._store(state)
+                self.record.store(state)
 
     def note(self, cycle_id: bytes | None) -> None:
         """Record that the sender has recorded this session, and the newest point."""
-        with self._changing:
-            state = self._bound()
+        with self.record.lock:
+            state = self.record.bound()
             newest = state.committed
             if cycle_id == (None if newest is None else newest.cycle_id):
                 state = state.heard()
             if state != self.state:
-                self._store(state)
+                self.record.store(state)
 
     def advance_current(self, number: int, time_ns: int) -> None:
         """Move the newest point's time forward, durably; backwards is ignored."""
-        with self._changing:
-            state = self._bound().heard()
+        with self.record.lock:
+            state = self.record.bound().heard()
             if not state.points or state.points[-1].number != number:
                 raise ProtocolError(f"point {number} is not the newest")
             newest = state.points[-1]
             if time_ns <= newest.current_as_of_ns:
                 return
             newest = replace(newest, current_as_of_ns=time_ns)
-            self._store(replace(state, points=(*state.points[:-1], newest)))
+            self.record.store(replace(state, points=(*state.points[:-1], newest)))
             self.listed.replace((*self.points[:-1], newest))
 
     def grow(self, index: int, from_bytes: int, size_bytes: int) -> None:
@@ -351,24 +292,22 @@ class GroupDisk:
         Between cycles. Raises `DeviceError` or `StateMismatchError`: then nothing has
         changed but the intent.
         """
-        with self._changing:
+        with self.record.lock:
             self.guard.check()
-            state = self._bound()
-            if not check_growth(
-                state, index, from_bytes, size_bytes, self._record_path
-            ):
+            state = self.record.bound()
+            if not check_growth(state, index, from_bytes, size_bytes, self.record.path):
                 return
             volume = self.volumes[index]
-            self._store(state.will_grow(index, size_bytes))
+            self.record.store(state.will_grow(index, size_bytes))
             before = volume.offer
             extend_device(
                 volume.device, before.size_bytes, size_bytes, self.guard, before.name
             )
             with volume.lock:
-                state = self._bound()
-                self._store(state.grown(index, size_bytes))
+                state = self.record.bound()
+                self.record.store(state.grown(index, size_bytes))
                 self.listed.replace([sized(p, state.sizes) for p in self.points])
-                volume.take_size(self._bound().volumes[index])
+                volume.take_size(self.record.bound().volumes[index])
 
     # -- commit ------------------------------------------------------------------------
 
@@ -397,15 +336,15 @@ class GroupDisk:
 
         Returns the new relation's id; for the newest point's cycle id just that.
         """
-        with self._changing, ExitStack() as held:
+        with self.record.lock, ExitStack() as held:
             for volume in self.volumes:
                 held.enter_context(volume.lock)
-            sizes = self._known().sizes
-            state = self._bound() if begin is None else begin(self._known())
+            sizes = self.record.known().sizes
+            state = self.record.bound() if begin is None else begin(self.record.known())
             self.guard.check()
             if state.points and state.points[-1].cycle_id == cycle_id:
                 if begin is not None:  # given up as it was taken over
-                    self._store(state)
+                    self.record.store(state)
                 return state.relation_id
             if state.points and number <= state.points[-1].number:
                 raise ProtocolError(f"cycle {number} is older than the newest point")
@@ -414,15 +353,15 @@ class GroupDisk:
                 for journal in self._open_journals(volume, state):
                     journal.finish()
             state = with_joined(state, number, whole)
-            relation_id = self._new_identity()
-            journals = self._journals.create(
+            relation_id = self.new_identity()
+            journals = self.journals.create(
                 state.group_id, state.offers_at(number), relation_id, number
             )
             try:
                 point = Point(number, cycle_id, cut_ns, cut_ns, label)
                 listed = self._measured(state).with_point(point, relation_id)
                 durable = listed.since(self._oldest_retained(listed))
-                self._store(durable)
+                self.record.store(durable)
             except BaseException:
                 for journal in journals:
                     journal.close()
@@ -491,7 +430,7 @@ class GroupDisk:
                 j for j in journals if j.header.point_number >= oldest
             )
             for journal in journals[: len(journals) - len(volume.journals)]:
-                volume.leases.retire(partial(self._journals.remove, journal))
+                volume.leases.retire(partial(self.journals.remove, journal))
 
     # -- history: see `remote_site.history` for what is to happen when -----------------
 
@@ -503,8 +442,8 @@ class GroupDisk:
         record, fdatasync; only then files go. The crash it defends against: a record
         that names what is gone.
         """
-        with self._changing, ExitStack() as held:
-            state = self._known()
+        with self.record.lock, ExitStack() as held:
+            state = self.record.known()
             if state.is_on_its_way_back:
                 return
             newest = state.points[-1].number if state.points else 0
@@ -514,106 +453,18 @@ class GroupDisk:
                     held.enter_context(volume.lock)
             shorter = state.since(number)
             if len(shorter.points) < len(state.points):
-                self._store(shorter)
+                self.record.store(shorter)
             self.listed.end(ended)
             self._free(shorter.points[0].number if shorter.points else number)
 
-    def merge_of(
-        self, into: int, victims: Sequence[int]
-    ) -> tuple[bytes, list[JournalMerge]] | None:
-        """Return the relation and a merge for each volume, that make one point of
-        several; None if they do not follow each other (any more)."""
-        with self._changing:
-            state = self._known()
-            if not _can_be_merged(state, into, victims):
-                return None
-            point = next(p for p in state.points if p.number == into)
-            numbers = {into, *victims}
-            relation_id = self._new_identity()
-            return relation_id, [
-                self._journals.merge(
-                    volume.offer,
-                    point,
-                    relation_id,
-                    [j for j in volume.journals if j.header.point_number in numbers],
-                )
-                for index, volume in enumerate(self.volumes)
-                if state.has(into, index)
-            ]
-
-    def replace_merged(
-        self,
-        into: int,
-        victims: Sequence[int],
-        relation_id: bytes,
-        journals: Sequence[Journal],
-    ) -> bool:
-        """Put merged journals in the place of those they were made of.
-
-        Order: the new journals, fdatasynced, and their directory; the record without
-        the merged points, which names the new journals, fdatasync; only then readers
-        get them, and once the last reader of the old ones has left, those are deleted.
-        The crashes it defends against: a point whose journals are nowhere; one that
-        shows what a later point overwrote.
-
-        False, and nothing has changed, if one of the points is read or kept meanwhile
-        or is not there any more.
-        """
-        gone = frozenset(victims)
-        with self._changing:
-            self.guard.check()
-            state = self._known()
-            with self.listed.leaving(gone) as is_free:
-                if not is_free or not _can_be_merged(state, into, victims):
-                    return False
-                self._journals.sync_names()
-                size_bytes = sum(journal.size_bytes for journal in journals)
-                self._store(state.without(gone, into, size_bytes, relation_id))
-                merged = {p.number: p for p in self._known().points}
-                self.listed.replace(
-                    [
-                        merged.get(point.number, point)
-                        for point in self.points
-                        if point.number not in gone
-                    ]
-                )
-            by_volume = {journal.header.volume_id: journal for journal in journals}
-            for volume in self.volumes:
-                merged_here = by_volume.get(volume.offer.volume_id)
-                self._swap(volume, into, merged_here, gone)
-            return True
-
-    def _swap(
-        self,
-        volume: SecondaryVolume,
-        into: int,
-        merged: Journal | None,
-        gone: frozenset[int],
-    ) -> None:
-        """`merged` is None where point `into` does not have the volume: then no point
-        needs the journals of those that are gone."""
-        old = [
-            journal
-            for journal in volume.journals
-            if journal.header.point_number in gone
-            or journal.header.point_number == into
-        ]
-        volume.journals = tuple(
-            merged if merged and journal.header.point_number == into else journal
-            for journal in volume.journals
-            if journal.header.point_number not in gone
-        )
-        for journal in old:
-            volume.leases.retire(partial(self._journals.remove, journal))
-
     def keep(self, number: int, *, is_kept: bool) -> bool:
         """Keep a point whatever the rules, durably, or no longer; False: not there."""
-        with self._changing:
-            state = self._known()
+        with self.record.lock:
+            state = self.record.known()
             if all(point.number != number for point in state.points):
                 return False
-            self._store(state.kept(number, is_kept=is_kept))
-            by_number = {point.number: point for point in self._known().points}
+            self.record.store(state.kept(number, is_kept=is_kept))
+            by_number = {point.number: point for point in self.record.known().points}
             self.listed.replace([by_number.get(p.number, p) for p in self.points])
             return True
 
@@ -648,11 +499,11 @@ class GroupDisk:
         self.guard.check()
         for volume in self.volumes:
             volume.datasync()
-        with self._changing:
-            state = self._bound()
+        with self.record.lock:
+            state = self.record.bound()
             count = min(state.progress_count + 1, PROGRESS_MAX)
-            self._store(replace(state, progress_count=count))
-            return self._bound().progress_count
+            self.record.store(replace(state, progress_count=count))
+            return self.record.bound().progress_count
 
     def point_bytes(self, number: int) -> int:
         """Return the bytes of a point's own journals."""
@@ -672,16 +523,3 @@ class GroupDisk:
         self.volumes = ()
         if self._lock_file is not None:
             self._lock_file.close()
-
-
-def _can_be_merged(state: StoreState, into: int, victims: Sequence[int]) -> bool:
-    """Tell whether these still follow `into`, nobody keeps them, and one is newer."""
-    numbers = [point.number for point in state.points]
-    if state.is_on_its_way_back:
-        return False
-    if into not in numbers or state.kept_numbers & set(victims):
-        return False
-    end = numbers.index(into) + 1 + len(victims)
-    return numbers[end - 1 - len(victims) : end] == [into, *victims] and end < len(
-        numbers
-    )

@@ -187,7 +187,7 @@ class History:
 
     def merge(self, step: Merge) -> PointMerge | None:
         """Begin a merge; None if its points are not there any more."""
-        begun = self._disk.merge_of(step.into, step.victims)
+        begun = self._disk.merges.merge_of(step.into, step.victims)
         return None if begun is None else PointMerge(self._disk, step, *begun)
 
     def refuse(self, step: Merge) -> None:
@@ -255,7 +255,7 @@ class PointMerge:
     def finish(self) -> bool:
         """Put the merged points in place; False if they may not be merged any more."""
         assert len(self._done) == len(self._merges), "steps were left out"
-        done = self._disk.replace_merged(
+        done = self._disk.merges.replace_merged(
             self._step.into, self._step.victims, self._relation_id, self._done
         )
         if not done:

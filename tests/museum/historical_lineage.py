@@ -143,12 +143,12 @@ EXHIBITS = (
         (
             swap(
                 "remote_site/group_disk.py",
-                "                self._store(durable)\n",
+                "                self.record.store(durable)\n",
                 """\
                 for volume in self.volumes:
                     for old in volume.journals:
-                        self._journals.remove(old)
-                self._store(durable)
+                        self.journals.remove(old)
+                self.record.store(durable)
 """,
             ),
         ),
@@ -250,8 +250,8 @@ EXHIBITS = (
         (
             swap(
                 "remote_site/group_disk.py",
-                "            self._store(self._bound().met(sender, self._new_identity()))\n",
-                "            self.state = self._bound().met(sender, self._new_identity())\n",
+                "            self.record.store(self.record.bound().met(sender, self.new_identity()))\n",
+                "            self.record.state = self.record.bound().met(sender, self.new_identity())\n",
             ),
         ),
         tests("unit/remote_site/test_store.py::test_an_epoch_is_never_used_twice"),

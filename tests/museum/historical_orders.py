@@ -169,14 +169,14 @@ EXHIBITS = (
             swap(
                 "remote_site/group_disk.py",
                 """\
-            relation_id = self._new_identity()
-            journals = self._journals.create(
+            relation_id = self.new_identity()
+            journals = self.journals.create(
 """,
                 """\
-            relation_id = self._new_identity()
+            relation_id = self.new_identity()
             early = Point(number, cycle_id, cut_ns, cut_ns, label)
-            self._store(state.with_point(early, relation_id))
-            journals = self._journals.create(
+            self.record.store(state.with_point(early, relation_id))
+            journals = self.journals.create(
 """,
             ),
         ),

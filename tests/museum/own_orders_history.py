@@ -9,6 +9,7 @@ from tests.museum.exhibit import Exhibit, swap, tests
 _HISTORY = "unit/remote_site/test_history.py::"
 _MERGE = "test_a_power_cut_at_any_step_of_a_merge_leaves_each_point_whole"
 _DISK = "remote_site/group_disk.py"
+_MERGES = "remote_site/point_merges.py"
 _SAYS = "assert|Assertion|DID NOT RAISE|CorruptStateError|StorageError|PointGoneError"
 
 EXHIBITS: tuple[Exhibit, ...] = (
@@ -17,8 +18,8 @@ EXHIBITS: tuple[Exhibit, ...] = (
         "a record names merged journals whose names are not durable",
         (
             swap(
-                _DISK,
-                "                self._journals.sync_names()\n",
+                _MERGES,
+                "                disk.journals.sync_names()\n",
                 "",
             ),
         ),
@@ -31,14 +32,14 @@ EXHIBITS: tuple[Exhibit, ...] = (
         "journals that were merged are deleted before the record lets go of them",
         (
             swap(
-                _DISK,
-                "                self._store(state.without(gone, into, size_bytes, relation_id))\n",
+                _MERGES,
+                "                disk.record.store(state.without(gone, into, size_bytes, relation_id))\n",
                 """\
-                for volume in self.volumes:
+                for volume in disk.volumes:
                     for journal in volume.journals:
                         if journal.header.point_number in gone:
-                            self._files.remove(journal.path)
-                self._store(state.without(gone, into, size_bytes, relation_id))
+                            disk.files.remove(journal.path)
+                disk.record.store(state.without(gone, into, size_bytes, relation_id))
 """,
             ),
         ),
@@ -58,7 +59,7 @@ EXHIBITS: tuple[Exhibit, ...] = (
             for volume in self.volumes:
                 for journal in volume.journals:
                     if journal.header.point_number < number:
-                        self._files.remove(journal.path)
+                        self.files.remove(journal.path)
 """,
             ),
         ),

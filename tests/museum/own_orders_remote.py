@@ -361,8 +361,8 @@ STORE = (
         "devices that a killed process wrote are not flushed at a start",
         (
             swap(
-                "remote_site/group_disk.py",
-                "            volume.is_unsynced = True  # by a process that was killed\n",
+                "remote_site/secondary_opening.py",
+                "        volume.is_unsynced = True  # by a process that was killed\n",
                 "",
             ),
         ),

@@ -70,7 +70,7 @@ EXHIBITS: tuple[Exhibit, ...] = (
                 "                state.group_id, state.offers_at(number), relation_id, "
                 "number\n",
                 "                state.group_id,\n"
-                "                self._known().offers_at(number),\n"
+                "                self.record.known().offers_at(number),\n"
                 "                relation_id,\n"
                 "                number,\n",
             ),
@@ -103,7 +103,7 @@ EXHIBITS: tuple[Exhibit, ...] = (
                 "remote_site/group_disk.py",
                 "                if begin is not None:  "
                 "# given up as it was taken over\n"
-                "                    self._store(state)\n",
+                "                    self.record.store(state)\n",
                 "",
             ),
         ),

@@ -154,8 +154,8 @@ FILES = (
         (
             swap(
                 "remote_site/group_disk.py",
-                "            self._store(replace(state, progress_count=count))\n",
-                "            self.state = replace(state, progress_count=count)\n",
+                "            self.record.store(replace(state, progress_count=count))\n",
+                "            self.record.state = replace(state, progress_count=count)\n",
             ),
         ),
         Seeds("remote", 60),
@@ -262,8 +262,8 @@ CACHES = tuple(
             "O224",
             "a secondary device",
             _LOST,
-            "remote_site/group_disk.py",
-            "            device.drop_cache()\n",
+            "remote_site/secondary_opening.py",
+            "        device.drop_cache()\n",
             "",
         ),
     )

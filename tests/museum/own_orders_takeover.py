@@ -16,7 +16,7 @@ EXHIBITS: tuple[Exhibit, ...] = (
                 "    disk.replace_volumes(intended)\n"
                 "    assert disk.state is not None\n",
                 "    assert disk.state is not None\n"
-                "    disk.state = intended(disk.state)\n",
+                "    disk.record.state = intended(disk.state)\n",
             ),
         ),
         Seeds("takeover", 20),
@@ -116,7 +116,7 @@ EXHIBITS: tuple[Exhibit, ...] = (
         "the old sender commits a point after the intent to take over",
         (
             swap(
-                "remote_site/group_disk.py",
+                "remote_site/group_record.py",
                 "        if state.takeover is not None:\n            raise Proto",
                 "        if False:\n            raise Proto",
             ),

@@ -285,7 +285,7 @@ class CircleOracle:
             epoch: int = await session(sender)
             return epoch
 
-        merge = store._disk.replace_merged
+        merge = store._disk.merges.replace_merged
 
         def merged(*what: Any) -> bool:
             done: bool = merge(*what)
@@ -293,7 +293,7 @@ class CircleOracle:
             return done
 
         store.commit, store.new_epoch = committed, opened
-        store._disk.replace_merged = merged
+        store._disk.merges.replace_merged = merged
         self._watch_giving_up(site, store)
 
     def _watch_giving_up(self, site: CircleSite, store: Any) -> None:

@@ -319,14 +319,14 @@ class RemoteSite(Site):
         self.on_serving()
 
     def _count_merges(self, store: Any) -> None:
-        replace_merged = store._disk.replace_merged
+        replace_merged = store._disk.merges.replace_merged
 
         def counted(*what: Any) -> bool:
             done: bool = replace_merged(*what)
             self.merges += done
             return done
 
-        store._disk.replace_merged = counted
+        store._disk.merges.replace_merged = counted
 
     # -- once it takes over ------------------------------------------------------------
 

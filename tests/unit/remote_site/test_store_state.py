@@ -106,7 +106,7 @@ def opened(progress_count: int = 0) -> GroupDisk:
     disk.open()
     disk.bind(**BINDING)  # type: ignore[arg-type]
     assert disk.state is not None
-    disk.state = replace(disk.state, progress_count=progress_count)
+    disk.record.state = replace(disk.state, progress_count=progress_count)
     return disk
 
 
@@ -115,7 +115,7 @@ def test_progress_is_counted_durably_and_anew_in_each_relation() -> None:
     assert [disk.flush() for _ in range(3)] == [1, 2, 3]
     disk.commit_point(1, ONE, 1, None)
     assert disk.flush() == 1
-    again = GroupDisk(disk._files.after_kill(), SETTINGS)  # type: ignore[attr-defined]
+    again = GroupDisk(disk.files.after_kill(), SETTINGS)  # type: ignore[attr-defined]
     again.open()
     assert again.flush() == 2
 
