@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any
 
 import structlog
 
-from common.errors import ProtocolError, RefusedError, StorageError
+from common.errors import ProtocolError, StorageError
 from common.ports import Clock
 from common.replication.features import DELTA, MEMBERS, REFERENCE
 from common.replication.member_messages import Whole
@@ -41,17 +41,11 @@ from primary_site.group import (
     CutImpossibleError,
     CutStarvedError,
 )
-from primary_site.growing import (
-    Growth,
-    check_size,
-    check_volumes,
-    find_volume,
-    grow,
-    tell_sizes,
-)
+from primary_site.growing import check_volumes, tell_sizes
 from primary_site.joining import PART_BYTES_FIRST, part_bytes
 from primary_site.likeness import Habit
 from primary_site.reconciling import reconcile
+from primary_site.reshaping import Reshaping
 from primary_site.rpo_keeper import RpoKeeper
 from primary_site.session import SendingSession
 from primary_site.tickets import CutTickets
@@ -68,16 +62,7 @@ POLL_SECONDS = 0.2
 
 LOOK_AGAIN_SECONDS_MAX = 3600.0
 
-PATIENCE_SECONDS = 10.0
-"""Who changes volumes waits so long for the cycle under way, then it is given up."""
-
-T = TypeVar("T")
-
 log = structlog.get_logger()
-
-
-async def _nothing(why: str) -> None:
-    del why
 
 
 class GroupCycles:
@@ -108,9 +93,7 @@ class GroupCycles:
         self._cut_wanted = False
         self.boundary = asyncio.Lock()
         """Held by whoever runs a cycle, or sees to it that none is run."""
-        self.before_reshaping: Callable[[str], Awaitable[None]] = _nothing
-        """Awaited, with the reason, before volumes change: ends what knows them."""
-        self._reshaping: set[asyncio.Task[Any]] = set()
+        self.reshaping = Reshaping(self)
         self._clock = clock
         self._compression = Compression(group.config.link.compression, clock.monotonic)
         self._habit = Habit()
@@ -132,12 +115,17 @@ class GroupCycles:
     def under_way(self) -> list[asyncio.Task[Any]]:
         """Return what goes on whatever becomes of sessions, to be waited for."""
         going = [task for task in (self._taking, self._destage) if task is not None]
-        return [*going, *self._reshaping]
+        return [*going, *self.reshaping.under_way]
 
     async def cut_settled(self) -> None:
         """Wait until a cut that a session, gone by now, has begun is made or not."""
         if self._taking is not None:
             await asyncio.wait([self._taking])
+
+    async def destaged(self) -> None:
+        """Wait until the destage of the last cut, if there was one, has ended."""
+        if self._destage is not None:
+            await asyncio.wait([self._destage])
 
     def want_cut(self) -> None:
         """Cut as soon as it may be, even if nothing has changed: for its FlashCopy.
@@ -356,16 +344,7 @@ class GroupCycles:
         await group.settle_cut()
         is_fresh, self._is_fresh = self._is_fresh, False
         wire_before = session.sent_bytes
-        drain = CycleDrain(
-            group,
-            cut,
-            session,
-            self._compression,
-            delta=group.config.link.delta and DELTA in session.features,
-            habit=self._habit if REFERENCE in session.features else None,
-            frame_bytes=session.frame_bytes,
-            workers=max(WORKERS, session.link_count + 1),
-        )
+        drain = self._new_drain(session, cut)
         await self._tell_whole(session, cut)
         self.drain = session.drain = drain
         self.drain_began = self._clock.monotonic()
@@ -374,19 +353,12 @@ class GroupCycles:
         with drain.waiting(Stage.READ):
             await asyncio.shield(self._destage)
         drained = self._clock.monotonic()
-        committed = asyncio.create_task(session.committed())
-        try:
-            answer = await drain.committed(committed)
-        finally:
-            committed.cancel()
-        if answer.cycle_id != cut.cycle_id:
-            raise ProtocolError("COMMITTED names another cycle")
+        relation_id = await self._committed(session, drain, cut)
         ended = self._clock.monotonic()
-        seconds = ended - self.cut_at
         self.last_cycle = LastCycle(
             cut.number,
             cut.hold_seconds,
-            seconds,
+            ended - self.cut_at,
             drain.tracks_sent,
             drain.tracks_compared,
             drain.tracks_differenced,
@@ -397,11 +369,38 @@ class GroupCycles:
             ended - drained,
         )
         if self.keeper is not None and is_fresh and drain.is_typical:
+            last = self.last_cycle
             self.keeper.cycle_ended(
-                drain.data_bytes, self.last_cycle.bytes_on_wire, seconds, drain.waits
+                drain.data_bytes, last.bytes_on_wire, last.drain_seconds, drain.waits
             )
-        await self._complete(answer.relation_id)
+        await self._complete(relation_id)
         await self._tell_noted(session)
+
+    def _new_drain(self, session: SendingSession, cut: Cut) -> CycleDrain:
+        """Return the drain of a cut over a session, as both have agreed."""
+        return CycleDrain(
+            self.group,
+            cut,
+            session,
+            self._compression,
+            delta=self.group.config.link.delta and DELTA in session.features,
+            habit=self._habit if REFERENCE in session.features else None,
+            frame_bytes=session.frame_bytes,
+            workers=max(WORKERS, session.link_count + 1),
+        )
+
+    async def _committed(
+        self, session: SendingSession, drain: CycleDrain, cut: Cut
+    ) -> bytes:
+        """Wait for the remote's commit; return the relation that it has opened."""
+        committed = asyncio.create_task(session.committed())
+        try:
+            answer = await drain.committed(committed)
+        finally:
+            committed.cancel()
+        if answer.cycle_id != cut.cycle_id:
+            raise ProtocolError("COMMITTED names another cycle")
+        return answer.relation_id
 
     async def _tell_whole(self, session: SendingSession, cut: Cut) -> None:
         """Say which joining volumes the cycle completes, before it begins."""
@@ -441,78 +440,6 @@ class GroupCycles:
         if self.group.state.suspended:
             await self.withdraw()
         self.copy_on()
-
-    # -- growing -----------------------------------------------------------------------
-
-    async def grow(self, name: str, size_bytes: int) -> Growth:
-        """Make a volume larger between two cycles; it is served so on return.
-
-        A cycle under way is waited for, but not for long: a first copy takes days.
-        Then it is given up, and the next one sends what it has not. Begun, a growth
-        goes on to its end, whoever asked for it.
-        """
-        volume = find_volume(self.group, name)
-        check_size(volume, size_bytes)
-        if volume.size_bytes == size_bytes:  # no cycle, no verify ends for that
-            return Growth(name, size_bytes, size_bytes)
-        growth = await self.reshape(
-            f"volume {name} grows",
-            lambda: grow(self.group, find_volume(self.group, name), size_bytes),
-        )
-        self._log.info(
-            "volume_grown",
-            volume=name,
-            before_bytes=growth.before_bytes,
-            size_bytes=growth.size_bytes,
-        )
-        return growth
-
-    # -- between two cycles ------------------------------------------------------------
-
-    async def reshape(self, why: str, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Change the group's volumes while no cut stands, and none is taken.
-
-        A cycle under way is waited for, but not for long, then given up. Begun, it goes
-        on to its end, whoever asked. Raises `RefusedError`, and what `work` does.
-        """
-        if self.is_stopping:
-            raise RefusedError("the daemon stops")
-        working = asyncio.create_task(self._reshape(why, work), name=why)
-        self._reshaping.add(working)
-        working.add_done_callback(self._reshaping.discard)
-        working.add_done_callback(retrieve)
-        return await asyncio.shield(working)
-
-    @property
-    def is_reshaping(self) -> bool:
-        return bool(self._reshaping)
-
-    async def _reshape(self, why: str, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        await self._reach_boundary(why)
-        try:
-            await self.cut_settled()
-            if self.group.cut is not None:
-                await self.abandon_here(why)
-            if self._destage is not None:
-                await asyncio.wait([self._destage])  # of that cut
-            await self.before_reshaping(why)
-            done = await work()
-        finally:
-            self.boundary.release()
-        self.when_moved_on()
-        self.wake.set()
-        return done
-
-    async def _reach_boundary(self, why: str) -> None:
-        """Acquire `boundary`: a cycle that takes long ends with its relation."""
-        while True:  # ends with the drain's next read, or with its session
-            try:
-                async with asyncio.timeout(PATIENCE_SECONDS):
-                    await self.boundary.acquire()
-            except TimeoutError:
-                self.group.invalidate(why)
-            else:
-                return
 
     # -- giving up ---------------------------------------------------------------------
 

@@ -147,7 +147,7 @@ class GroupMembers:
             )
             volume_id = secrets.token_bytes(ID_BYTES)
             await self._ask_remote(session, volume.name, volume_id, geometry)
-            await self._replicator.cycles.reshape(
+            await self._replicator.cycles.reshaping.run(
                 f"volume {volume.name} comes",
                 lambda: self._add(config, volume, volume_id),
             )
@@ -211,7 +211,7 @@ class GroupMembers:
         """
         async with self._changing:
             await self.leaving(name)
-            await self._replicator.cycles.reshape(
+            await self._replicator.cycles.reshaping.run(
                 f"volume {name} leaves", lambda: self._remove(name)
             )
             await self._met_again()

@@ -90,7 +90,7 @@ class Replicator:
         self.cycles.when_moved_on = self.verifying.look_again
         self.switchover = Switchover(group, self.cycles, self.alarms, clock)
         self.pacing = Pacing(group.config.link, clock)
-        self.cycles.before_reshaping = self._end_verify
+        self.cycles.reshaping.before = self._end_verify
         self._site = site
         self._clock = clock
         self._connect = connect
@@ -201,7 +201,7 @@ class Replicator:
                 f"the remote of group {self.group.name} runs a release that can't grow "
                 "volumes; upgrade it first"
             )
-        return await self.cycles.grow(volume, size_bytes)
+        return await self.cycles.reshaping.grow(volume, size_bytes)
 
     def begin_anew(self) -> None:
         """End the session: the next one's HELLO says what there is now."""

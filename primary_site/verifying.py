@@ -84,7 +84,7 @@ class Verifying:
                 f"a verify of {name} is under way: farshore verify {name} --stop "
                 "ends it"
             )
-        if self._cycles.is_reshaping:
+        if self._cycles.reshaping.is_under_way:
             raise RefusedError(f"volumes of {name} change: try again in a moment")
         joining = [n for n, v in self._group.state.volumes.items() if v.joining]
         if joining:
