@@ -26,15 +26,15 @@ from primary_site import (
     likeness,
     preserving,
     replicator,
+    upkeep,
     verification,
     volume,
 )
-from primary_site import group as primary_group
 from remote_site import (
     applying,
     finishing,
     group,
-    group_disk,
+    group_record,
     leases,
     listed_points,
     point_map,
@@ -54,7 +54,7 @@ SMALL: list[tuple[Any, str, tuple[float, ...]]] = [
     (drain_plan, "HASHED_TRACKS_MAX", (3, 8, 2048)),
     (drain_plan, "HOLE_PROBE_TRACKS", (3, 256)),
     (group_state, "SENT_AHEAD_BYTES", (0, 64 << 10, 256 << 20)),
-    (primary_group, "ACKED_UNSAVED_BYTES", (16 << 10, 16 << 20)),
+    (upkeep, "ACKED_UNSAVED_BYTES", (16 << 10, 16 << 20)),
     (preserving, "PRESERVE_CHUNK_BYTES", (8 << 10, 1 << 20)),
     (preserving, "KEPT_BYTES_MAX", (0, 64 << 10, 256 << 20)),
     (replicator, "TEND_SECONDS", (0.2, 1.0, 5.0)),
@@ -112,7 +112,7 @@ def controlled(
         locks = SimpleNamespace(Lock=TurnLock, local=threading.local)
         for place in (
             secondary,
-            group_disk,
+            group_record,
             journal,
             leases,
             listed_points,
