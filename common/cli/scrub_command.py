@@ -7,30 +7,24 @@ import time
 import click
 from rich.console import RenderableType
 
-from common.cli.daemon_options import connect, daemon_options, json_option
-from common.cli.display import print_json, size_text
-from common.cli.long_jobs import Report, arguments_of, wait_for_end
+from common.cli.daemon_options import connect
+from common.cli.display import size_text
+from common.cli.long_jobs import (
+    Report,
+    arguments_of,
+    job_options,
+    show,
+    wait_for_end,
+)
 from common.cli.named_on_site import group_argument
 from common.cli.progress_view import Shrinking, progress_row
 from common.errors import FoundDifferentError, IncompleteError
-from common.service.control_requests import RATE_DEFAULT
 from common.service.logging import escape
 
 
 @click.command()
 @group_argument
-@click.option(
-    "--rate",
-    metavar="RATE",
-    default=RATE_DEFAULT,
-    show_default=True,
-    help="Bytes read in a second, at most.",
-)
-@click.option("--no-wait", is_flag=True, help="Begin, and return.")
-@click.option("--report", is_flag=True, help="Show the one under way, or the last one.")
-@click.option("--stop", is_flag=True, help="End the one under way.")
-@json_option
-@daemon_options
+@job_options("Bytes read in a second, at most.")
 def scrub(
     group: str,
     rate: str,
@@ -60,12 +54,7 @@ def scrub(
         found: Report | None = client.call("scrub", arguments)
         if not (report or stop or no_wait):
             found = wait_for_end(client, "scrub", group, progress)
-    if as_json:
-        print_json(found)
-    elif found is None:
-        click.echo(f"{group}: no scrub since the daemon's start")
-    else:
-        click.echo(_text(group, found))
+    show("scrub", group, found, _text, as_json=as_json)
     if found is not None and not stop:
         _raise_for(group, found)
 
