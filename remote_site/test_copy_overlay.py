@@ -21,6 +21,7 @@ from common.storage.extents import (
     ReadRuns,
     bits_of,
     hole_bits,
+    runs_of,
     tell_bits,
     window,
     worth_telling,
@@ -77,11 +78,7 @@ class Overlay:
         """
         told = self.status(offset, length)
         holes = ((size, flags == HOLE_AND_ZERO) for size, flags in told)
-        runs: ReadRuns = []
-        for size, is_hole in worth_telling(holes, length):
-            runs.append((size, None if is_hole else self.read(offset, size)))
-            offset += size
-        return runs
+        return runs_of(worth_telling(holes, length), offset, self.read)
 
     def status(self, offset: int, length: int) -> Extents:
         """Return (length, flags) from `offset`; may stop short of `length`."""

@@ -10,7 +10,6 @@ import errno
 import ipaddress
 import os
 import socket
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -25,6 +24,7 @@ from common.addresses import (
 from common.errors import ConfigError, DeviceBusyError
 from common.nbd.limits import NbdLimits
 from common.nbd.systemd_sockets import SystemdSockets
+from common.socket_files import Occupied, clear_stale
 
 UNIX_SOCKET_MODE: Final = 0o660
 """Owner and group: who may connect to a Unix socket may write the volumes."""
@@ -167,28 +167,17 @@ def _bind_unix(
 
 def _clear_stale(path: str) -> None:
     """Remove the socket file of a daemon that died; refuse a living one's."""
-    try:
-        mode = os.lstat(path).st_mode
-    except FileNotFoundError:
-        return
-    if not stat.S_ISSOCK(mode):
-        raise ConfigError(
-            f"cannot listen on unix:{path}: the file is not a socket; "
-            "remove it or choose another path"
-        )
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)
-        try:
-            probe.connect(path)
-        except ConnectionRefusedError:
-            Path(path).unlink()
-            return
-        except BlockingIOError:
-            pass  # it lives: its queue of connections is full
-    raise DeviceBusyError(
-        f"cannot listen on unix:{path}: another daemon serves there; "
-        "stop it or choose another path"
-    )
+    match clear_stale(path):
+        case Occupied.BY_FILE:
+            raise ConfigError(
+                f"cannot listen on unix:{path}: the file is not a socket; "
+                "remove it or choose another path"
+            )
+        case Occupied.BY_DAEMON:
+            raise DeviceBusyError(
+                f"cannot listen on unix:{path}: another daemon serves there; "
+                "stop it or choose another path"
+            )
 
 
 def _bind_tcp(address: TcpAddress, backlog_connections: int) -> list[socket.socket]:

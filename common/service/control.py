@@ -14,11 +14,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import json
 import os
 import socket
-import stat
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -35,6 +33,7 @@ from common.errors import (
     RefusedError,
 )
 from common.service.control_requests import parse_request
+from common.socket_files import Occupied, clear_stale
 
 REQUEST_BYTES_MAX = 64 << 10
 """One request's line: names and a label need a fraction of it."""
@@ -225,28 +224,16 @@ def _make_folder(path: str) -> None:
 
 
 def _remove_stale(path: str) -> None:
-    try:
-        mode = os.lstat(path).st_mode
-    except FileNotFoundError:
-        return
-    if not stat.S_ISSOCK(mode):
-        raise ConfigError(
-            f"{path}: not a socket: remove it or change site.control_socket"
-        )
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)  # a full backlog must not block us: it is alive
-        try:
-            probe.connect(path)
-        except OSError as error:
-            if error.errno == errno.ECONNREFUSED:
-                Path(path).unlink()
-                return
-            if error.errno != errno.EAGAIN:
-                raise
-    raise DeviceBusyError(
-        f"{path}: a daemon answers at this control socket: stop it or change "
-        "site.control_socket"
-    )
+    match clear_stale(path):
+        case Occupied.BY_FILE:
+            raise ConfigError(
+                f"{path}: not a socket: remove it or change site.control_socket"
+            )
+        case Occupied.BY_DAEMON:
+            raise DeviceBusyError(
+                f"{path}: a daemon answers at this control socket: stop it or change "
+                "site.control_socket"
+            )
 
 
 def _identity(path: str) -> tuple[int, int] | None:

@@ -8,7 +8,7 @@ the client asks on from where it stopped.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 import numpy as np
@@ -181,9 +181,18 @@ def read_runs(file: File, offset: int, length: int) -> bytes | ReadRuns:
     extents = worth_telling(file.extents(offset, length), length)
     if not any(is_hole for _, is_hole in extents):
         return file.read(offset, length)
+    return runs_of(extents, offset, file.read)
+
+
+def runs_of(
+    extents: Iterable[tuple[int, bool]],
+    offset: int,
+    read: Callable[[int, int], Buffer],
+) -> ReadRuns:
+    """Return the bytes of (length, is_hole) from `offset` on, those of holes unread."""
     runs: ReadRuns = []
     for size, is_hole in extents:
-        runs.append((size, None if is_hole else file.read(offset, size)))
+        runs.append((size, None if is_hole else read(offset, size)))
         offset += size
     return runs
 
