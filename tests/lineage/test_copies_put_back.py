@@ -145,9 +145,7 @@ async def test_what_a_restored_remote_had_acknowledged_is_compared(
     copy = remote.copied()
     primary.release_reads()
     ticket = await primary.cut_and_hold(HALF)
-    await remote.stop()
-    remote.put_back(copy)
-    await remote.start()
+    await remote.start_from(copy)
     assert sites.verdicts[-1] is Verdict.COMPARE_ACKED
     assert await all_well(sites, ticket) == (TRACKS, HALF)
     assert not primary.replicator.alarms.all()
@@ -159,9 +157,7 @@ async def test_a_remote_restored_to_before_the_first_point_is_compared(
     await sites.primary.connected()
     copy = sites.remote.copied()
     ticket = await sites.primary.cut_and_hold(HALF)
-    await sites.remote.stop()
-    sites.remote.put_back(copy)
-    await sites.remote.start()
+    await sites.remote.start_from(copy)
     assert sites.verdicts[-1] is Verdict.COMPARE_ACKED
     assert await all_well(sites, ticket) == (TRACKS, HALF)
 
@@ -203,9 +199,7 @@ async def test_a_copy_older_by_a_session_is_known_by_the_receipt(
         await primary.start()
         await primary.connected()
         await until(lambda: remote.store.judged.shown == primary.group.state.receipt)
-    await remote.stop()
-    remote.put_back(copy)
-    await remote.start()
+    await remote.start_from(copy)
     assert sites.verdicts[-1] is Verdict.COMPARE_ACKED
     await all_well(sites)
     assert remote.store.epoch > 3, "no number of a session is used again"
@@ -225,9 +219,7 @@ async def test_a_primary_whose_record_failed_is_no_older_one_to_a_copy_put_back(
     await remote.stop()
     await remote.start()
     await until(lambda: primary.group.failed)
-    await remote.stop()
-    remote.put_back(copy)
-    await remote.start()
+    await remote.start_from(copy)
     await until(lambda: remote.store.epoch > shown.epoch + 1)
     assert primary.group.state.epoch == shown.epoch
     await primary.kill()
@@ -283,9 +275,7 @@ async def test_a_remote_with_an_older_point_is_compared_whole(
     copy = remote.copied()
     await primary.write(200, 50, 2)
     await primary.cut()
-    await remote.stop()
-    remote.put_back(copy)
-    await remote.start()
+    await remote.start_from(copy)
     assert sites.verdicts[-1] is Verdict.COMPARE_ALL
     assert await all_well(sites) == (51, TRACKS)
 
@@ -314,9 +304,7 @@ async def test_a_primary_put_back_to_before_a_point_is_refused(
     copy = primary.copied()
     await primary.write(300, 9, 2)
     await primary.cut()
-    await primary.stop()
-    primary.put_back(copy, part)
-    await primary.start()
+    await primary.start_from(copy, part)
     assert sites.verdicts[-1] is Verdict.SENDER_OLDER
     await stays_refused(sites, "older copy")
 
@@ -333,9 +321,7 @@ async def test_a_primary_put_back_into_its_newest_cycle_is_refused_once_it_was_n
     await primary.ended(ticket)
     await until(lambda: sites.remote.store.judged.is_noted)
     await primary.write(400, 9, 2)  # no region that the copy knows as hot
-    await primary.stop()
-    primary.put_back(copy, part)
-    await primary.start()
+    await primary.start_from(copy, part)
     assert sites.verdicts[-1] is Verdict.SENDER_OLDER
     await stays_refused(sites, "older copy")
 
@@ -349,9 +335,7 @@ async def test_a_primary_put_back_to_before_a_cycle_that_is_under_way_is_refused
     copy = primary.copied()
     await primary.write(0, TRACKS, 2)
     await primary.cut_and_hold(HALF)
-    await primary.stop()
-    primary.put_back(copy)
-    await primary.start()
+    await primary.start_from(copy)
     assert sites.verdicts[-1] is Verdict.SENDER_OLDER
     await stays_refused(sites, "cycle 2")
 

@@ -74,6 +74,18 @@ class Restorable:
                 file.unlink()
         shutil.copytree(copy / part, path, dirs_exist_ok=True)
 
+    async def start_from(self, copy: Path, part: str = "") -> None:
+        """Have the machine, or a part of it, be what a copy has; go on from there."""
+        await self.stop()
+        self.put_back(copy, part)
+        await self.start()
+
+    async def start(self) -> None:
+        raise NotImplementedError
+
+    async def stop(self) -> None:
+        raise NotImplementedError
+
 
 class PrimaryMachine(Restorable):
     """The sending site; `held_from` is where reading for the drain waits."""
