@@ -23,12 +23,17 @@ PAGES_PER_SAVE = 256
 
 @dataclass(frozen=True, slots=True)
 class StartingVolume:
-    """`carried`: the tracks that a receiver with the common point may lack."""
+    """`carried`: the tracks that a receiver with the common point may lack.
+
+    `growing_bytes`: what its device is long already, where it was to follow a growth of
+    the former sender's; the sending role finishes that as it opens.
+    """
 
     name: str
     volume_id: bytes
     geometry: Geometry
     carried: Bitmap
+    growing_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +78,7 @@ class SendingStart:
                     volume.geometry.track_bytes,
                     volume.geometry.region_bytes,
                     full=False,
+                    growing_bytes=volume.growing_bytes,
                 )
                 for volume in self.volumes
             },

@@ -14,6 +14,7 @@ from common.ports import File
 from common.replication.messages import VolumeOffer
 from common.storage.extending import extend, forget_short_page
 from common.storage.flush_guard import FlushGuard
+from remote_site.secondary import SecondaryVolume
 from remote_site.store_state import StoreState, sized
 
 
@@ -55,6 +56,18 @@ def extend_device(
         ) from error
     guard.datasync(device)
     forget_short_page(device, before_bytes, size_bytes)  # nobody writes between cycles
+
+
+def begun_growth(volume: SecondaryVolume) -> int | None:
+    """Return how long a device has become by a growth that was cut short, if one was.
+
+    By the intent its record explains that length: the sender's own record had this size
+    before it told of it. Of a block device its length says nothing.
+    """
+    size_bytes = volume.device.size()
+    if volume.device.is_block_device or size_bytes == volume.offer.size_bytes:
+        return None
+    return size_bytes
 
 
 def with_sender_sizes(state: StoreState, sent: Sequence[VolumeOffer]) -> StoreState:

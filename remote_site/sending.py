@@ -24,6 +24,7 @@ from primary_site.sending_groups import SendingGroups
 from primary_site.taking_over import SendingStart, StartingVolume, prepare_sending
 from remote_site.group import ReceivingGroup
 from remote_site.group_disk import GroupDisk
+from remote_site.growing import begun_growth
 from remote_site.preserving_device import (
     MakeRoom,
     PreservingDevice,
@@ -67,6 +68,7 @@ def sending_start(disk: GroupDisk, config: PrimaryGroup) -> SendingStart:
                 volume.offer.volume_id,
                 _geometry(volume.geometry, regions[volume.offer.name]),
                 carried(volume, fork.cycle.number),
+                begun_growth(volume),
             )
             for volume in disk.members
         ],

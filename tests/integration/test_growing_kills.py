@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import FarshoreError
+from tests.support.daemon import run_cli
 from tests.support.killed_steps import Step, killed_after
 from tests.support.nbd_client import NbdClient
 from tests.support.sites import Daemon, Pair, VolumeSpec, read_all, until
@@ -258,3 +259,29 @@ async def test_both_sites_killed_at_once_as_a_volume_grows(tmp_path: Path) -> No
             await host.judge(before, after)
             await pair.connected()
             await goes_on(pair, host, after)
+
+
+@pytest.mark.hunt
+async def test_a_takeover_where_the_remote_was_killed_as_it_followed(
+    tmp_path: Path,
+) -> None:
+    """The device is as long as the volume has become, and no point of it has come."""
+    after = FIRST + MIB + SECTOR
+    with Pair(tmp_path, [VolumeSpec("v", FIRST)]) as pair:
+        await pair.start()
+        image = bytes(await pair.primary.read_whole("g/v"))
+        await pair.cut()
+        async with asyncio.TaskGroup() as tasks:
+            async with killed_after(pair.remote, Step("ftruncate", "v.remote.img")):
+                tasks.create_task(ask(pair, after))
+            pair.primary.kill()
+        await pair.remote.start()
+        taken = await asyncio.to_thread(
+            run_cli, "takeover", "g", "--yes", "--socket", pair.remote.control_socket
+        )
+        assert taken.returncode == 0, taken.stderr
+        for _ in range(2):
+            served = bytes(await pair.remote.read_whole("g/v"))
+            assert served == image + bytes(after - FIRST)
+            await pair.remote.stop()
+            await pair.remote.start()

@@ -143,4 +143,20 @@ EXHIBITS: tuple[Exhibit, ...] = (
         says="assert|Timeout|Error",
         order="GroupTakeover.take_over",
     ),
+    Exhibit(
+        "O709",
+        "who takes over in the middle of a growth takes its device for another one",
+        (
+            swap(
+                "remote_site/sending.py",
+                "                begun_growth(volume),\n",
+                "                None,\n",
+            ),
+        ),
+        tests(
+            "unit/remote_site/test_growing_secondary.py::"
+            "test_a_growth_that_was_cut_short_is_finished_by_who_takes_over"
+        ),
+        says="StateMismatchError",
+    ),
 )

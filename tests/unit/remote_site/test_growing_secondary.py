@@ -10,13 +10,18 @@ import pytest
 
 from common.errors import DeviceError, StateMismatchError
 from common.replication.lineage import CycleName
+from common.service.config_primary import PrimaryGroup
 from common.storage.bitmap import Bitmap
 from common.storage.extents import DIRTY
 from remote_site.applier import apply_tracks
+from primary_site.opening import open_group
+from primary_site.parting import read_parted
+from primary_site.taking_over import prepare_sending
 from remote_site.giving_up import Beginning, begin_receiving, told_changes
 from remote_site.group_disk import GroupDisk
 from remote_site.preserving_device import PreservingDevice
 from remote_site.recovery_point import PointImage
+from remote_site.sending import preserving_files, sending_start
 from remote_site.store_state import Point
 from remote_site.takeover_disk import finish, intend, roll_back
 from tests.support.remote_store_group import (
@@ -35,6 +40,22 @@ OLD = LOG.size_bytes
 NEW = OLD + 3 * LOG.track_bytes + 512
 LAST = OLD // LOG.track_bytes
 """The old last track, which is cut."""
+
+
+SENDING = PrimaryGroup.model_validate(
+    {
+        "name": "orders",
+        "link": {
+            "remotes": ["a:1"],
+            "peer": "a",
+            "allow_plaintext_replication": True,
+        },
+        "flashcopy": {"directory": "/flashcopy"},
+        "volume": [
+            {"name": name, "device": path} for name, path in SETTINGS.devices.items()
+        ],
+    }
+)
 
 
 def keep_all(points: object) -> set[int]:
@@ -153,6 +174,38 @@ def test_a_device_that_can_t_grow_is_said_and_goes_on_as_it_was() -> None:
     again.grow(1, OLD, NEW)
     assert again.volumes[1].geometry.size_bytes == NEW
     again.close()
+
+
+@pytest.mark.parametrize("is_extended", [False, True])
+def test_a_growth_that_was_cut_short_is_finished_by_who_takes_over(
+    is_extended: bool,
+) -> None:
+    files = make_files()
+    disk, wanted = bound(files)
+    disk.change(lambda state: state.will_grow(1, NEW))
+    if is_extended:
+        disk.volumes[1].device.truncate(NEW)
+        disk.volumes[1].device.datasync()
+    disk.close()
+
+    disk = opened(files)  # as a start after a kill
+    intend(disk, None, b"N" * 16, 77)
+    list(roll_back(disk.volumes, 2))
+    prepare_sending(files, "/sending", sending_start(disk, SENDING))
+    finish(disk)
+    group = open_group(
+        preserving_files(files, disk), "/sending", SENDING, "remote.toml"
+    )
+
+    size_bytes = NEW if is_extended else OLD
+    assert group.volumes[1].geometry.size_bytes == size_bytes
+    told = group.state.volumes["log"].first_bytes
+    assert told == (OLD if is_extended else None)
+    parted = read_parted(files, "/sending", "orders")
+    begin_receiving(disk, replace(giving_up(), volumes=parted.volumes))
+    wanted[FORK] = wanted[2] + bytes(size_bytes - OLD)
+    check_sizes(disk, wanted)
+    disk.close()
 
 
 # -- a site that has sent, and receives again ------------------------------------------
