@@ -24,7 +24,7 @@ async def volume_request(
 
     `is_received`: the group has a store at this site. Raises `RefusedError`.
     """
-    _check_role(sending, name, is_received=is_received)
+    _check_role(sending, name, action, is_received=is_received)
     if action == "add":
         size_bytes = await sending.add_volume(name, volume)
         return {"group": name, "volume": volume, "size_bytes": size_bytes}
@@ -48,7 +48,9 @@ async def volume_request(
     return plan
 
 
-def _check_role(sending: SendingGroups, name: str, *, is_received: bool) -> None:
+def _check_role(
+    sending: SendingGroups, name: str, action: str, *, is_received: bool
+) -> None:
     if name not in sending.hosted:
         raise RefusedError(
             f"volume: this site receives group {name!r}; run the command at the "
@@ -57,8 +59,18 @@ def _check_role(sending: SendingGroups, name: str, *, is_received: bool) -> None
     if is_received:
         raise RefusedError(
             f"volume: the roles of group {name!r} were exchanged: such a group keeps "
-            "the volumes that it has"
+            f"the volumes that it has. {_instead(action)}"
         )
+
+
+def _instead(action: str) -> str:
+    """Return what to do where a group keeps its volumes."""
+    if action == "add":
+        return (
+            "Give the new volume a group of its own: a [[group]] in the config of both "
+            "sites, and a start of both daemons"
+        )
+    return "Have hosts leave this one alone: unchanged, it sends nothing"
 
 
 def _hosts(nbd: NbdServer | None, export: str) -> int:

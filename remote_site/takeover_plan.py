@@ -71,8 +71,12 @@ def chosen_point(group: str, points: Sequence[Point], number: int | None) -> Poi
     """
     if not points:
         raise RefusedError(
-            f"group {group!r} has no recovery point yet: there is nothing consistent "
-            "to go on from; farshore status tells how far the first copy has come"
+            f"group {group!r} has no recovery point yet: what has come in of its first "
+            "copy is a mixture of times, and is not served, with --force neither. If "
+            "the sending site comes back the copy goes on (farshore status tells how "
+            "far it is); if that site is lost, restore from elsewhere: with this "
+            "daemon stopped the devices here can be copied and looked into, and "
+            f"farshore forget {group} --config FILE gives the group up, devices stay"
         )
     if number is None:
         return points[-1]
