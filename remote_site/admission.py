@@ -33,8 +33,9 @@ from common.replication.messages import (
 class Expected:
     """What this site knows of a group: its config, and once bound its identity.
 
-    `fork`: of a group that was taken over here, or is about to be. `is_divided`: the
-    volumes are still those that this site has sent itself.
+    `fork`: of a group that was taken over here, or is about to be; `is_fork_common`:
+    from a point that its sender may have. `is_divided`: the volumes are still those
+    that this site has sent itself.
     """
 
     group: str
@@ -44,6 +45,7 @@ class Expected:
     volumes: Sequence[VolumeOffer]
     fork: Fork | None = None
     is_divided: bool = False
+    is_fork_common: bool = True
 
 
 def refusal(hello: Hello, expected: Expected) -> Goodbye | None:
@@ -51,7 +53,7 @@ def refusal(hello: Hello, expected: Expected) -> Goodbye | None:
     return (
         _version_refusal(hello)
         or _peer_refusal(hello, expected)
-        or lineage_refusal(hello, expected.group, expected.state, expected.fork)
+        or lineage_refusal(hello, expected)
         or _names_refusal(hello, expected)
         or _shape_refusal(hello, expected)
     )
@@ -111,24 +113,24 @@ _REASONS = {
 }
 
 
-def lineage_refusal(
-    hello: Hello, group: str, state: ReceiverState, fork: Fork | None = None
-) -> Goodbye | None:
+def lineage_refusal(hello: Hello, expected: Expected) -> Goodbye | None:
     """Return why no data may flow from this sender, or None if they may.
 
     A sender that does not know of takeovers gets the sentence under a reason that it
     knows.
     """
+    state, fork = expected.state, expected.fork
     verdict = judge(hello.sender, state, fork)
     if not verdict.is_refusal:
         return None
-    text = why_refused(verdict, group, hello.sender, state, fork)
+    text = why_refused(verdict, expected.group, hello.sender, state, fork)
     reason = _REASONS.get(verdict, GoodbyeReason.LINEAGE)
     if verdict not in {Verdict.SUPERSEDED, Verdict.SPLIT_BRAIN}:
         return goodbye(reason, text)
     if fork is None or TAKEOVER not in hello.features:
         return goodbye(GoodbyeReason.LINEAGE, text)
-    return goodbye(reason, text, ToldFork(fork, _is_known(hello, state)))
+    is_known = expected.is_fork_common and _is_known(hello, state)
+    return goodbye(reason, text, ToldFork(fork, is_known))
 
 
 def _is_known(hello: Hello, state: ReceiverState) -> bool:

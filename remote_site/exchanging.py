@@ -61,11 +61,14 @@ class Exchanging:
         Returns why not, where it can't be; then nothing has changed.
         """
         fork, state = message.fork, self._store.judged
-        if self._store.is_divided or (fork.parent, fork.cycle) != (
-            state.lineage,
-            state.committed,
-        ):
-            raise ProtocolError("HAND_OVER of another point than the newest")
         if self._receiver.cycle is not None:
             raise ProtocolError("HAND_OVER within a cycle")
+        if fork.parent != state.lineage:
+            raise ProtocolError("HAND_OVER of another lineage")
+        if self._store.is_divided or fork.cycle != state.committed:
+            return (
+                f"the remote has no point {fork.cycle.number}, which was to be handed "
+                "over: it is an older copy of itself; switch over anew once it has "
+                "caught up"
+            )
         return self._on_hand_over(fork)

@@ -205,10 +205,11 @@ class ReceivingGroup:
                 group=self.name,
                 peer=self.config.peer,
                 volume_names=names,
-                state=store.judged,
+                state=store.judged_for(hello.sender),
                 volumes=store.current,
                 fork=store.takeover.fork if store.takeover else None,
                 is_divided=store.is_divided,
+                is_fork_common=store.has_taken_common,
             ),
         )
 
@@ -259,7 +260,7 @@ class ReceivingGroup:
         return None
 
     async def _start(self, link: Link, hello: Hello) -> ReceivingSession:
-        before = self.store.judged
+        before = self.store.judged_for(hello.sender)
         epoch = await self.store.new_epoch(hello.sender)
         newest = self.store.points[-1] if self.store.points else None
         features = agreed(hello.features)

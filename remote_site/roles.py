@@ -278,12 +278,6 @@ class SiteGroups:
                 f"takeover: this site sends group {name!r}; run the command at the "
                 "receiving site"
             )
-        if self.receiving.groups[name].store.is_divided:
-            # The other site would not know of what only this one has changed.
-            raise RefusedError(
-                f"takeover: nothing was received of group {name!r} since this site "
-                "gave it up; wait for the first recovery point"
-            )
         return await self.taken_over.ask(name, **arguments)
 
     def _check_sent(self, command: str, name: str) -> None:

@@ -128,6 +128,11 @@ class GroupStore:
         """What a session is judged by; of a group not bound yet, nothing is known."""
         return self._disk.state.judged() if self._disk.state else ReceiverState()
 
+    def judged_for(self, sender: SenderState) -> ReceiverState:
+        """Return what a session of this very sender is judged by."""
+        state = self._disk.state
+        return ReceiverState() if state is None else state.met_by(sender).judged()
+
     @property
     def receipt(self) -> bytes:
         """What the session that was begun last gives its sender."""
@@ -322,6 +327,11 @@ class GroupStore:
     def is_divided(self) -> bool:
         """The devices hold what this site wrote itself, and no cycle since."""
         return self._disk.state is not None and self._disk.state.is_divided
+
+    @property
+    def has_taken_common(self) -> bool:
+        """It has taken over from a point that its sender may have."""
+        return self._disk.state is not None and self._disk.state.has_taken_common
 
     @property
     def is_ready(self) -> bool:

@@ -300,6 +300,27 @@ class StoreState:
 
     # -- what the sender is judged by --------------------------------------------------
 
+    def met_by(self, sender: SenderState) -> StoreState:
+        """Return this state as it counts for a sender.
+
+        One that knows of no point carries every track, and has nothing in common: it
+        has let go of what was, for an older copy of this state that knew of nothing.
+        """
+        divided = self.divided
+        is_forgotten = sender.committed is None and sender.lineage == self.lineage
+        if divided is None or not (self.is_divided and is_forgotten):
+            return self
+        return replace(self, divided=replace(divided, common=None))
+
+    @property
+    def has_taken_common(self) -> bool:
+        """Tell whether it has taken over from a point that its sender may have.
+
+        What this site had before it gave that up is none.
+        """
+        own = 0 if self.divided is None else self.divided.number
+        return self.takeover is not None and self.takeover.fork.cycle.number > own
+
     def judged(self) -> ReceiverState:
         """Return what a session is judged by, before it begins."""
         return ReceiverState(
@@ -326,10 +347,10 @@ class StoreState:
         if given in (NO_ID, sender.receipt) or sender.receipt != self.shown:
             given = new_receipt
         epoch = max(self.epoch, sender.epoch) + 1
-        committed = self.judged().committed
-        noted = self.is_noted or committed in (None, sender.committed)
+        state = self.met_by(sender)
+        noted = self.is_noted or state.committed in (None, sender.committed)
         return replace(
-            self,
+            state,
             epoch=epoch,
             shown_epoch=sender.epoch,
             shown=sender.receipt,

@@ -248,11 +248,13 @@ class GroupTakeover:
         state = group.store.disk.state
         begun = None if state is None else state.begun
         newest = group.store.points[-1].number if group.store.points else 0
+        divided = None if state is None else state.divided
         return Situation(
             group.name,
             is_connected,
             begun.number if begun is not None and begun.number > newest else None,
             self._clock.now_ns(),
+            0 if divided is None else divided.number,
         )
 
     def _told(self) -> dict[str, object]:

@@ -17,13 +17,16 @@ class Situation:
     """What is known at this site when somebody wants to take over.
 
     `is_connected`: a session with the sender is open and healthy. `cycle_under_way`:
-    the number of a cycle that has begun to come in and is no point.
+    the number of a cycle that has begun to come in and is no point. `own_up_to`: the
+    number of the point that this site had itself when it gave up sending; 0: it has
+    only received.
     """
 
     group: str
     is_connected: bool
     cycle_under_way: int | None
     now_ns: int
+    own_up_to: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +35,14 @@ class Losses:
 
     `age_seconds`: what hosts wrote at the sender in the time before now, at least, is
     not in the point. `newer_points` stay readable and are not what is served.
+    `is_own`: the point is of before this site gave up what it had.
     """
 
     point: Point
     age_seconds: float
     newer_points: tuple[int, ...]
     cycle_under_way: int | None
+    is_own: bool = False
 
     def sentences(self, group: str) -> list[str]:
         """Return what an operator has to know before saying yes."""
@@ -47,6 +52,11 @@ class Losses:
             f"the sending site's hosts wrote in the last {age} or more is not there"
         )
         told = [first]
+        if self.is_own:
+            told.append(
+                f"point {self.point.number} is of before this site gave up what it "
+                "had: nothing that came from the other site since is in it"
+            )
         if self.cycle_under_way is not None:
             told.append(
                 f"cycle {self.cycle_under_way} has come in in part and is given up"
@@ -117,7 +127,8 @@ def losses(situation: Situation, points: Sequence[Point], number: int | None) ->
     age_ns = max(0, situation.now_ns - point.current_as_of_ns)
     newer = tuple(each.number for each in points if each.number > point.number)
     under_way = situation.cycle_under_way
-    return Losses(point, age_ns / 1e9, newer, under_way)
+    is_own = point.number <= situation.own_up_to
+    return Losses(point, age_ns / 1e9, newer, under_way, is_own)
 
 
 def check_may_begin(
@@ -135,6 +146,12 @@ def check_may_begin(
     found = losses(situation, () if state is None else state.points, number)
     if state is not None:
         check_has_all(state, found.point)
+    if state is not None and state.is_divided and not force:
+        raise RefusedError(
+            f"nothing was received of group {situation.group!r} since this site gave "
+            "it up; wait for the first recovery point, or say --force to go on from "
+            f"point {found.point.number}, which is what this site had itself"
+        )
     if situation.is_connected and not force:
         raise RefusedError(
             f"the sending site of group {situation.group!r} is connected and well: "

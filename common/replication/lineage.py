@@ -260,7 +260,7 @@ def why_refused(
                 f"group {group!r} at the remote is of lineage "
                 f"{receiver.lineage.hex()}, this site's of {sender.lineage.hex()}: the "
                 "data have parted; look at `farshore status` at both sites before "
-                "anything is sent"
+                f"anything is sent, and {_way_out(group)}"
             )
         case Verdict.SENDER_OLDER:
             return (
@@ -268,8 +268,8 @@ def why_refused(
                 f"{_told(sender.newest)} in session {sender.epoch}, is an older copy: "
                 f"the remote knows {_told(_newer(receiver.begun, receiver.committed))} "
                 f"in session {receiver.shown_epoch}; put back the newest "
-                "site.state_dir and the devices that belong to it, or go on from the "
-                "remote's point"
+                "site.state_dir and the devices that belong to it, or "
+                f"{_way_out(group)}"
             )
         case Verdict.PARTED:
             return (
@@ -277,10 +277,18 @@ def why_refused(
                 f"{_told(receiver.committed)} are not of the line that this site "
                 f"followed to {_told(sender.newest)} and point "
                 f"{_told(sender.committed)}: each has gone on from an older copy; put "
-                "back the state and devices that belong together"
+                f"back the state and devices that belong together, or {_way_out(group)}"
             )
         case _:
             raise AssertionError(f"{verdict} is no refusal")
+
+
+def _way_out(group: str) -> str:
+    """Return what leads on where nothing can be put back; each side's data are kept."""
+    return (
+        f"go on from what the remote has: farshore takeover {group} --force there, "
+        f"then farshore failback {group} here"
+    )
 
 
 def _newer(a: CycleName | None, b: CycleName | None) -> CycleName | None:

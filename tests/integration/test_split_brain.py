@@ -98,6 +98,42 @@ async def test_a_superseded_site_goes_on_from_its_own_data_if_told_to(
 
 
 @pytest.mark.hunt
+async def test_who_gave_up_and_received_nothing_goes_on_from_that_if_told_to(
+    tmp_path: Path,
+) -> None:
+    """The site that it was to receive from has gone, or is an older copy of itself."""
+    with ExchangingPair(tmp_path, [VolumeSpec("v", MIB)]) as pair:
+        await pair.start()
+        await written(pair.primary, 1)
+        await pair.cut()
+        own = await written(pair.primary, 2)
+        pair.primary.kill()
+        await pair.reached(pair.remote, "the loss is noticed", state="disconnected")
+        taken = await pair.done(pair.remote, "takeover", "g")
+        theirs = await written(pair.remote, 3)
+        await pair.primary.start()
+        await pair.reached(pair.primary, "it is told", state="superseded")
+        pair.remote.kill()
+        kept = await pair.done(pair.primary, "failback", "g")
+        plain = await pair.command(pair.primary, "takeover", "g", "--yes")
+        assert plain.returncode == 8
+        assert f"say --force to go on from point {kept['fork']}" in plain.stderr
+
+        told = await pair.done(pair.primary, "takeover", "g", "--force")
+        assert (told["point"], told["parent"]) == (kept["fork"], taken["lineage"])
+        assert bytes(await pair.primary.read_whole("g/v")) == own
+        own = await written(pair.primary, 4)
+
+        await pair.remote.start()
+        await pair.reached(pair.remote, "it is told", state="superseded")
+        assert "may be an older copy" in alarms(pair.remote)["superseded"]
+        kept = await pair.done(pair.remote, "failback", "g")
+        await pair.received(pair.remote, kept["fork"])
+        assert bytes(await pair.remote.read_whole("g/v")) == own
+        assert bytes(await pair.remote.read_whole(f"g/v@{kept['fork']}")) == theirs
+
+
+@pytest.mark.hunt
 @pytest.mark.parametrize("keeps", ["remote", "primary"])
 async def test_a_split_brain_is_said_at_both_sites_with_what_chooses_a_side(
     tmp_path: Path, keeps: str

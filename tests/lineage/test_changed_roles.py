@@ -10,7 +10,7 @@ from itertools import product
 
 import pytest
 
-from common.replication.lineage import CycleName, Fork, judge
+from common.replication.lineage import CycleName, Fork, SenderState, judge
 from common.replication.messages import VolumeOffer
 from common.storage.bitmap import Bitmap
 from common.storage.geometry import Geometry
@@ -38,15 +38,19 @@ class Change:
     has_point_since: bool
     took_over_from: str
     sender: str
-    is_sender_later: bool
+    sender_has: str
 
 
 def changes() -> Iterator[Change]:
     both = (False, True)
-    for values in product(
-        both, both, both, both, ("", "child", "stranger"), ("child", "given up"), both
-    ):
-        yield Change(*values)
+    takers, senders = ("", "child", "stranger"), ("child", "given up")
+    known = ("common", "later", "none")
+    for values in product(both, both, both, both, takers, senders, known):
+        change = Change(*values)
+        if change.sender_has != "none" or not (
+            change.is_agreed or change.has_point_since
+        ):
+            yield change  # of a point that both have, no sender forgets
 
 
 def line_of(change: Change) -> str:
@@ -56,10 +60,12 @@ def line_of(change: Change) -> str:
     if change.sender != "child":
         return "c"
     if change.has_point_since or change.is_agreed:
-        return "e" if change.is_sender_later else "d"
-    if not change.is_known:
+        return "e" if change.sender_has == "later" else "d"
+    if change.sender_has == "none":
         return "f"
-    return "h" if change.is_sender_later else "g"
+    if not change.is_known:
+        return "g"
+    return "i" if change.sender_has == "later" else "h"
 
 
 def received(change: Change) -> StoreState:
@@ -105,7 +111,7 @@ def newest_common(change: Change) -> CycleName:
 
 def start(change: Change) -> SendingStart:
     """Return what the site that took over sends with, as the product writes it."""
-    point = LATER if change.is_sender_later else newest_common(change)
+    point = LATER if change.sender_has == "later" else newest_common(change)
     return SendingStart(
         group="orders",
         group_id=GROUP,
@@ -121,19 +127,28 @@ def start(change: Change) -> SendingStart:
     )
 
 
+def judged(change: Change) -> SenderState:
+    """Return what that site shows; once all was compared with nothing, no point."""
+    shown = start(change).state().judged(0)
+    if change.sender_has == "none":
+        shown = replace(shown, committed=None, newest=LATER)
+    return shown
+
+
 def page_lines() -> dict[str, str]:
     section = PAGE.read_text().partition("\n## Roles")[2]
-    rows = re.findall(r"^\| ([a-h]) \|[^|]*\| ([a-z ]+) \|$", section, re.MULTILINE)
+    rows = re.findall(r"^\| ([a-i]) \|[^|]*\| ([a-z ]+) \|$", section, re.MULTILINE)
     return dict(rows)
 
 
 def test_every_change_of_roles_is_judged_as_the_page_says() -> None:
     named, met = page_lines(), Counter[str]()
-    assert list(named) == list("abcdefgh")
+    assert list(named) == list("abcdefghi")
     for change in changes():
         state = received(change)
         fork = state.takeover.fork if state.takeover else None
-        verdict = judge(start(change).state().judged(0), state.judged(), fork)
+        sender = judged(change)
+        verdict = judge(sender, state.met_by(sender).judged(), fork)
         line = line_of(change)
         if verdict.name.lower().replace("_", " ") != named[line]:
             pytest.fail(f"line {line}, {verdict}: {change}")

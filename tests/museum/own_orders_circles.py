@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.museum.exhibit import Exhibit, Seeds, swap
+from tests.museum.exhibit import Exhibit, Seeds, swap, tests
 
 EXHIBITS: tuple[Exhibit, ...] = (
     Exhibit(
@@ -85,5 +85,37 @@ EXHIBITS: tuple[Exhibit, ...] = (
         ),
         Seeds("circles", 1, first=2046159),
         says="I11: not well",
+    ),
+    Exhibit(
+        "O916",
+        "a common point that the sender has let go of parts the sites for good",
+        (
+            swap(
+                "remote_site/store_state.py",
+                "        return replace(self, divided=replace(divided, common=None))\n",
+                "        return self\n",
+            ),
+        ),
+        tests(
+            "unit/remote_site/test_giving_up.py::"
+            "test_what_is_common_is_let_go_of_for_a_sender_that_knows_no_point"
+        ),
+        says="PARTED",
+    ),
+    Exhibit(
+        "O917",
+        "what a site gave up passes for a point that its sender has",
+        (
+            swap(
+                "remote_site/store_state.py",
+                "self.takeover.fork.cycle.number > own\n",
+                "own >= 0\n",
+            ),
+        ),
+        tests(
+            "unit/remote_site/test_giving_up.py::"
+            "test_what_a_site_gave_up_is_no_point_of_its_senders"
+        ),
+        says="assert",
     ),
 )

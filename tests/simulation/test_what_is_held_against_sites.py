@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+import structlog
 
 from common.replication.lineage import Verdict
 from primary_site import reconciling, session
@@ -53,6 +54,26 @@ def _run_for(simulation: Simulation, seconds: float) -> None:
     end = world.now + seconds
     world.after(seconds, lambda: None)
     world.run(lambda: world.now >= end)
+
+
+def _log_a_bug() -> None:
+    try:
+        int("no number")
+    except ValueError:
+        structlog.get_logger().exception("internal_error")
+
+
+def test_a_bug_that_is_logged_counts_until_the_world_is_over() -> None:
+    """What is closed in the middle of anything may say whatever it likes."""
+    world = World(SEED)
+    with quiet_logs(world):
+        _log_a_bug()
+        assert [text for text, _ in world.problems] == [
+            "at 0.000000 s: a bug was logged: internal_error"
+        ]
+        world.is_over = True
+        _log_a_bug()
+    assert len(world.problems) == 1
 
 
 def test_a_copy_is_judged_once_the_remote_has_made_durable_what_it_was_sent() -> None:

@@ -3,7 +3,7 @@
 Of a site that receives: what it lacks is compared. Of one that sends: it goes on, where
 the other has heard of nothing since; else it is refused, and an operator takes over at
 the other site. Of one that has been taken over from: it is told so once more, and what
-the copy had becomes a fork. Another copy would have to be refused for good.
+the copy had becomes a fork.
 """
 
 from __future__ import annotations
@@ -96,16 +96,10 @@ class CircleCopies:
         site = copy.site
         if not site.is_alive:
             return False
-        other = self._simulation.other(site).received
         if _lineage(site) == copy.lineage and site.role == copy.role:
-            # Who received nothing yet of an older sender can't take over from it.
-            return copy.role == "receiving" or not (other and other.store.is_divided)
+            return True
+        other = self._simulation.other(site).received
         taken = None if other is None else other.store.takeover
-        sent = self._simulation.other(site).sent_group
-        if sent is None or sent.state.committed_number is None:
-            return False  # refused for good, as lineage.md says
-        if self._simulation.other(site).role != "sending":
-            return False  # superseded in turn, by what the copy does not know of
         return (
             copy.role == "sending"
             and taken is not None

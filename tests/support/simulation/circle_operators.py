@@ -274,8 +274,12 @@ class CircleOperators:
         if wish == self._take_over and is_begun:
             return
         older = self._simulation.copies.older_sender
-        if self._with("superseded") is not None:
-            self._insert(self._fail_back)
+        superseded = self._with("superseded")
+        if superseded is not None:
+            # By a line that its site no longer has, perhaps: nobody sends to it then.
+            self._insert(
+                self._fail_back if self._is_followed(superseded) else self._reclaim
+            )
         elif older is not None and older.role == "sending" and older.sent is not None:
             alarms = {alarm.name for alarm in older.sent.alarms.all()}
             other = self._simulation.other(older)
@@ -283,6 +287,12 @@ class CircleOperators:
                 self._simulation.copies.older_sender = None
                 self.refusals += 1
                 self._insert(self._take_over, self._fail_back)
+
+    def _is_followed(self, superseded: CircleSite) -> bool:
+        """Tell whether the other site sends the line that one was superseded by."""
+        told = superseded.sent and superseded.sent.group.state.superseded
+        sent = self._simulation.other(superseded).sent_group
+        return not (told and sent) or told.fork.lineage == sent.state.lineage
 
     def _insert(self, *wishes: Callable[[], bool]) -> None:
         self._wishes[:0] = wishes

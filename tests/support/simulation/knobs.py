@@ -146,6 +146,8 @@ class _Log:
     debug = info = warning = error = _ignore
 
     def exception(self, event: str, **_: Any) -> None:
+        if self._world.is_over:
+            return
         self._world.problem(f"a bug was logged: {event}", sys.exc_info()[1])
 
 

@@ -223,6 +223,8 @@ class World:
         self._timers: list[tuple[float, int, Callable[..., Any], tuple[Any, ...]]] = []
         self._buried: list[SimulatedLoop] = []
         self._entered: SimulatedLoop | None = None
+        self.is_over = False
+        """What happens from here on is the unwinding of what was cut short."""
 
     # -- telling -----------------------------------------------------------------------
 

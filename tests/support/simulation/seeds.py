@@ -84,6 +84,7 @@ def simulate(seed: int, *, keep_trace: bool = False) -> Outcome:
             world.problem(repr(error), error)
         digest, steps, seconds = world.digest, world.steps, world.now
         problems = tuple(_told(*problem) for problem in world.problems)
+        world.is_over = True
         simulation.close()
         world.close()
     sites = simulation.sites

@@ -160,3 +160,8 @@ def test_what_changed_is_not_known_if_the_taker_had_lost_a_point() -> None:
     found = refusal(replace(HELLO, sender=sender, features=(TAKEOVER,)), has_it)
     assert found is not None
     assert found.fork == ToldFork(fork, is_known=True)
+    # It went on from what it had given up, which the sender never had.
+    own = replace(has_it, is_fork_common=False)
+    found = refusal(replace(HELLO, sender=sender, features=(TAKEOVER,)), own)
+    assert found is not None
+    assert found.fork == ToldFork(fork, is_known=False)

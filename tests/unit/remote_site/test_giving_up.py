@@ -199,6 +199,44 @@ def test_nothing_told_where_nobody_knows_what_is_common() -> None:
     disk.close()
 
 
+def test_what_is_common_is_let_go_of_for_a_sender_that_knows_no_point() -> None:
+    """It has met a copy of this site that knew of nothing, and compares everything."""
+    files = old_primary()
+    disk = opened(files)
+    begin_receiving(disk, beginning())
+    state = disk.state
+    assert state is not None
+    knows = replace(TAKER, committed=COMMON)
+    stranger = replace(TAKER, lineage=b"S" * 16)
+    assert state.met_by(knows) == state.met_by(stranger) == state
+    assert judge(TAKER, state.judged()) is Verdict.PARTED
+    assert judge(TAKER, state.met_by(TAKER).judged()) is Verdict.SEND_AGAIN
+
+    disk.new_epoch(TAKER)
+    disk.close()
+    disk = opened(files.after_kill())
+
+    assert disk.state is not None
+    assert disk.state.judged().committed is None
+    assert told(disk) == {"data": (), "log": ()}
+    check_fork(disk)
+    receive(disk, FORK + 1)
+    assert disk.state.met_by(TAKER) == disk.state, "a point has come"
+    disk.close()
+
+
+@pytest.mark.parametrize("has_received", [False, True])
+def test_what_a_site_gave_up_is_no_point_of_its_senders(has_received: bool) -> None:
+    disk = opened(old_primary())
+    begin_receiving(disk, beginning())
+    if has_received:
+        receive(disk, FORK + 1)
+    intend(disk, None, b"T" * 16, 5)
+    assert disk.state is not None
+    assert disk.state.has_taken_common == has_received
+    disk.close()
+
+
 def test_a_point_handed_over_is_no_fork() -> None:
     disk = opened(old_primary())
     point = Point(COMMON.number, COMMON.cycle_id, 1_000, 1_000, None)

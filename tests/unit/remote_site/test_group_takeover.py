@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from common.errors import RefusedError, StorageError
+from common.errors import PeerRefusedError, RefusedError, StorageError
 from common.ports import Buffer, File
 from common.replication.features import TAKEOVER
-from common.replication.lineage import ToldFork
+from common.replication.lineage import CycleName, Fork, ToldFork
 from common.replication.link import ForkedError
-from common.replication.messages import GoodbyeReason
+from common.replication.messages import GoodbyeReason, HandOver
 from common.replication.stream import Address
 from common.replication.tracks import RunData
 from common.service.clock import SystemClock
@@ -240,4 +240,21 @@ async def test_without_a_point_there_is_no_takeover(tmp_path: Path) -> None:
         await committed(sender, 1, C1)
         plan = site.takeover.plan(None, force=True)
         assert (plan.point, plan.has_begun) == (1, False)
+        await sender.close()
+
+
+async def test_a_point_that_is_not_here_is_not_taken_over_and_hosts_go_on(
+    tmp_path: Path,
+) -> None:
+    """This site was put back: else the sender asks for ever, its hosts kept out."""
+    async with running(tmp_path) as site:
+        sender = await site.open()
+        await committed(sender, 1, C1)
+        fork = Fork(b"n" * 16, HELLO.sender.lineage, CycleName(2, C2), 2000, 3000)
+        await sender.send(HandOver(sender.epoch, fork))
+        refused = await sender.ended()
+        assert isinstance(refused, PeerRefusedError)
+        assert refused.reason == GoodbyeReason.NOT_PERMITTED
+        assert "has no point 2" in str(refused)
+        assert site.group.store.takeover is None
         await sender.close()

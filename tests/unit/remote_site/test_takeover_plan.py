@@ -8,7 +8,7 @@ import pytest
 
 from common.errors import RefusedError
 from common.replication.lineage import CycleName, Fork
-from remote_site.store_state import Point, StoreState, Takeover
+from remote_site.store_state import Divided, Point, StoreState, Takeover
 from remote_site.takeover_plan import (
     Situation,
     check_may_begin,
@@ -76,6 +76,17 @@ def test_what_is_lost_is_said() -> None:
     assert "newer points" not in newest
     quiet = losses(replace(ALONE, cycle_under_way=None), POINTS, None)
     assert "cycle" not in " ".join(quiet.sentences("orders"))
+
+
+def test_what_a_site_gave_up_is_gone_on_from_by_force_only() -> None:
+    divided = replace(STATE, divided=Divided(8, None))
+    with pytest.raises(RefusedError, match=r"wait .* or say --force .* point 8"):
+        check_may_begin(ALONE, divided, None, force=False)
+    check_may_begin(ALONE, divided, None, force=True)
+    check_may_begin(ALONE, replace(STATE, divided=Divided(5, None)), None, force=False)
+    gave_up = replace(ALONE, own_up_to=5)
+    assert "gave up" in " ".join(losses(gave_up, POINTS, 5).sentences("orders"))
+    assert "gave up" not in " ".join(losses(gave_up, POINTS, 8).sentences("orders"))
 
 
 @pytest.mark.parametrize(
