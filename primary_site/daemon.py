@@ -27,7 +27,8 @@ from common.service.status_line import StatusLine
 from common.service.tracing import SiteTracing
 from common.service.version import farshore_version
 from common.storage.files import SystemFiles
-from primary_site.sending_groups import HOLD_KEYS, PACING_KEYS, TLS_KEYS
+from primary_site.live_config import HOLD_KEYS, SENDING_KEYS, TRIGGER_KEYS
+from primary_site.sending_groups import TLS_KEYS
 from remote_site.receiving_groups import TLS_KEYS as LISTEN_TLS_KEYS
 from remote_site.roles import SiteGroups
 
@@ -56,8 +57,9 @@ class PrimaryDaemon:
         self._tracing = SiteTracing(config.tracing, "primary", site)
         self.reloader = Reloader(config, self._load)
         self.reloader.register(TLS_KEYS, self._prepare_credentials)
-        self.reloader.register(PACING_KEYS, self._prepare_pacing)
-        self.reloader.register(HOLD_KEYS, self._prepare_holding)
+        self.reloader.register(
+            (*TRIGGER_KEYS, *HOLD_KEYS, *SENDING_KEYS), self._prepare_following
+        )
         self.reloader.register(LISTEN_TLS_KEYS, self._prepare_listen_credentials)
 
     async def serve(self, stop: asyncio.Event) -> None:
@@ -138,11 +140,8 @@ class PrimaryDaemon:
     async def _load(self) -> PrimaryConfig:
         return await asyncio.to_thread(load_primary, self._config_path)
 
-    async def _prepare_pacing(self, new: PrimaryConfig) -> Commit:
-        return self._groups.sending.prepare_pacing(new.groups)
-
-    async def _prepare_holding(self, new: PrimaryConfig) -> Commit:
-        return self._groups.sending.prepare_holding(new.groups)
+    async def _prepare_following(self, new: PrimaryConfig) -> Commit:
+        return self._groups.sending.prepare_following(new.groups)
 
     async def _prepare_credentials(self, new: PrimaryConfig) -> Commit:
         return await self._groups.sending.prepare_credentials(new.groups)

@@ -21,6 +21,8 @@ class Cause(enum.StrEnum):
     """What keeps a cycle from being through sooner."""
 
     LINK_DOWN = "link_down"
+    JUST_BEGUN = "just_begun"
+    """The link was away until a moment ago, or this site did not send."""
     LINK = "link"
     REMOTE_DISK = "remote_disk"
     PRIMARY_DISK = "primary_disk"

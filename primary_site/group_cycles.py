@@ -16,8 +16,10 @@ import structlog
 from common.errors import ProtocolError, StorageError
 from common.ports import Clock
 from common.replication.features import DELTA, MEMBERS, REFERENCE
+from common.replication.lineage import NO_ID
 from common.replication.member_messages import Whole
 from common.replication.messages import Abandon, Noted, Welcome
+from common.service.config_primary import PrimaryGroup
 from common.service.cycle_trace import Trace, no_trace
 from primary_site.alarms import Alarms
 from primary_site.autopilot import look_seconds
@@ -46,7 +48,7 @@ from primary_site.joining import PART_BYTES_FIRST, part_bytes
 from primary_site.likeness import Habit
 from primary_site.reconciling import reconcile
 from primary_site.reshaping import Reshaping
-from primary_site.rpo_keeper import RpoKeeper
+from primary_site.rpo_keeper import keeper_for
 from primary_site.session import SendingSession
 from primary_site.tickets import CutTickets
 from primary_site.trigger import Observed, Schedule, seconds_to_cut
@@ -105,8 +107,8 @@ class GroupCycles:
         self._is_fresh = False
         """No session has worked on the cut yet: what it takes can be learnt from."""
         self.cut_at = 0.0
-        rpo = group.config.rpo_seconds
-        self.keeper = None if rpo is None else RpoKeeper(rpo)
+        self.keeper = keeper_for(group.config.rpo_seconds, None)
+        self._has_agreed = False
         self._pause_seconds = RETRY_SECONDS
         """After the next cycle that is given up over a link that stands."""
         self._schedule = Schedule(group.config.schedule)
@@ -137,14 +139,32 @@ class GroupCycles:
             self._cut_wanted = True
             self.wake.set()
 
+    def follow(self, config: PrimaryGroup) -> None:
+        """Go on by another config, which differs in what a running sender follows."""
+        before, self.group.config = self.group.config, config
+        if config.link.compression != before.link.compression:
+            self._compression = Compression(
+                config.link.compression, self._clock.monotonic
+            )
+        if config.schedule != before.schedule:
+            self._schedule = Schedule(config.schedule)
+        self.keeper = keeper_for(config.rpo_seconds, self.keeper)
+        if self._has_agreed and self.keeper is not None and self.keeper.as_of is None:
+            self.keeper.as_of = self._as_of_from_record()
+        self.wake.set()
+
     async def agree(self, session: SendingSession) -> None:
         """Agree with the remote on what it has, and have it know that."""
         async with self.boundary:
             await self.cut_settled()
             before = self.group.state.committed_cycle_id
+            is_new_here = self.group.state.relation_id == NO_ID
             await self.reconcile(session.welcome)
+            self._has_agreed = True
             if self.keeper is not None:
                 is_same = self.group.state.committed_cycle_id == before
+                if self.keeper.as_of is None and not is_new_here:
+                    self.keeper.promise_stands()
                 if self.keeper.as_of is None or not is_same:
                     self.keeper.as_of = self._as_of_from_record()
             await tell_sizes(self.group, session, only_changed=False)

@@ -17,7 +17,6 @@ import structlog
 
 from common.errors import FarshoreError
 from common.ports import Clock, Files, Threads
-from common.service.config_link import LinkTable
 from common.service.config_primary import PrimaryGroup
 from common.service.cycle_trace import Trace
 from common.service.kept_report import KeptReport
@@ -39,9 +38,6 @@ ANSWER_SECONDS_MAX = 1.0
 
 CLOSE_SECONDS_MAX = 60.0
 """A clean stop makes bitmaps durable; a device that hangs is not waited for."""
-
-HOLD_SETTINGS = ("hold_max_seconds", "hold_retries", "resume_timeout_seconds")
-"""What `hold_by` takes over."""
 
 VERIFY_RECORD_NAME = "verify.record"
 HOOK_RECORD_NAME = "hook.record"
@@ -178,19 +174,9 @@ class HostedGroup:
         finally:
             asked.cancel()
 
-    def pace(self, link: LinkTable) -> None:
-        """Have sending paced by another profile, bandwidth or schedule from now on."""
-        self._thread.loop.call_soon_threadsafe(self.replicator.pacing.apply, link)
-
-    def hold_by(self, new: PrimaryGroup) -> None:
-        """Have cuts hold, and a lost link wait, as `new` says, from the next one on."""
-        group = self.replicator.group
-        settings = {name: getattr(new, name) for name in HOLD_SETTINGS}
-
-        def apply() -> None:
-            group.config = group.config.model_copy(update=settings)
-
-        self._thread.loop.call_soon_threadsafe(apply)
+    def follow(self, new: PrimaryGroup) -> None:
+        """Go on by what a running sender takes over of another config."""
+        self._thread.loop.call_soon_threadsafe(self.replicator.follow, new)
 
     async def status(self) -> GroupStatus:
         """Return the group's status; if it hangs, the last known one, saying so."""

@@ -39,6 +39,7 @@ from common.replication.messages import (
     Hello,
     VolumeOffer,
 )
+from common.service.config_primary import PrimaryGroup
 from common.service.split_brain import ALARM as SPLIT_BRAIN_ALARM
 from common.service.split_brain import split_brain_text
 from primary_site.alarms import Alarms
@@ -48,6 +49,8 @@ from primary_site.group import ConsistencyGroup
 from primary_site.group_cycles import GroupCycles
 from primary_site.growing import Growth
 from primary_site.kept_up import kept_up
+from primary_site.live_config import followed
+from primary_site.not_yet import NotYet
 from primary_site.paced import Pacing
 from primary_site.rpo_watch import RpoWatch
 from primary_site.session import SendingSession, open_session
@@ -96,19 +99,14 @@ class Replicator:
         self._connect = connect
         self._log = log.bind(group=group.name)
         self._give_up: asyncio.Task[None] | None = None
-        self._not_yet = ""
-        """Why the other site did not receive the group when it was asked last."""
-        self._watch: RpoWatch | None = None
-        keeper = self.cycles.keeper
-        if keeper is not None:
-            self._watch = RpoWatch(
-                keeper,
-                self.cycles,
-                self.alarms,
-                lambda: self.session is not None,
-                lambda: self.pacing.rate,
-                clock,
-            )
+        self._not_yet = NotYet()
+        self._watch = RpoWatch(
+            self.cycles,
+            self.alarms,
+            lambda: self.session is not None,
+            lambda: self.pacing.rate,
+            clock,
+        )
 
     async def _end_verify(self, why: str) -> None:
         await self.verifying.stop(f"{why}: begin anew")
@@ -153,6 +151,7 @@ class Replicator:
         self.cycles.tickets.fail_asked("the group was suspended")
         if self.group.cut is None:
             await self.cycles.withdraw()
+        self.verifying.look_again()
         self.cycles.wake.set()
 
     async def resume(self) -> None:
@@ -203,6 +202,12 @@ class Replicator:
             )
         return await self.cycles.reshaping.grow(volume, size_bytes)
 
+    def follow(self, new: PrimaryGroup) -> None:
+        """Go on by what a running sender takes over of another config."""
+        self.cycles.follow(followed(self.group.config, new))
+        self.pacing.apply(new.link)
+        self._watch.look_again()
+
     def begin_anew(self) -> None:
         """End the session: the next one's HELLO says what there is now."""
         if self.session is not None:
@@ -220,10 +225,7 @@ class Replicator:
         """Replicate until stopped."""
         try:
             async with asyncio.TaskGroup() as tasks:
-                works = [self._tend, self._save_acked]
-                if self._watch is not None:
-                    works.append(self._watch.run)
-                for work in works:
+                for work in (self._tend, self._save_acked, self._watch.run):
                     tasks.create_task(kept_up(work, self._unforeseen, self._clock))
                 tasks.create_task(
                     kept_up(
@@ -327,17 +329,17 @@ class Replicator:
         return RECONNECT_SECONDS_MAX
 
     def _told_not_yet(self, text: str) -> None:
-        """The other site serves the group, or changes its role just now.
-
-        Said again it waits for an operator.
-        """
-        if text == self._not_yet:
+        """The other site serves the group, or changes its role just now."""
+        now = self._clock.monotonic()
+        if self._not_yet.told(text, now):
+            self._log.warning("link_refused", reason="not_yet", text=text)
+        if self._not_yet.waits_for_operator(now):
             self.link_state = "refused"
             self.alarms.set("refused", text)
             self.cycles.tickets.fail_asked(text)
         else:
-            self._log.warning("link_refused", reason="not_yet", text=text)
-        self._not_yet = text
+            self.link_state = "down"
+            self.alarms.clear("refused")
 
     async def _handing_refused(self, error: PeerRefusedError) -> float:
         """The remote has not taken over: it can't, or does so now."""
@@ -435,7 +437,8 @@ class Replicator:
         self.session = session
         self.met.set()
         self.verifying.look_again()
-        self.link_state, self._not_yet = "connected", ""
+        self.link_state = "connected"
+        self._not_yet.over()
         self.switchover.split_from = None
         self.alarms.clear("refused", "link_down", SPLIT_BRAIN_ALARM)
         self._log.info("link_connected", epoch=session.epoch, links=len(session.links))

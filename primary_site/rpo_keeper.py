@@ -5,7 +5,8 @@ Pure: the group's cycles and the watch tell it what happens, with the time.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 from primary_site.autopilot import (
     BreachWatch,
@@ -21,6 +22,9 @@ from primary_site.drain_waits import Cause, DrainWaits, cause_of
 
 LINK_DOWN_SHARE, LINK_DOWN_SECONDS_MAX = 0.2, 5.0
 """Of the target, and at most: how long a link may be away before it counts as down."""
+
+OLD_SHARE = 0.5
+"""Of the target: a point so old when cycles began leaves them too little time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +53,8 @@ class Forecast:
     cause: Cause | None
     needed_bytes_per_second: float | None
     measured_bytes_per_second: float | None
+    begun_seconds: float | None = None
+    """With `JUST_BEGUN`: for how long cycles have gone on."""
 
     @property
     def text(self) -> str:
@@ -56,13 +62,21 @@ class Forecast:
         oldest = max(self.expected_age_seconds, self.age_seconds)
         if self.promise is Promise.BREACHED:
             said = f"the newest point is older than rpo {self.target_seconds:g} s"
-        else:
-            seconds = self.seconds_until_breach or 0.0
+        elif self.age_seconds > self.target_seconds:  # as it was before the promise
             said = (
-                f"in {seconds:.1f} s the newest point will be older than rpo "
+                f"within {self._left:.1f} s no point is expected that is younger than "
+                f"rpo {self.target_seconds:g} s"
+            )
+        else:
+            said = (
+                f"in {self._left:.1f} s the newest point will be older than rpo "
                 f"{self.target_seconds:g} s"
             )
         return f"{said} (up to {oldest:.1f} s is expected): {self.why}"
+
+    @property
+    def _left(self) -> float:
+        return self.seconds_until_breach or 0.0
 
     @property
     def why(self) -> str:
@@ -70,6 +84,8 @@ class Forecast:
             return "more changes than cycles can take"
         if self.cause is Cause.LINK_DOWN:
             return "there is no link to the remote"
+        if self.cause is Cause.JUST_BEGUN:
+            return f"cycles go on only since {self.begun_seconds or 0.0:.1f} s ago"
         if not self.measured_bytes_per_second:  # nothing of it has arrived yet
             return _SLOW[self.cause]
         said = f"{_SLOW[self.cause]}: {_rate(self.measured_bytes_per_second)}"
@@ -88,6 +104,19 @@ _SLOW = {
 
 def _rate(bytes_per_second: float) -> str:
     return f"{bytes_per_second / 1e6:.3g} MB/s"
+
+
+def keeper_for(
+    target_seconds: float | None, before: RpoKeeper | None
+) -> RpoKeeper | None:
+    """Return what keeps a target, knowing what the keeper before knew; None: none."""
+    if target_seconds is None:
+        return None
+    if before is None:
+        return RpoKeeper(target_seconds)
+    if before.target == target_seconds:
+        return before
+    return before.aimed_at(target_seconds)
 
 
 class RpoKeeper:
@@ -109,6 +138,24 @@ class RpoKeeper:
         self._delivery = DeliveryRate()
         self._delivery_of: float | None = None
         self._down_since: float | None = None
+        self._linked_since: float | None = None
+        self._promised_since: float | None = None
+        """None: nothing is promised."""
+
+    def aimed_at(self, target_seconds: float) -> RpoKeeper:
+        """Return a keeper of another target that knows what this one has learnt.
+
+        What is promised is another thing, from now on.
+        """
+        other = RpoKeeper(target_seconds)
+        other.rates, other._waits = self.rates, self._waits
+        other.as_of, other.paced = self.as_of, self.paced
+        other._down_since, other._linked_since = self._down_since, self._linked_since
+        return other
+
+    def promise_stands(self) -> None:
+        """The target was promised before this process began, and is."""
+        self._promised_since = -math.inf
 
     # -- what happens ------------------------------------------------------------------
 
@@ -146,8 +193,12 @@ class RpoKeeper:
     # -- what will be ------------------------------------------------------------------
 
     def forget(self) -> bool:
-        """Nothing is promised now; tell whether something was announced."""
+        """Nothing is promised now; tell whether something was announced.
+
+        A promise that is made anew is broken a target's time later at the earliest.
+        """
         self.forecast = None
+        self._promised_since = None
         return self._watch.forget()
 
     def look(
@@ -160,17 +211,45 @@ class RpoKeeper:
     ) -> bool:
         """Look ahead: `forecast` is new; tell whether what is announced has changed."""
         sight = self._sight(now, changed_bytes, self._under_way(now, draining))
-        outlook = foresee(self.target, sight, self.rates)
-        if is_linked:
-            self._down_since = None
-        elif self._down_since is None:
-            self._down_since = now
+        promised = self._as_promised(sight)
+        outlook = foresee(self.target, promised, self.rates)
+        self._note_link(now, is_linked=is_linked)
         if self._is_down(now):
-            left = max(self.target - sight.age, 0.0)
+            left = max(self.target - promised.age, 0.0)
             outlook = Outlook(max(outlook.expected_age, self.target), left)
-        has_changed = self._watch.look(now, sight.age, outlook)
+        has_changed = self._watch.look(now, promised.age, outlook)
+        if promised is not sight:
+            oldest = max(
+                sight.age, foresee(self.target, sight, self.rates).expected_age
+            )
+            outlook = replace(outlook, expected_age=oldest)
         self.forecast = self._forecast(sight, outlook, draining)
         return has_changed
+
+    def _as_promised(self, sight: Sight) -> Sight:
+        """Return the sight with an age that counts from the promise on, no earlier."""
+        if self._promised_since is None:
+            self._promised_since = sight.now
+        if sight.as_of >= self._promised_since:
+            return sight
+        return replace(sight, as_of=self._promised_since)
+
+    def _note_link(self, now: float, *, is_linked: bool) -> None:
+        if not is_linked:
+            self._linked_since = None
+            if self._down_since is None:
+                self._down_since = now
+        elif self._linked_since is None:
+            self._down_since, self._linked_since = None, now
+
+    def _began_lately(self, sight: Sight) -> float | None:
+        """Return since when cycles go on, if that is less than a target's time, and the
+        point was old by then; None: look for another cause."""
+        assert self._promised_since is not None
+        assert self._linked_since is not None
+        began = max(self._linked_since, self._promised_since)
+        was_old = began - sight.as_of >= OLD_SHARE * self.target
+        return began if was_old and sight.now - began <= self.target else None
 
     def _is_down(self, now: float) -> bool:
         patience = min(LINK_DOWN_SHARE * self.target, LINK_DOWN_SECONDS_MAX)
@@ -194,11 +273,14 @@ class RpoKeeper:
     def _forecast(
         self, sight: Sight, outlook: Outlook, draining: Draining | None
     ) -> Forecast:
-        cause = needed = measured = None
+        cause = needed = measured = began = None
         if self._watch.state is not Promise.KEPT:
             cause = Cause.LINK_DOWN
             if self._down_since is None:
-                cause = cause_of(self._waits, draining.waits if draining else None)
+                began = self._began_lately(sight)
+                cause = Cause.JUST_BEGUN
+                if began is None:
+                    cause = cause_of(self._waits, draining.waits if draining else None)
                 measured = self._measured(sight)
                 needed = self._needed(sight, outlook)
         return Forecast(
@@ -210,6 +292,7 @@ class RpoKeeper:
             cause,
             needed,
             measured,
+            None if began is None else sight.now - began,
         )
 
     def _measured(self, sight: Sight) -> float:

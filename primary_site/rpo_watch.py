@@ -6,6 +6,7 @@ The deciding is `rpo_keeper`'s; here the group is looked at, again and again.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 
 import structlog
@@ -31,36 +32,52 @@ class RpoWatch:
 
     def __init__(
         self,
-        keeper: RpoKeeper,
         cycles: GroupCycles,
         alarms: Alarms,
         is_linked: Callable[[], bool],
         paced: Callable[[], float | None],
         clock: Clock,
     ) -> None:
-        self._keeper = keeper
         self._cycles = cycles
         self._alarms = alarms
         self._is_linked = is_linked
         self._paced = paced
         self._clock = clock
         self._log = log.bind(group=cycles.group.name)
+        self._keeper: RpoKeeper | None = None
+        """Whose promise was looked at last."""
         self._announced: str | None = None
+        self._wake = asyncio.Event()
+
+    def look_again(self) -> None:
+        """The group may have another target, or none."""
+        self._wake.set()
 
     async def run(self) -> None:
         while True:  # ends by cancelling
             self.look()
-            await asyncio.sleep(self._rest_seconds())
+            self._wake.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._rest_seconds()):
+                    await self._wake.wait()
 
-    def _rest_seconds(self) -> float:
+    def _rest_seconds(self) -> float | None:
+        """Return when to look again; None: not before there is a target."""
         keeper, left = self._keeper, None
+        if keeper is None:
+            return None
         if keeper.as_of is not None and self._draining() is not None:
             left = keeper.as_of + keeper.target - self._clock.monotonic()
         return look_seconds(keeper.target, left)
 
     def look(self) -> None:
-        group, keeper = self._cycles.group, self._keeper
-        if keeper.as_of is None or group.state.suspended or group.failed is not None:
+        group, keeper = self._cycles.group, self._cycles.keeper
+        if keeper is not self._keeper:
+            self._announce(None)  # what was announced is of a target of before
+            self._keeper = keeper
+        if keeper is None:
+            return
+        if not self._is_promised(keeper):
             if keeper.forget():
                 self._announce(None)
             return
@@ -78,6 +95,13 @@ class RpoWatch:
         if name is not None:
             self._alarms.set(name, keeper.forecast.text)
 
+    def _is_promised(self, keeper: RpoKeeper) -> bool:
+        """Tell whether this site is to send: else no target is promised."""
+        group, state = self._cycles.group, self._cycles.group.state
+        is_other_site = state.superseded is not None or state.handing is not None
+        is_told = keeper.as_of is not None and group.failed is None
+        return is_told and not state.suspended and not is_other_site
+
     def _draining(self) -> Draining | None:
         cut_at, drain = self._cycles.cut_at, self._cycles.drain
         if self._cycles.group.cut is None or drain is None:
@@ -89,7 +113,7 @@ class RpoWatch:
         before, self._announced = self._announced, name
         if before is not None:
             self._alarms.clear(before)
-        forecast = self._keeper.forecast
+        forecast = None if self._keeper is None else self._keeper.forecast
         if name is None or forecast is None:
             if before is not None:
                 was_broken = before == ALARMS[Promise.BREACHED]

@@ -27,6 +27,7 @@ from common.storage.threads import WorkerThreads
 from primary_site.dialing import Dialer
 from primary_site.exports import PrimaryExports
 from primary_site.hosted_group import HostedGroup
+from primary_site.live_config import followed
 from primary_site.opening import check_group
 from primary_site.operations import OPERATIONS
 from primary_site.volume import PrimaryVolume
@@ -37,14 +38,6 @@ DEVICE_THREADS = 8
 
 TLS_KEYS = ("group.link.tls.ca", "group.link.tls.cert", "group.link.tls.key")
 """What a reload applies: other files, but not whether there is TLS at all."""
-
-HOLD_KEYS = ("group.hold_max", "group.hold_retries", "group.resume_timeout")
-
-PACING_KEYS = (
-    "group.link.profile",
-    "group.link.bandwidth",
-    "group.link.bandwidth_schedule",
-)
 
 log = structlog.get_logger()
 
@@ -79,6 +72,8 @@ class SendingGroups:
         self._config_path = config_path
         self._clock = clock
         self._dialers: dict[str, Dialer] = {}
+        self._newest: dict[str, PrimaryGroup] = {}
+        """Configs of the last reload."""
         self._replicating: dict[str, asyncio.Task[None]] = {}
         self.when_gave_up: Callable[[str], Awaitable[None]] | None = None
         """Called once a group's sender has recorded that this site is to receive it."""
@@ -118,6 +113,7 @@ class SendingGroups:
         sent before `replicate`; without a link nothing is, and changes are recorded.
         """
         assert config.name not in self.hosted
+        config = followed(config, self._newest.get(config.name, config))
         dialer = self._dialers.get(config.name) or await self._dial(config)
         hosted = await HostedGroup.open(
             config,
@@ -274,19 +270,14 @@ class SendingGroups:
 
     # -- what a reload changes ---------------------------------------------------------
 
-    def prepare_holding(self, configs: Sequence[PrimaryGroup]) -> Commit:
+    def prepare_following(self, configs: Sequence[PrimaryGroup]) -> Commit:
+        """Have groups go on by `configs`, those that are opened later, too."""
+
         def commit() -> None:
             for new in configs:
+                self._newest[new.name] = new
                 if hosted := self.hosted.get(new.name):
-                    hosted.hold_by(new)
-
-        return commit
-
-    def prepare_pacing(self, configs: Sequence[PrimaryGroup]) -> Commit:
-        def commit() -> None:
-            for new in configs:
-                if hosted := self.hosted.get(new.name):
-                    hosted.pace(new.link)
+                    hosted.follow(new)
 
         return commit
 

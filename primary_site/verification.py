@@ -117,10 +117,10 @@ class Verification:
         self._wake.set()
         self._wake = asyncio.Event()
 
-    async def woken(self) -> None:
+    async def woken(self, seconds: float = LOOK_AGAIN_SECONDS) -> None:
         """Wait for `look_again`, or a while."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(LOOK_AGAIN_SECONDS):
+            async with asyncio.timeout(min(seconds, LOOK_AGAIN_SECONDS)):
                 await self._wake.wait()
 
     @property
@@ -269,10 +269,13 @@ class Verification:
         return Piece(read, cut, root, leaves), rest
 
     async def _paced(self) -> None:
-        """Wait until the next piece may be read."""
-        wait = self._pace.wait_seconds(self._clock.monotonic())
-        if wait:
-            await asyncio.sleep(wait)
+        """Wait until the next piece may be read; raise once none may be any more.
+
+        At a low rate a piece is waited for many seconds.
+        """
+        while wait := self._pace.wait_seconds(self._clock.monotonic()):
+            await self.woken(wait)
+            self._check()
 
     def _again(self, span: Span) -> None:
         self.findings.pieces_again += 1

@@ -28,7 +28,7 @@ from common.service.status_line import StatusLine
 from common.service.tracing import SiteTracing
 from common.service.version import farshore_version
 from common.storage.files import SystemFiles
-from primary_site.sending_groups import PACING_KEYS
+from primary_site.live_config import SENDING_KEYS
 from primary_site.sending_groups import TLS_KEYS as LINK_TLS_KEYS
 from remote_site.receiving_groups import RETENTION_KEYS, TLS_KEYS
 from remote_site.roles import SiteGroups
@@ -58,7 +58,7 @@ class RemoteDaemon:
         self.reloader = Reloader(config, self._load)
         self.reloader.register(TLS_KEYS, self._prepare_credentials)
         self.reloader.register(LINK_TLS_KEYS, self._prepare_link_credentials)
-        self.reloader.register(PACING_KEYS, self._prepare_pacing)
+        self.reloader.register(SENDING_KEYS, self._prepare_following)
         self.reloader.register(RETENTION_KEYS, self._prepare_retention)
 
     async def serve(self, stop: asyncio.Event) -> None:
@@ -152,9 +152,9 @@ class RemoteDaemon:
         configs = [sending_group(group) for group in new.groups if group.link]
         return await self._groups.sending.prepare_credentials(configs)
 
-    async def _prepare_pacing(self, new: RemoteConfig) -> Commit:
+    async def _prepare_following(self, new: RemoteConfig) -> Commit:
         configs = [sending_group(group) for group in new.groups if group.link]
-        return self._groups.sending.prepare_pacing(configs)
+        return self._groups.sending.prepare_following(configs)
 
     # -- control -----------------------------------------------------------------------
 

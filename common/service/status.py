@@ -122,9 +122,9 @@ class LastCycleStatus(Snapshot):
 class ForecastStatus(Snapshot):
     """Whether `rpo` is kept, and what stands in the way if not.
 
-    `promise`: "kept", "in_danger" or "breached". `cause`: "link_down", "link",
-    "remote_disk", "primary_disk", "cpu"; None while all is well. The rates are bytes a
-    second on the wire.
+    `promise`: "kept", "in_danger" or "breached". `cause`: "link_down", "just_begun",
+    "link", "remote_disk", "primary_disk", "cpu"; None while all is well. The rates are
+    bytes a second on the wire.
     """
 
     target_seconds: float

@@ -29,7 +29,7 @@ def refused_link(pair: Pair) -> bool:
 async def test_a_primary_without_its_state_goes_on_without_a_full_copy(
     tmp_path: Path,
 ) -> None:
-    with Pair(tmp_path, VOLUMES) as pair:
+    with Pair(tmp_path, VOLUMES, group={"rpo": "4s"}) as pair:
         await pair.start()
         await write(pair, 0, 6 * MIB)
         await pair.cut()
@@ -64,9 +64,16 @@ async def test_a_primary_without_its_state_goes_on_without_a_full_copy(
         assert taken.returncode == 0, taken.stderr
         assert json.loads(taken.stdout) == {"group": "g", "point": first}
 
+        def age() -> float:
+            return float(pair.remote.group()["recovery_point_age_seconds"])
+
+        await until(lambda: age() > 4, "the newest point is of long before")
         await pair.primary.start()
         await pair.connected()
         cut = await pair.cut()
+        causes = [each["cause"] for each in pair.primary.events("rpo_breached")]
+        assert None not in causes, "hosts have done nothing to be blamed for"
+        assert "just_begun" not in causes, "it had just been promised"
         assert cut["number"] > first
         assert pair.remote.group()["lineage"] == lineage
         cycle = pair.primary.group()["last_cycle"]

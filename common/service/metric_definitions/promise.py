@@ -6,7 +6,14 @@ from typing import Final
 
 from common.service.metric_definitions.metric import of_groups, one_of
 
-CAUSES: Final = ("link_down", "link", "remote_disk", "primary_disk", "cpu")
+CAUSES: Final = (
+    "link_down",
+    "just_begun",
+    "link",
+    "remote_disk",
+    "primary_disk",
+    "cpu",
+)
 PROMISES: Final = ("kept", "in_danger", "breached")
 """As `ForecastStatus` has them."""
 

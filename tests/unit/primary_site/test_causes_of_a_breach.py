@@ -155,6 +155,7 @@ def test_the_cycle_under_way_counts_before_those_that_ended(tmp_path: Path) -> N
         await one_cycle(site, loop, Seconds(disk=0.5), slow, 2)
         await site.close()
         keeper.as_of = loop.time()
+        keeper.look(loop.time(), 0, None, is_linked=True)
         loop.spend(TARGET * 1.1)
         under_way = Draining(keeper.as_of, SIZE, 0.0, slow._waits)
         keeper.look(loop.time(), SIZE, under_way, is_linked=True)

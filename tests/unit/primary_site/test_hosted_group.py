@@ -115,17 +115,33 @@ async def test_a_group_that_hangs_says_so_and_keeps_nobody_waiting(
     assert not ran, "a request that was refused ran later"
 
 
-async def test_cuts_hold_as_a_later_config_says(group: HostedGroup) -> None:
+async def test_a_running_group_follows_a_later_config_but_for_some_keys(
+    group: HostedGroup,
+) -> None:
     before = group.replicator.group.config
-    new = before.model_copy(update={"hold_max_seconds": 0.123, "interval_seconds": 9.0})
-    group.hold_by(new)
+    link = before.link.model_copy(update={"compression": 9, "peer": "elsewhere"})
+    new = before.model_copy(
+        update={"hold_max_seconds": 0.123, "volumes": (), "link": link}
+        | {"manual": False, "rpo_seconds": 9.0}
+    )
+    group.follow(new)
 
     async def config() -> PrimaryGroup:
         return group.replicator.group.config
 
     after = await group.ask(config)
     assert after.hold_max_seconds == 0.123
-    assert after.interval_seconds == before.interval_seconds, "it takes a restart"
+    assert (after.manual, after.rpo_seconds) == (False, 9.0)
+    assert after.link.compression == 9
+    assert after.link.peer == before.link.peer, "it takes a restart"
+    assert after.volumes == before.volumes, "they take a restart"
+    keeper = group.replicator.cycles.keeper
+    assert keeper is not None
+    assert keeper.target == 9.0
+
+    group.follow(before)
+    assert await group.ask(config) == before
+    assert group.replicator.cycles.keeper is None
 
 
 async def test_closing_ends_the_cycles_first(tmp_path: Path) -> None:

@@ -1,0 +1,67 @@
+"""What of a group's config its sender follows while it runs. Pure.
+
+Each key is read where it is used, so following means having it: from the next cut,
+cycle, lost link or session on, as `docs/operating/install.md` says of each.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from common.service.config_primary import PrimaryGroup
+
+HOLD_KEYS = ("group.hold_max", "group.hold_retries", "group.resume_timeout")
+
+TRIGGER_KEYS = (
+    "group.rpo",
+    "group.interval",
+    "group.changed",
+    "group.schedule",
+    "group.manual",
+)
+
+PACING_KEYS = (
+    "group.link.profile",
+    "group.link.bandwidth",
+    "group.link.bandwidth_schedule",
+)
+
+SENDING_KEYS = (
+    *PACING_KEYS,
+    "group.link.compression",
+    "group.link.delta",
+    "group.link.remotes",
+    "group.link.connections",
+)
+"""Of `[group.link]`, at whichever site sends."""
+
+GROUP_FIELDS = (
+    "hold_max_seconds",
+    "hold_retries",
+    "resume_timeout_seconds",
+    "rpo_seconds",
+    "interval_seconds",
+    "changed_bytes",
+    "schedule",
+    "manual",
+)
+
+LINK_FIELDS = (
+    "profile",
+    "bandwidth",
+    "bandwidth_schedule",
+    "compression",
+    "delta",
+    "remotes",
+    "connections",
+)
+
+
+def followed(config: PrimaryGroup, new: PrimaryGroup) -> PrimaryGroup:
+    """Return `config` with what a running sender takes over of `new`."""
+    link = config.link.model_copy(update=_values(new.link, LINK_FIELDS))
+    return config.model_copy(update=_values(new, GROUP_FIELDS) | {"link": link})
+
+
+def _values(table: Any, names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: getattr(table, name) for name in names}
