@@ -78,7 +78,7 @@ class CutHooks:
     ) -> None:
         """`threads` run programs, one at a time, and write the note; ours to close."""
         self._group = group
-        self._table = table
+        self._table = self._newest = table
         self._note = note
         self._threads = threads
         self._alarms = alarms
@@ -99,6 +99,10 @@ class CutHooks:
     def status(self) -> HooksStatus:
         return HooksStatus(**{name: runs.status() for name, runs in self._runs.items()})
 
+    def follow(self, table: HooksTable) -> None:
+        """Run what another config says, from the next cut on."""
+        self._newest = table
+
     # -- a cut -------------------------------------------------------------------------
 
     async def around(
@@ -112,6 +116,7 @@ class CutHooks:
         await self._idle.wait()
         if self._is_stopping:
             raise HookFailedError("the daemon stops")
+        self._table = self._newest
         self._idle.clear()
         self._after = None
         told = {"FARSHORE_CYCLE": str(number), "FARSHORE_LABEL": label or ""}

@@ -13,7 +13,12 @@ from common.nbd.server import NbdServer
 from common.service.certificate_watch import CertificateWatch
 from common.service.clock import SystemClock
 from common.service.config import load_primary
-from common.service.config_nbd import NBD_TLS_KEYS, nbd_certificates
+from common.service.config_nbd import (
+    NBD_ACCESS_KEYS,
+    NBD_TLS_KEYS,
+    nbd_access,
+    nbd_certificates,
+)
 from common.service.config_primary import PrimaryConfig
 from common.service.control import ControlServer
 from common.service.http.site import SiteHttp
@@ -27,7 +32,7 @@ from common.service.status_line import StatusLine
 from common.service.tracing import SiteTracing
 from common.service.version import farshore_version
 from common.storage.files import SystemFiles
-from primary_site.live_config import HOLD_KEYS, SENDING_KEYS, TRIGGER_KEYS
+from primary_site.live_config import HOLD_KEYS, HOOKS_KEYS, SENDING_KEYS, TRIGGER_KEYS
 from primary_site.sending_groups import TLS_KEYS
 from remote_site.receiving_groups import TLS_KEYS as LISTEN_TLS_KEYS
 from remote_site.roles import SiteGroups
@@ -58,7 +63,8 @@ class PrimaryDaemon:
         self.reloader = Reloader(config, self._load)
         self.reloader.register(TLS_KEYS, self._prepare_credentials)
         self.reloader.register(
-            (*TRIGGER_KEYS, *HOLD_KEYS, *SENDING_KEYS), self._prepare_following
+            (*TRIGGER_KEYS, *HOLD_KEYS, *HOOKS_KEYS, *SENDING_KEYS),
+            self._prepare_following,
         )
         self.reloader.register(LISTEN_TLS_KEYS, self._prepare_listen_credentials)
 
@@ -103,6 +109,7 @@ class PrimaryDaemon:
         nbd = NbdServer(groups.exports, hosts.limits.nbd_limits(), hosts.security())
         self._nbd = nbd
         self.reloader.register(NBD_TLS_KEYS, nbd_certificates(nbd))
+        self.reloader.register(NBD_ACCESS_KEYS, nbd_access(nbd))
         control = ControlServer(self._config.site.control_socket, self._control)
         groups.serve(nbd)
         others = [

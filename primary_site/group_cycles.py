@@ -148,6 +148,8 @@ class GroupCycles:
             )
         if config.schedule != before.schedule:
             self._schedule = Schedule(config.schedule)
+        if self.hooks is not None and config.hooks is not None:
+            self.hooks.follow(config.hooks)
         self.keeper = keeper_for(config.rpo_seconds, self.keeper)
         if self._has_agreed and self.keeper is not None and self.keeper.as_of is None:
             self.keeper.as_of = self._as_of_from_record()

@@ -35,6 +35,14 @@ SENDING_KEYS = (
 )
 """Of `[group.link]`, at whichever site sends."""
 
+HOOKS_KEYS = (
+    "group.hooks.before_cut",
+    "group.hooks.after_cut",
+    "group.hooks.timeout",
+    "group.hooks.on_failure",
+)
+"""What hooks there are, but not whether there are any at all."""
+
 GROUP_FIELDS = (
     "hold_max_seconds",
     "hold_retries",
@@ -60,7 +68,9 @@ LINK_FIELDS = (
 def followed(config: PrimaryGroup, new: PrimaryGroup) -> PrimaryGroup:
     """Return `config` with what a running sender takes over of `new`."""
     link = config.link.model_copy(update=_values(new.link, LINK_FIELDS))
-    return config.model_copy(update=_values(new, GROUP_FIELDS) | {"link": link})
+    hooks = config.hooks and (new.hooks or config.hooks)
+    own = _values(new, GROUP_FIELDS) | {"link": link, "hooks": hooks}
+    return config.model_copy(update=own)
 
 
 def _values(table: Any, names: tuple[str, ...]) -> dict[str, Any]:

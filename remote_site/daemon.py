@@ -13,7 +13,12 @@ from common.nbd.server import NbdServer
 from common.service.certificate_watch import CertificateWatch
 from common.service.clock import SystemClock
 from common.service.config import load_remote
-from common.service.config_nbd import NBD_TLS_KEYS, nbd_certificates
+from common.service.config_nbd import (
+    NBD_ACCESS_KEYS,
+    NBD_TLS_KEYS,
+    nbd_access,
+    nbd_certificates,
+)
 from common.service.config_remote import RemoteConfig
 from common.service.config_roles import sending_group
 from common.service.control import ControlServer
@@ -30,7 +35,7 @@ from common.service.version import farshore_version
 from common.storage.files import SystemFiles
 from primary_site.live_config import SENDING_KEYS
 from primary_site.sending_groups import TLS_KEYS as LINK_TLS_KEYS
-from remote_site.receiving_groups import RETENTION_KEYS, TLS_KEYS
+from remote_site.receiving_groups import KEEPING_KEYS, TLS_KEYS
 from remote_site.roles import SiteGroups
 
 NAME = "farshore-remote"
@@ -59,7 +64,7 @@ class RemoteDaemon:
         self.reloader.register(TLS_KEYS, self._prepare_credentials)
         self.reloader.register(LINK_TLS_KEYS, self._prepare_link_credentials)
         self.reloader.register(SENDING_KEYS, self._prepare_following)
-        self.reloader.register(RETENTION_KEYS, self._prepare_retention)
+        self.reloader.register(KEEPING_KEYS, self._prepare_keeping)
 
     async def serve(self, stop: asyncio.Event) -> None:
         """Open everything, serve until `stop`, close in order."""
@@ -101,6 +106,7 @@ class RemoteDaemon:
         nbd = NbdServer(groups.exports, hosts.limits.nbd_limits(), hosts.security())
         groups.serve(nbd)
         self.reloader.register(NBD_TLS_KEYS, nbd_certificates(nbd))
+        self.reloader.register(NBD_ACCESS_KEYS, nbd_access(nbd))
         control = ControlServer(self._config.site.control_socket, self._control)
         others = [
             asyncio.create_task(groups.sending.watch()),
@@ -145,8 +151,8 @@ class RemoteDaemon:
     async def _prepare_credentials(self, new: RemoteConfig) -> Commit:
         return await self._groups.receiving.prepare_credentials(new.replication)
 
-    async def _prepare_retention(self, new: RemoteConfig) -> Commit:
-        return self._groups.receiving.prepare_retention(new.groups)
+    async def _prepare_keeping(self, new: RemoteConfig) -> Commit:
+        return self._groups.receiving.prepare_keeping(new.groups)
 
     async def _prepare_link_credentials(self, new: RemoteConfig) -> Commit:
         configs = [sending_group(group) for group in new.groups if group.link]

@@ -42,7 +42,7 @@ from remote_site.test_copy_requests import test_copy_request
 TLS_KEYS = ("replication.tls.ca", "replication.tls.cert", "replication.tls.key")
 """What a reload applies: other files, but not whether there is TLS at all."""
 
-RETENTION_KEYS = ("group.retain",)
+KEEPING_KEYS = ("group.retain", "group.scrub.schedule", "group.scrub.rate")
 
 SCRUB_RECORD_NAME = "scrub.record"
 
@@ -141,8 +141,7 @@ class ReceivingGroups:
             KeptReport(path, self._files, ScrubReport), threads
         )
         group.thinning.start(has_limit=config.journal.limit_bytes is not None)
-        if config.scrub.schedule is not None:
-            group.scrubbing.follow(config.scrub.schedule, config.scrub.rate_bytes)
+        group.scrubbing.follow(config.scrub.schedule, config.scrub.rate_bytes)
         self._threads[config.name] = threads
         self._rules[config.name] = rules
         self.groups[config.name] = group
@@ -207,14 +206,16 @@ class ReceivingGroups:
 
         return commit
 
-    def prepare_retention(self, configs: Sequence[RemoteGroup]) -> Commit:
-        """Of groups that are received now; another one is opened with its rules."""
+    def prepare_keeping(self, configs: Sequence[RemoteGroup]) -> Commit:
+        """Of groups that are received now: which points stay, when to scrub."""
 
         def commit() -> None:
             for new in configs:
                 if rules := self._rules.get(new.name):
                     rules.follow(new.retain)
-                    self.groups[new.name].thinning.wake()
+                    group = self.groups[new.name]
+                    group.thinning.wake()
+                    group.scrubbing.follow(new.scrub.schedule, new.scrub.rate_bytes)
 
         return commit
 

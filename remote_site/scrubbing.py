@@ -41,6 +41,7 @@ class Scrubbing:
         self._log = structlog.get_logger().bind(group=name)
         self._task: asyncio.Task[None] | None = None
         self._schedule: asyncio.Task[None] | None = None
+        self._followed: tuple[str | None, int] | None = None
         self._scrub: Scrub | None = None
         self._began_ns = 0
         self._report: ScrubReport | None = None
@@ -82,9 +83,19 @@ class Scrubbing:
             self._task.cancel()
             await asyncio.wait([self._task])
 
-    def follow(self, schedule: str, rate_bytes: int) -> None:
-        """Start one at every moment of a schedule, until `close`."""
-        self._schedule = asyncio.create_task(self._follow(schedule, rate_bytes))
+    def follow(self, schedule: str | None, rate_bytes: int) -> None:
+        """Start one at every moment of a schedule, until `close`; None: at no moment.
+
+        Another schedule before is followed no more; what it began goes on.
+        """
+        if self._followed == (schedule, rate_bytes):
+            return
+        self._followed = schedule, rate_bytes
+        if self._schedule is not None:
+            self._schedule.cancel()
+            self._schedule = None
+        if schedule is not None:
+            self._schedule = asyncio.create_task(self._follow(schedule, rate_bytes))
 
     async def close(self) -> None:
         if self._schedule is not None:

@@ -9,7 +9,7 @@ import socket
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Final
 
@@ -143,6 +143,10 @@ class NbdServer:
                 self.addresses.append(bound_address(bound, address))
         for name in handed.names:
             _log.warning("nbd_socket_not_used", name=name)
+
+    def go_by(self, rules: tuple[AccessRule, ...]) -> None:
+        """Have other rules say who opens which export; what is open stays open."""
+        self._security = replace(self._security, rules=rules)
 
     def prepare_certificates(self, files: TlsFiles | None = None) -> Callable[[], None]:
         """Read other certificates, or the same files again; see `TlsServer.prepare`."""

@@ -76,6 +76,9 @@ NBD_TLS_KEYS = tuple(f"nbd.tls.{key}" for key in NbdTlsTable.model_fields)
 """What a reload applies: other files, but not whether there is TLS at all."""
 
 
+NBD_ACCESS_KEYS = ("nbd.access",)
+
+
 class NbdAccessTable(Table):
     """One access rule. A caller fits if any of the lists names it."""
 
@@ -216,8 +219,15 @@ class NbdTable(Table):
                 has_tls=files is not None,
             ),
             tls=None if files is None else TlsServer(files.files()),
-            rules=tuple(rule.rule() for rule in self.access),
+            rules=self.rules(),
         )
+
+    def rules(self) -> tuple[AccessRule, ...]:
+        """Return who may open which export; reads users and groups.
+
+        Raises `ConfigError` that names the key.
+        """
+        return tuple(rule.rule() for rule in self.access)
 
 
 def _is_beyond_this_machine(host: str) -> bool:
@@ -261,5 +271,17 @@ def nbd_certificates(
         if new.nbd.tls is None:
             return lambda: None  # a restart is needed, and said
         return await asyncio.to_thread(server.prepare_certificates, new.nbd.tls.files())
+
+    return prepare
+
+
+def nbd_access(
+    server: NbdServer,
+) -> Callable[[WithNbd], Awaitable[Callable[[], None]]]:
+    """Return what has other access rules count from a reload on."""
+
+    async def prepare(new: WithNbd) -> Callable[[], None]:
+        rules = await asyncio.to_thread(new.nbd.rules)
+        return lambda: server.go_by(rules)
 
     return prepare

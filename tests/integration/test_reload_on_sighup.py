@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
 
+import pytest
+
+from tests.support.nbd_client import OptionRefusedError
 from tests.support.sites import Daemon, Pair, VolumeSpec, until
 
 VOLUMES = [VolumeSpec("v", 1 << 20)]
@@ -90,6 +94,25 @@ async def test_another_trigger_holds_at_once_and_no_cut_is_made_for_nothing(
         assert cycles() == 5
         assert not pair.primary.events("config_key_not_applied")
         assert len(pair.remote.events("session_opened")) == 1
+
+
+async def test_other_access_rules_count_for_clients_to_come(tmp_path: Path) -> None:
+    somebody_else = {"exports": ["g/v"], "users": [os.getuid() + 1], "allow": "rw"}
+    with Pair(tmp_path, VOLUMES) as pair:
+        await pair.start()
+        host = await pair.primary.nbd("g/v")
+        pair.nbd_options = {"access": [somebody_else]}
+        pair.write_configs()
+        await told(pair.primary, "config_reloaded")
+        assert pair.primary.events("config_reloaded")[0]["applied"] == ["nbd.access"]
+        with pytest.raises(OptionRefusedError):
+            await pair.primary.nbd("g/v")
+        await host.write(0, b"x" * 4096)  # who is there keeps it
+        pair.nbd_options = {}
+        pair.write_configs()
+        await told(pair.primary, "config_reloaded", 2)
+        await (await pair.primary.nbd("g/v")).disconnect()
+        await host.disconnect()
 
 
 async def test_an_invalid_config_is_refused_and_the_daemon_runs_on(
