@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 
 from common.cli.exit_codes import EXIT_CODES
+from common.cli.role_change_view import STEPS, role_change_lines
+from common.replication.lineage import CycleName, Fork
+from common.service.split_brain import split_brain_text
 from common.service.status import GroupState
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -94,6 +97,53 @@ def test_the_monitoring_page_lists_the_alarms_that_there_are() -> None:
 def test_troubleshooting_says_what_to_do_about_every_alarm() -> None:
     page = OPERATING / "troubleshooting.md"
     assert first_cells(page, "Alarms, by name") == alarm_names(ROOT)
+
+
+def alert_rows() -> dict[str, str]:
+    """Return what troubleshooting says about each alert rule."""
+    text = (OPERATING / "troubleshooting.md").read_text()
+    section = text.split("\n## Alert rules, by name\n", 1)[1].split("\n##", 1)[0]
+    return dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", section, re.MULTILINE))
+
+
+def test_troubleshooting_says_what_to_type_about_every_alert() -> None:
+    rules = (ROOT / "config/prometheus-rules.yml").read_text()
+    names = re.findall(r"- alert: (\w+)", rules)
+    assert list(alert_rows()) == names
+
+
+ALERT_OF_STEP = {
+    "handing_over": "FarshoreExchangeUnfinished",
+    "taking_over": "FarshoreExchangeUnfinished",
+    "failing_back": "FarshoreExchangeUnfinished",
+    "taken_over": "FarshoreNobodyReceives",
+    "superseded": "FarshoreSuperseded",
+    "split_brain": "FarshoreSplitBrain",
+}
+LINEAGES = Fork(b"n" * 16, b"o" * 16, CycleName(7, b"c" * 16), 0, 0)
+
+
+@pytest.mark.parametrize("link", ["connected", "down"])
+@pytest.mark.parametrize("step", sorted(STEPS))
+def test_what_status_says_to_type_next_is_what_the_page_says(
+    step: str, link: str
+) -> None:
+    texts = [
+        split_brain_text("GROUP", LINEAGES, b"m" * 16, is_forked_here=here)
+        for here in (True, False)
+    ]
+    for text in texts:
+        group = {
+            "name": "GROUP",
+            "role_change": {"step": step, "point": 7},
+            "link": {"state": link},
+            "alarms": [{"name": "split_brain", "message": text}],
+        }
+        shown = "\n".join(str(line) for line in role_change_lines(group))
+        typed = re.findall(r"farshore [a-z]+(?: GROUP)?(?: --force)?", shown)
+        assert typed, "there is always something to type"
+        for command in typed:
+            assert command in alert_rows()[ALERT_OF_STEP[step]]
 
 
 def test_troubleshooting_says_what_to_do_about_every_exit_code() -> None:
