@@ -242,14 +242,23 @@ class RpoKeeper:
         elif self._linked_since is None:
             self._down_since, self._linked_since = None, now
 
-    def _began_lately(self, sight: Sight) -> float | None:
-        """Return since when cycles go on, if that is less than a target's time, and the
-        point was old by then; None: look for another cause."""
-        assert self._promised_since is not None
-        assert self._linked_since is not None
+    def _cause(
+        self, sight: Sight, draining: Draining | None
+    ) -> tuple[Cause | None, float | None]:
+        """Return what is in the way, and for how long cycles go on if it is just that.
+
+        It is if the point was old by then, until a target's time has passed or there is
+        something else to tell.
+        """
+        if self._linked_since is None or self._promised_since is None:
+            return Cause.LINK_DOWN, None
+        cause = cause_of(self._waits, draining.waits if draining else None)
         began = max(self._linked_since, self._promised_since)
-        was_old = began - sight.as_of >= OLD_SHARE * self.target
-        return began if was_old and sight.now - began <= self.target else None
+        begun = sight.now - began
+        is_young = begun <= self.target or cause is None
+        if is_young and began - sight.as_of >= OLD_SHARE * self.target:
+            return Cause.JUST_BEGUN, begun
+        return cause, None
 
     def _is_down(self, now: float) -> bool:
         patience = min(LINK_DOWN_SHARE * self.target, LINK_DOWN_SECONDS_MAX)
@@ -273,14 +282,10 @@ class RpoKeeper:
     def _forecast(
         self, sight: Sight, outlook: Outlook, draining: Draining | None
     ) -> Forecast:
-        cause = needed = measured = began = None
+        cause = needed = measured = begun = None
         if self._watch.state is not Promise.KEPT:
-            cause = Cause.LINK_DOWN
-            if self._down_since is None:
-                began = self._began_lately(sight)
-                cause = Cause.JUST_BEGUN
-                if began is None:
-                    cause = cause_of(self._waits, draining.waits if draining else None)
+            cause, begun = self._cause(sight, draining)
+            if cause is not Cause.LINK_DOWN:
                 measured = self._measured(sight)
                 needed = self._needed(sight, outlook)
         return Forecast(
@@ -292,7 +297,7 @@ class RpoKeeper:
             cause,
             needed,
             measured,
-            None if began is None else sight.now - began,
+            begun,
         )
 
     def _measured(self, sight: Sight) -> float:

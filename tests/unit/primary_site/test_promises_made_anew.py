@@ -8,13 +8,15 @@ from __future__ import annotations
 import pytest
 
 from primary_site.autopilot import Promise
-from primary_site.drain_waits import Cause, DrainWaits
+from primary_site.drain_waits import Cause, DrainWaits, Stage
 from primary_site.rpo_keeper import Draining, Forecast, RpoKeeper, keeper_for
 
 TARGET = 5.0
 HOUR = 3600.0
 SECOND = 50_000_000
 """Bytes of a cycle that is expected to take about one second."""
+
+SLOW_LINK = DrainWaits({Stage.LINK: 3.0})
 
 
 def look(
@@ -23,12 +25,14 @@ def look(
     *,
     changed: int = 0,
     draining: int | None = None,
+    waited: DrainWaits | None = None,
     is_linked: bool = True,
 ) -> Forecast:
-    """Look in; `draining`: bytes of a cycle that was cut now, none of it delivered."""
+    """Look in; `draining`: bytes of a cycle that was cut now, none of it delivered,
+    which has `waited` so long."""
     under_way = None
     if draining is not None:
-        under_way = Draining(now, draining, 0.0, DrainWaits())
+        under_way = Draining(now, draining, 0.0, waited or DrainWaits())
     keeper.look(now, changed, under_way, is_linked=is_linked)
     assert keeper.forecast is not None
     return keeper.forecast
@@ -57,10 +61,12 @@ def test_a_target_later_it_is_broken() -> None:
     keeper = begun_anew(as_of=-HOUR)
     look(keeper, 0.0)
     assert look(keeper, TARGET).promise is not Promise.BREACHED
-    told = look(keeper, TARGET + 0.1)
+    told = look(keeper, TARGET + 0.1, draining=SECOND)
     assert told.promise is Promise.BREACHED
-    assert told.cause is not Cause.JUST_BEGUN, "by now it is something else"
+    assert told.cause is Cause.JUST_BEGUN, "there is nothing else to tell"
     assert "is older than rpo 5 s" in told.text
+    told = look(keeper, TARGET + 0.2, draining=SECOND, waited=SLOW_LINK)
+    assert told.cause is Cause.LINK
 
 
 def test_a_first_cycle_that_takes_too_long_is_foreseen() -> None:
@@ -96,8 +102,8 @@ def test_a_link_that_returns_is_what_the_point_is_too_old_for_not_hosts() -> Non
     assert (away.promise, away.cause) == (Promise.BREACHED, Cause.LINK_DOWN)
     back = look(keeper, 10.0, draining=SECOND)
     assert (back.promise, back.cause) == (Promise.BREACHED, Cause.JUST_BEGUN)
-    later = look(keeper, 10.0 + TARGET + 0.1)
-    assert later.cause is not Cause.JUST_BEGUN
+    later = look(keeper, 10.0 + TARGET + 0.1, draining=SECOND, waited=SLOW_LINK)
+    assert later.cause is Cause.LINK
 
 
 def test_what_was_suspended_is_promised_anew() -> None:
