@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from demo.judgement import UnsoundError
 from demo.postgresql import START_SECONDS_MAX, Server
 from demo.sites import DemoError
 
@@ -141,12 +142,12 @@ def fill(server: Server, scale: int) -> None:
 def held(server: Server, run: int) -> dict[int, int]:
     """Return how many of each client's transactions are there, 1 to that number.
 
-    Raises DemoError where one is missing among them, or where the balances are not
+    Raises UnsoundError where one is missing among them, or where the balances are not
     what the ledger adds up to.
     """
     sums = server.ask(_SUMS)[0]
     if len(set(sums)) != 1:
-        raise DemoError(f"balances and ledger do not agree: {', '.join(sums)}")
+        raise UnsoundError(f"balances and ledger do not agree: {', '.join(sums)}")
     rows = server.ask(
         f"select client, count(*), min(n), max(n) from ledger where run = {run} "  # noqa: S608 - a number
         "group by client"
@@ -154,7 +155,7 @@ def held(server: Server, run: int) -> dict[int, int]:
     found: dict[int, int] = {}
     for client, count, first, last in rows:
         if (first, last) != ("1", count):
-            raise DemoError(
+            raise UnsoundError(
                 f"client {client}: {count} transactions, from {first} to {last}"
             )
         found[int(client)] = int(count)

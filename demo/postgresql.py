@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from demo.commands import attempt, done
+from demo.judgement import UnsoundError
 from demo.sites import DemoError
 
 DATABASE: Final = "bank"
@@ -174,17 +175,27 @@ class Server:
     # -- is it sound? ------------------------------------------------------------------
 
     def check_indexes(self) -> None:
-        """Have amcheck compare every table with its indexes; raise DemoError if not."""
-        self.run(
+        """Have amcheck compare every table with its indexes; raise UnsoundError."""
+        self._check(
             *("pg_amcheck", *self._as_client(), "--install-missing"),
             *("--heapallindexed", DATABASE),
         )
 
     def check_pages(self) -> int:
-        """Check every page's checksum, of a stopped server; return how many."""
-        said = self.run("pg_checksums", "--check", "--pgdata", self._directory)
+        """Check every page's checksum, of a stopped server; return how many.
+
+        Raises UnsoundError.
+        """
+        said = self._check("pg_checksums", "--check", "--pgdata", self._directory)
         for line in said.splitlines():
             what, _, count = line.partition(":")
             if what.startswith("Blocks scanned"):
                 return int(count)
         raise DemoError(f"pg_checksums said {said!r}")
+
+    def _check(self, program: str, *words: object) -> str:
+        """Run a program that fails where something is not sound."""
+        try:
+            return self.run(program, *words)
+        except DemoError as error:
+            raise UnsoundError(str(error)) from None

@@ -8,6 +8,7 @@ from tests.museum import (
     historical_tracking,
     own_orders_circles,
     own_orders_delta,
+    own_orders_giving_up,
     own_orders_history,
     own_orders_lineage,
     own_orders_links,
@@ -15,6 +16,7 @@ from tests.museum import (
     own_orders_primary,
     own_orders_remote,
     own_orders_roles,
+    own_orders_room,
     own_orders_starts,
     own_orders_takeover,
 )
@@ -52,6 +54,8 @@ OWN: tuple[Exhibit, ...] = tuple(
             *own_orders_roles.EXHIBITS,
             *own_orders_circles.EXHIBITS,
             *own_orders_members.EXHIBITS,
+            *own_orders_room.EXHIBITS,
+            *own_orders_giving_up.EXHIBITS,
         ),
         key=_catalogue_place,
     )
