@@ -9,7 +9,9 @@ from tests.museum import (
     own_orders_circles,
     own_orders_delta,
     own_orders_giving_up,
+    own_orders_handing,
     own_orders_history,
+    own_orders_kernel,
     own_orders_lineage,
     own_orders_links,
     own_orders_members,
@@ -56,6 +58,8 @@ OWN: tuple[Exhibit, ...] = tuple(
             *own_orders_members.EXHIBITS,
             *own_orders_room.EXHIBITS,
             *own_orders_giving_up.EXHIBITS,
+            *own_orders_handing.EXHIBITS,
+            *own_orders_kernel.EXHIBITS,
         ),
         key=_catalogue_place,
     )

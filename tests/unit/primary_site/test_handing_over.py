@@ -1,0 +1,336 @@
+"""What a site that hands a group over, or is superseded, lets its hosts do."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from common.errors import PeerRefusedError, RefusedError, StorageError
+from common.replication.features import EXCHANGE
+from common.replication.lineage import CycleName, Fork, ToldFork
+from common.replication.link import ForkedError
+from common.replication.messages import GoodbyeReason, HandOver
+from common.service.clock import SystemClock
+from common.service.split_brain import ALARM as SPLIT_BRAIN
+from common.storage.record import DurableRecord
+from primary_site.group_state import GroupState, from_record, to_record
+from primary_site.replicator import (
+    NOT_YET_SECONDS,
+    RECONNECT_SECONDS_MIN,
+    Replicator,
+)
+from primary_site.switchover import ALARM
+from tests.support.primary_host_site import TRACK, Failing, Site, Stopped, reached
+
+OTHER = CycleName(7, b"c" * 16)
+DATA = b"x" * TRACK
+PATIENCE_SECONDS = 30.0
+
+
+class Receiver:
+    """A session with a remote that can take over; it notes what it is sent."""
+
+    epoch = 3
+
+    def __init__(self, *features: str) -> None:
+        self.features = frozenset(features)
+        self.sent: list[Any] = []
+
+    async def send(self, message: object) -> int:
+        self.sent.append(message)
+        return 0
+
+
+class Sender:
+    """A site's group and its replicator, without a link."""
+
+    def __init__(self, site: Site) -> None:
+        async def connect(address: str) -> Any:
+            raise AssertionError(address)
+
+        self.site = site
+        self.group = site.group
+        self.replicator = Replicator(site.group, "amsterdam", connect, SystemClock())
+        self.switchover = self.replicator.switchover
+
+    async def write(self) -> int:
+        return await self.site.write(0, DATA)
+
+    def stored(self) -> GroupState:
+        path = str(self.site.directory / "state/groups/orders/group.record")
+        found = DurableRecord(path, self.site.files).load()
+        assert found is not None
+        return from_record(found, path)
+
+    async def hand_over(
+        self,
+        before_the_answer: Callable[[], Awaitable[object]] | None = None,
+    ) -> None:
+        """Hand over, with a remote that has the last cycle at once."""
+        receiver: Any = Receiver(EXCHANGE)
+        tickets = self.replicator.cycles.tickets
+        handing = asyncio.create_task(self.switchover.hand_over(receiver))
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while not (tickets or handing.done()):
+                await asyncio.sleep(0.001)
+        if tickets:
+            tickets.board()
+            await self.site.commit_cut()
+            if before_the_answer is not None:
+                await before_the_answer()
+            tickets.safe(self.group.state.committed_number or 0)
+        await handing
+
+
+def forked(sender: Sender, lineage: bytes = b"n" * 16) -> ToldFork:
+    parent = sender.group.state.lineage
+    return ToldFork(Fork(lineage, parent, OTHER, 5, 9), is_known=False)
+
+
+def agreed(sender: Sender) -> ToldFork:
+    fork = sender.group.state.handing
+    assert fork is not None
+    return ToldFork(fork, is_known=True)
+
+
+# -- handing over ----------------------------------------------------------------------
+
+
+async def test_a_remote_of_an_earlier_release_is_handed_nothing(site: Site) -> None:
+    sender, receiver = Sender(site), Receiver()
+    with pytest.raises(RefusedError, match="can't take a group over"):
+        await sender.switchover.hand_over(receiver)  # type: ignore[arg-type]
+    assert await sender.write() == 0
+
+
+async def test_hosts_write_nothing_from_before_the_last_cut(site: Site) -> None:
+    sender = Sender(site)
+    assert await sender.write() == 0
+    found: list[int] = []
+
+    async def write() -> None:
+        found.append(await sender.write())
+
+    await sender.hand_over(write)
+    assert found == [errno.EPERM]
+    assert sender.stored().handing == sender.group.state.handing is not None
+    assert await sender.write() == errno.EPERM
+    with pytest.raises(RefusedError, match="being handed over"):
+        await sender.replicator.request_cut(None)
+    asked: Any = Receiver(EXCHANGE)
+    await sender.switchover.ask(asked)
+    assert asked.sent == [HandOver(3, agreed(sender).fork)]
+
+
+async def test_writes_under_way_end_before_the_last_cut_is_asked_for(
+    site: Site,
+) -> None:
+    sender = Sender(site)
+    stopped = Stopped("write", "data.img")
+    site.files.rules.append(stopped)
+    writing = asyncio.ensure_future(sender.write())
+    await reached(stopped)
+    receiver: Any = Receiver(EXCHANGE)
+    handing = asyncio.create_task(sender.switchover.hand_over(receiver))
+    for _ in range(50):
+        await asyncio.sleep(0)
+    assert not sender.replicator.cycles.tickets, "a cut that may miss what is written"
+    stopped.go()
+    assert await writing == 0
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while not sender.replicator.cycles.tickets:
+            await asyncio.sleep(0.001)
+    handing.cancel()
+    await asyncio.wait([handing])
+    assert await sender.write() == 0
+
+
+async def test_a_last_cycle_that_was_not_the_last_leaves_hosts_as_they_were(
+    site: Site,
+) -> None:
+    sender = Sender(site)
+
+    async def change() -> None:
+        site.volume.allow_writes()  # as a write that slipped through would
+        assert await sender.write() == 0
+        site.volume.refuse_writes()
+
+    with pytest.raises(RefusedError, match="was not the last"):
+        await sender.hand_over(change)
+    assert sender.stored().handing is None
+    assert await sender.write() == 0
+
+
+@pytest.mark.parametrize("times", [1, 2])
+async def test_hosts_wait_while_nobody_knows_whether_the_record_hands_over(
+    site: Site, times: int
+) -> None:
+    sender = Sender(site)
+    failing = Failing("write", "group.record", errno.ENOSPC, times)
+
+    async def fail() -> None:
+        site.files.rules.append(failing)
+
+    with pytest.raises(StorageError):
+        await sender.hand_over(fail)
+    assert failing.met == times
+    assert await sender.write() == (0 if times == 1 else errno.EPERM)
+    if times == 1:
+        assert sender.stored().handing is None
+
+
+async def test_a_remote_that_refuses_leaves_the_group_here_and_that_is_durable_first(
+    site: Site,
+) -> None:
+    sender = Sender(site)
+    await sender.hand_over()
+    assert ALARM in {alarm.name for alarm in sender.replicator.alarms.all()}
+    stopped = Stopped("write", "group.record")
+    site.files.rules.append(stopped)
+    error = PeerRefusedError(GoodbyeReason.NOT_PERMITTED, "no link")
+    pause = asyncio.create_task(sender.replicator._refused(error))
+    await reached(stopped)
+    assert await sender.write() == errno.EPERM
+    stopped.go()
+    assert await pause == RECONNECT_SECONDS_MIN
+    assert sender.stored().handing is None
+    assert await sender.write() == 0
+    assert not sender.replicator.alarms.all()
+
+
+async def test_a_remote_that_is_not_there_yet_is_asked_again(site: Site) -> None:
+    """It may have taken over already: hosts stay out until it says that it can't."""
+    sender = Sender(site)
+    await sender.hand_over()
+    for reason in (GoodbyeReason.NOT_YET, GoodbyeReason.SHUTTING_DOWN):
+        error = PeerRefusedError(reason, "just now")
+        assert await sender.replicator._refused(error) == RECONNECT_SECONDS_MIN
+    assert sender.stored().handing is not None
+    assert await sender.write() == errno.EPERM
+
+
+# -- superseded ------------------------------------------------------------------------
+
+
+async def test_only_who_was_handed_the_group_ends_the_sending_role(site: Site) -> None:
+    sender = Sender(site)
+    await sender.hand_over()
+    mine = agreed(sender)
+    await sender.switchover.superseded(forked(sender))
+    assert not sender.switchover.gave_up.is_set(), "somebody else's takeover"
+    assert not sender.stored().gives_up
+    await sender.switchover.superseded(mine)
+    assert sender.switchover.gave_up.is_set()
+    assert sender.stored().gives_up
+    await sender.group.update(handing=None)
+    await sender.switchover.superseded(forked(sender))
+    assert sender.stored().gives_up, "what is given up stays so"
+
+
+async def test_hosts_write_no_more_before_it_is_recorded_who_took_over(
+    site: Site,
+) -> None:
+    sender = Sender(site)
+    stopped = Stopped("write", "group.record")
+    site.files.rules.append(stopped)
+    told = asyncio.create_task(sender.switchover.superseded(forked(sender)))
+    await reached(stopped)
+    assert await sender.write() == errno.EPERM
+    stopped.go()
+    await told
+    assert sender.stored().superseded == sender.switchover.other
+
+
+@pytest.mark.parametrize("role", ["handing", "superseded", "gives_up"])
+async def test_a_restart_finds_what_hosts_may_do(site: Site, role: str) -> None:
+    sender = Sender(site)
+    told = forked(sender)
+    if role == "handing":
+        await sender.group.update(handing=told.fork)
+    else:
+        await sender.group.update(superseded=told, gives_up=role == "gives_up")
+    again = Sender(site)
+    assert await again.write() == errno.EPERM
+    assert again.switchover.gave_up.is_set() == (role == "gives_up")
+
+
+async def test_a_site_that_goes_on_has_a_lineage_of_its_own_before_hosts_write(
+    site: Site,
+) -> None:
+    sender = Sender(site)
+    told, before = forked(sender), sender.group.state.lineage
+    await sender.switchover.superseded(told)
+    stopped = Stopped("write", "group.record")
+    site.files.rules.append(stopped)
+    reclaiming = asyncio.create_task(sender.switchover.reclaim())
+    await reached(stopped)
+    assert await sender.write() == errno.EPERM
+    stopped.go()
+    fork = await reclaiming
+    assert await sender.write() == 0
+    stored = sender.stored()
+    assert stored.lineage == fork.lineage not in {before, told.fork.lineage}
+    assert fork.parent == told.fork.lineage
+    assert stored.superseded is None
+    assert stored.reclaimed == ToldFork(fork, is_known=False)
+
+
+async def test_what_was_given_up_is_not_reclaimed(site: Site) -> None:
+    sender = Sender(site)
+    await sender.switchover.superseded(forked(sender))
+    await sender.switchover.give_up()
+    with pytest.raises(RefusedError, match="not superseded here"):
+        await sender.switchover.reclaim()
+    assert sender.stored().gives_up
+
+
+async def test_a_site_that_went_on_from_elsewhere_supersedes_nobody(site: Site) -> None:
+    sender = Sender(site)
+    told = ToldFork(Fork(b"n" * 16, b"z" * 16, OTHER, 5, 9), is_known=True)
+    for reason in (GoodbyeReason.SUPERSEDED, GoodbyeReason.SPLIT_BRAIN):
+        await sender.replicator._refused(ForkedError(reason, "it serves", told))
+        assert sender.group.state.superseded is None
+        assert sender.switchover.other == told, "an operator may choose it"
+    assert SPLIT_BRAIN in {alarm.name for alarm in sender.replicator.alarms.all()}
+    assert await sender.write() == 0
+
+
+async def test_not_yet_is_an_operator_s_business_once_it_is_said_again(
+    site: Site,
+) -> None:
+    sender = Sender(site)
+    replicator = sender.replicator
+    for text, is_said in (("a", False), ("b", False), ("b", True)):
+        error = PeerRefusedError(GoodbyeReason.NOT_YET, text)
+        assert await replicator._refused(error) == NOT_YET_SECONDS
+        said = {alarm.name for alarm in replicator.alarms.all()}
+        assert ("refused" in said) == is_said
+        assert (replicator.link_state == "refused") == is_said
+
+
+# -- the record ------------------------------------------------------------------------
+
+FORK = Fork(b"n" * 16, b"p" * 16, OTHER, 5, 9)
+TOLD = ToldFork(FORK, is_known=False)
+NONE = GroupState("orders", b"g" * 16, b"p" * 16)
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        replace(NONE, superseded=TOLD),
+        replace(NONE, superseded=TOLD, handing=FORK, gives_up=True),
+        replace(NONE, handing=FORK),
+        replace(NONE, reclaimed=TOLD),
+    ],
+)
+def test_a_record_keeps_what_became_of_a_role_and_earlier_releases_refuse_it(
+    state: GroupState,
+) -> None:
+    assert from_record(to_record(state), "path") == state
+    assert to_record(state)["version"] == 4
