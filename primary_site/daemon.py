@@ -21,6 +21,7 @@ from common.service.config_nbd import (
 )
 from common.service.config_primary import PrimaryConfig
 from common.service.control import ControlServer
+from common.service.descriptor_store import descriptor_store
 from common.service.http.site import SiteHttp
 from common.service.nbd_status import nbd_status
 from common.service.notify import notify_ready, notify_status
@@ -106,7 +107,12 @@ class PrimaryDaemon:
     async def _serve_hosts(self, stop: asyncio.Event) -> None:
         """Serve; on the way out hosts go first, so that nothing writes any more."""
         groups, hosts = self._groups, self._config.nbd
-        nbd = NbdServer(groups.exports, hosts.limits.nbd_limits(), hosts.security())
+        nbd = NbdServer(
+            groups.exports,
+            hosts.limits.nbd_limits(),
+            hosts.security(),
+            descriptor_store(),
+        )
         self._nbd = nbd
         self.reloader.register(NBD_TLS_KEYS, nbd_certificates(nbd))
         self.reloader.register(NBD_ACCESS_KEYS, nbd_access(nbd))

@@ -22,6 +22,7 @@ from common.service.config_nbd import (
 from common.service.config_remote import RemoteConfig
 from common.service.config_roles import sending_group
 from common.service.control import ControlServer
+from common.service.descriptor_store import descriptor_store
 from common.service.http.site import SiteHttp
 from common.service.nbd_status import nbd_status
 from common.service.notify import notify_ready, notify_status
@@ -103,7 +104,12 @@ class RemoteDaemon:
         """Serve; on the way out senders go first, then hosts, then operators."""
         groups, hosts = self._groups, self._config.nbd
         receiving = groups.receiving
-        nbd = NbdServer(groups.exports, hosts.limits.nbd_limits(), hosts.security())
+        nbd = NbdServer(
+            groups.exports,
+            hosts.limits.nbd_limits(),
+            hosts.security(),
+            descriptor_store(),
+        )
         groups.serve(nbd)
         self.reloader.register(NBD_TLS_KEYS, nbd_certificates(nbd))
         self.reloader.register(NBD_ACCESS_KEYS, nbd_access(nbd))

@@ -8,15 +8,18 @@ lives there. Nothing but the messages of `NbdServer` is shared between the two.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, cast
 
 import structlog
 
 from common.nbd.budget import MemoryBudget
+from common.nbd.kept_connection import KeptConnection
 from common.nbd.limits import NbdLimits
 from common.nbd.liveness import Ask, ask_socket
 from common.nbd.outcome import Agreed
@@ -41,6 +44,8 @@ class HandedOver:
     trailing: bytes
     """What came in the same read as the handshake's end."""
     peer: str
+    is_doubted: bool = False
+    """Of a daemon before, which doubted that its client is there."""
     ask: Ask = ask_socket
     """How to learn whether the client is there, see `common.nbd.liveness`."""
 
@@ -92,21 +97,56 @@ class HostConnections:
         self._ended = ended
         # The tasks are kept here, because a loop holds on to them weakly.
         self._arriving: set[asyncio.Task[None]] = set()
+        # In the order in which they began.
         self._open: dict[Transmission, HandedOver] = {}
         self._closing = False
+        self._kept: Callable[[KeptConnection], None] | None = None
+        self._places = itertools.count()
         self._leaving: set[HandedOver] = set()
         """Which are to end, some of them before they have arrived."""
         self._polling: Polling | None = None
 
     def adopt(self, handed: HandedOver) -> None:
         """Take over a connection that another loop lets go of."""
-        if self._closing:
+        if self._closing and self._kept is None:
             handed.drop()
             self._ended(handed)
             return
-        task = asyncio.get_running_loop().create_task(self._arrive(handed))
+        task = asyncio.get_running_loop().create_task(self._begin(handed))
         self._arriving.add(task)
         task.add_done_callback(self._arriving.discard)
+
+    async def take_up(self, kept: Sequence[HandedOver]) -> None:
+        """Go on with connections of a daemon before, in the order of their places.
+
+        Each has to know of all newer ones to the same export before its next request
+        is run: they may be of the same client, who has sent it again since.
+        """
+        for start in [await self._arrive(handed) for handed in kept]:
+            start()
+
+    def keep(self, kept: Callable[[KeptConnection], None]) -> None:
+        """As `finish`, but give away those that can go on in another process.
+
+        TLS cannot: its keys are here. What may only be read can mean another moment
+        in the next process, as a recovery point does.
+        """
+        self._closing = True
+        self._kept = kept
+        for transmission, handed in list(self._open.items()):
+            self._keep(kept, transmission, handed)
+
+    def _keep(
+        self,
+        kept: Callable[[KeptConnection], None],
+        transmission: Transmission,
+        handed: HandedOver,
+    ) -> None:
+        if handed.ask is not ask_socket or handed.volume.read_only:
+            transmission.finish()
+            return
+        place = next(self._places)
+        transmission.keep(lambda connection: kept(connection.at(place)))
 
     def finish(self) -> None:
         """Take no more requests and no more connections; answer what is in flight."""
@@ -128,11 +168,19 @@ class HostConnections:
     def abort(self) -> None:
         """Close all sockets now; what is in flight still runs to its end."""
         self._closing = True
+        self._kept = None
         for transmission in list(self._open):
             transmission.abort()
 
-    async def _arrive(self, handed: HandedOver) -> None:
-        """Put a transport around the socket and a `Transmission` behind it."""
+    async def _begin(self, handed: HandedOver) -> None:
+        start = await self._arrive(handed)
+        start()
+
+    async def _arrive(self, handed: HandedOver) -> Callable[[], None]:
+        """Put a transport around the socket and a `Transmission` behind it.
+
+        Return what has it take its first requests, if it has not ended by then.
+        """
         try:
             (
                 transport,
@@ -146,12 +194,23 @@ class HostConnections:
             if not isinstance(error, OSError):
                 raise
             _log.warning("nbd_connection_lost", peer=handed.peer, reason=str(error))
-            return
-        self._begin(transport, arrival, handed)
+            return lambda: None
+        return partial(self._start, self._enter(transport, handed), arrival, handed)
 
-    def _begin(
-        self, transport: asyncio.Transport, arrival: _Arrival, handed: HandedOver
+    def _start(
+        self, transmission: Transmission, arrival: _Arrival, handed: HandedOver
     ) -> None:
+        if handed in self._leaving or (self._closing and self._kept is None):
+            transmission.finish()
+        elif not transmission.is_ending:
+            if self._kept is not None:
+                self._keep(self._kept, transmission, handed)
+            received = handed.trailing + arrival.received
+            transmission.start(received, is_doubted=handed.is_doubted)
+            if arrival.has_ended:
+                transmission.finish()
+
+    def _enter(self, transport: asyncio.Transport, handed: HandedOver) -> Transmission:
         if self._polling is None:
             self._polling = Polling(asyncio.get_running_loop().call_soon)
         transmission = Transmission(
@@ -173,12 +232,7 @@ class HostConnections:
             if other.export_name == transmission.export_name:
                 other.give_way_to(transmission)
         self._open[transmission] = handed
-        if self._closing or handed in self._leaving:
-            transmission.finish()
-            return
-        transmission.start(handed.trailing + arrival.received)
-        if arrival.has_ended:
-            transmission.finish()
+        return transmission
 
     def _closed(self, transmission: Transmission) -> None:
         handed = self._open.pop(transmission)

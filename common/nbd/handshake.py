@@ -3,124 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
-import struct
-from collections.abc import Sequence
 from typing import Final, Protocol, cast
 
 import structlog
 
-from common.nbd.access import ANYBODY, Access, AccessRule, Caller, access_to
+from common.nbd.access import AccessRule, Caller
 from common.nbd.addresses import prepare_tcp
-from common.nbd.connections import HandedOver, release_where_it_lives
-from common.nbd.export_facts import ExportFacts
+from common.nbd.connections import HandedOver
+from common.nbd.detaching import detach
 from common.nbd.limits import NbdLimits
 from common.nbd.liveness import Ask, ask_socket
 from common.nbd.negotiation import Negotiation, TlsMode
+from common.nbd.opening import ExportTable, Opening, caller_of
 from common.nbd.outcome import Agreed, Ended, Outcome
 from common.nbd.relay import Relay
 from common.nbd.tls import SHUTDOWN_SECONDS, TlsServer, certificate_names
-from common.ports import HostVolume
 
 _log = structlog.get_logger(__name__)
 
 BELOW_TLS_BYTES_MAX: Final = 64 << 10
 """Loops' own mark above which a transport tells TLS to wait."""
-
-
-class ExportTable(Protocol):
-    """The exports of a daemon. Called on the main loop; both answer at once."""
-
-    def names(self) -> list[tuple[str, str]]:
-        """Return (name, description) of each export that LIST shows."""
-        ...
-
-    def open(self, name: str) -> HostVolume | None:
-        """Open an export, or return None if there is no such name.
-
-        The opening stays as it is (size, recovery point) until its `release`,
-        which is called exactly once, on the volume's own loop.
-        """
-        ...
-
-
-class _ReadOnlyOpening:
-    """A volume for a caller who may only read it.
-
-    Transmission refuses writes by `read_only`; requests go straight to the volume.
-    """
-
-    def __init__(self, volume: HostVolume) -> None:
-        self.loop = volume.loop
-        self.size_bytes = volume.size_bytes
-        self.read_only = True
-        self.description = volume.description
-        self.preferred_block_bytes = volume.preferred_block_bytes
-        self.contexts = volume.contexts
-        self.fast_zero = False
-        self.submit = volume.submit
-        self.release = volume.release
-
-
-class _Opening:
-    """The export a handshake talks about, held open from INFO to GO.
-
-    One opening serves both, so that GO can not tell anything else than INFO did
-    and transmission serves exactly what was told, whatever commits meanwhile.
-    """
-
-    def __init__(self, exports: ExportTable, rules: tuple[AccessRule, ...]) -> None:
-        self.caller = ANYBODY
-        self._exports = exports
-        self._rules = rules
-        self._name = ""
-        self._volume: HostVolume | None = None
-
-    def names(self) -> Sequence[tuple[str, str]]:
-        return [
-            (name, description)
-            for name, description in self._exports.names()
-            if access_to(self._rules, name, self.caller) is not None
-        ]
-
-    def facts(self, name: str) -> ExportFacts | None:
-        if self._volume is None or name != self._name:
-            self.release()
-            self._name, self._volume = name, self._open(name)
-        volume = self._volume
-        if volume is None:
-            return None
-        return ExportFacts(
-            size_bytes=volume.size_bytes,
-            read_only=volume.read_only,
-            description=volume.description,
-            preferred_block_bytes=volume.preferred_block_bytes,
-            contexts=volume.contexts,
-            fast_zero=volume.fast_zero,
-        )
-
-    def take(self, name: str) -> HostVolume:
-        """Hand over the volume that `facts` told of; the taker releases it."""
-        assert name == self._name
-        volume, self._volume = self._volume, None
-        assert volume is not None
-        return volume
-
-    def holds(self, name: str) -> bool:
-        return self._volume is not None and self._name == name
-
-    def release(self) -> None:
-        volume, self._volume = self._volume, None
-        if volume is not None:
-            release_where_it_lives(volume)
-
-    def _open(self, name: str) -> HostVolume | None:
-        access = access_to(self._rules, name, self.caller)
-        volume = None if access is None else self._exports.open(name)
-        if volume is None or access is Access.READ_WRITE or volume.read_only:
-            return volume
-        return _ReadOnlyOpening(volume)
 
 
 class HandshakeOwner(Protocol):
@@ -161,7 +64,7 @@ class Handshake(asyncio.Protocol):
         rules: tuple[AccessRule, ...] = (),
     ) -> None:
         """`tls` is demanded if given, and else not to be had."""
-        self._opening = _Opening(exports, rules)
+        self._opening = Opening(exports, rules)
         self._limits = limits
         self._owner = owner
         self._tls = tls
@@ -214,9 +117,8 @@ class Handshake(asyncio.Protocol):
         if transport.is_closing():
             return
         connection = transport.get_extra_info("socket")
-        if connection.family == socket.AF_UNIX:
-            self._opening.caller = _unix_caller(connection)
-        else:
+        self._opening.caller = caller_of(connection)
+        if connection.family != socket.AF_UNIX:
             prepare_tcp(connection, self._limits)
         seconds = self._limits.handshake_seconds
         self._deadline = asyncio.get_running_loop().call_later(
@@ -364,19 +266,14 @@ class Handshake(asyncio.Protocol):
             ask = relay.ask
             connection = relay.theirs
         else:
-            # A second descriptor of the same connection: closing the transport's
-            # own neither shuts it down nor loses what has not been read.
-            descriptor = os.dup(transport.get_extra_info("socket").fileno())
-            connection = socket.socket(fileno=descriptor)
-            connection.setblocking(False)
-            transport.abort()
+            connection = detach(transport)
         handed = HandedOver(
             connection,
             self._opening.take(agreed.export_name),
             agreed,
             self._negotiation.trailing,
             self._peer,
-            ask,
+            ask=ask,
         )
         self._owner.hand_over(handed, relay)
         self._end()
@@ -385,14 +282,6 @@ class Handshake(asyncio.Protocol):
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
-
-
-def _unix_caller(connection: socket.socket) -> Caller:
-    """Return who the kernel says is at the other end."""
-    size = struct.calcsize("3i")
-    told = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
-    _, uid, gid = struct.unpack("3i", told)
-    return Caller(uid=uid, gid=gid)
 
 
 def _peer(transport: asyncio.Transport) -> str:

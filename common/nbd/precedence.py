@@ -123,6 +123,10 @@ class Precedence:
         self._proof_is_due = False
         return rest
 
+    def doubt_again(self) -> None:
+        """Go on with a doubt that the daemon before had, or ended with."""
+        self._begin_doubt()
+
     def stop(self) -> None:
         """The connection is closed: its client is asked nothing more."""
         if self.doubt is not None:

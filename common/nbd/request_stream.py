@@ -115,6 +115,7 @@ class RequestStream:
         # A WRITE whose payload is read into memory of its own, once there is some.
         self._awaiting_memory = False
         self._filling: HostRequest | None = None
+        self._filling_header = b""
         self._filled = 0
         # A refused request whose payload is read away, and the answer it then gets.
         self._drain_left = 0
@@ -126,6 +127,25 @@ class RequestStream:
         return (
             self._end > self._start or self._drain_left > 0 or self._filling is not None
         )
+
+    @property
+    def holds_batch(self) -> bool:
+        """Tell whether requests that were taken in wait for their turn."""
+        return bool(self._held)
+
+    def unread(self) -> bytes | None:
+        """Return what was received and not taken, as it came.
+
+        None where that can't be told: amid the payload of a refused request. Not to
+        be asked while a batch is held, which is received and no longer here.
+        """
+        assert not self._held
+        if self._drain_left:
+            return None
+        rest = bytes(self._buffer.memory[self._start : self._end])
+        if self._filling is None:
+            return rest
+        return self._filling_header + bytes(self._filling.data[: self._filled]) + rest
 
     def writable(self) -> memoryview:
         """Return memory for the next read; never empty unless `is_stopped`."""
@@ -466,6 +486,7 @@ class RequestStream:
     def _fill_own(self, write: HostRequest) -> None:
         payload_start = self._start + self._header_bytes
         payload = self._buffer.memory[payload_start : self._end]
+        self._filling_header = bytes(self._buffer.memory[self._start : payload_start])
         write.data = uninitialised(write.length)
         write.data[: len(payload)] = payload
         self._filling = write

@@ -65,7 +65,7 @@ class Rules:
         """The ids of the selected contexts, in the order in which they are told."""
         self.context_names = dict(contexts)
         self._read_only = read_only
-        self._fast_zero = fast_zero
+        self.fast_zero = fast_zero
         self._payload_bytes_max = payload_bytes_max
         # Plain ints: inverting an IntFlag yields only bits that have a name.
         self.forbidden_flags = [
@@ -150,7 +150,7 @@ class Rules:
                 allowed |= CommandFlag.PAYLOAD_LEN
             case Command.WRITE_ZEROES:
                 allowed |= CommandFlag.NO_HOLE
-                if self._fast_zero:
+                if self.fast_zero:
                     allowed |= CommandFlag.FAST_ZERO
             case Command.BLOCK_STATUS:
                 allowed |= CommandFlag.REQ_ONE

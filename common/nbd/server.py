@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import structlog
 
-from common.addresses import UnixAddress
+from common.addresses import Address, UnixAddress
 from common.certificates import TlsFiles
 from common.nbd.access import AccessRule
 from common.nbd.addresses import (
@@ -33,9 +33,13 @@ from common.nbd.connections import (
     HostConnections,
     release_where_it_lives,
 )
-from common.nbd.handshake import ExportTable, Handshake
+from common.nbd.handshake import Handshake
+from common.nbd.kept_connection import NAME_PREFIX, DescriptorStore, KeptConnection
 from common.nbd.limits import NbdLimits
+from common.nbd.opening import ExportTable
 from common.nbd.relay import Relay
+from common.nbd.reopening import NotWelcomeError, reopen
+from common.nbd.succession import Succession
 from common.nbd.systemd_sockets import SystemdSockets
 from common.nbd.tls import TlsServer
 
@@ -73,7 +77,9 @@ class NbdServer:
         exports: ExportTable,
         limits: NbdLimits | None = None,
         security: NbdSecurity | None = None,
+        store: DescriptorStore | None = None,
     ) -> None:
+        """`store`: where connections outlive this process, see `kept_connection`."""
         self.addresses: list[str] = []
         """Where it listens, with the ports that were really bound."""
         self._exports = exports
@@ -90,6 +96,7 @@ class NbdServer:
         self._handed: set[HandedOver] = set()
         self._relays: dict[Relay, HandedOver] = {}
         self._hosts: dict[asyncio.AbstractEventLoop, HostConnections] = {}
+        self._succession = Succession(store)
         self._closing = False
         self._departure = asyncio.Event()
         """A connection that was handed over has ended."""
@@ -116,37 +123,69 @@ class NbdServer:
         return dict(Counter(handed.agreed.export_name for handed in self._handed))
 
     async def listen(self, addresses: Sequence[str]) -> None:
-        """Accept clients; see `common.addresses` for what an address may be.
+        """Go on with connections that were kept, and accept clients.
 
-        Raises `ConfigError` or `DeviceBusyError`; what was bound before stays
-        until `close`.
+        See `common.addresses` for what an address may be. Raises `ConfigError` or
+        `DeviceBusyError`; socket files that were made before stay until `close`.
         """
-        self._loop = loop = asyncio.get_running_loop()
+        self._loop = asyncio.get_running_loop()
         handed = SystemdSockets.of(os.environ)
-        backlog, listening = self._limits.backlog_connections, self._security.listening
-        for text in addresses:
-            address = parse_address(text)
-            for bound in bind(address, backlog, listening, handed):
-                if isinstance(address, UnixAddress):
-                    identity = file_identity(address.path)
-                    self._socket_files.append((address.path, identity))
-                accept = partial(self._accept, demands_tls=demands_tls(address))
-                if bound.family == socket.AF_UNIX:
-                    server = await loop.create_unix_server(
-                        accept, sock=bound, backlog=backlog, **_KEEP_SOCKET_FILE
-                    )
-                else:
-                    server = await loop.create_server(
-                        accept, sock=bound, backlog=backlog
-                    )
-                self._servers.append(server)
-                self.addresses.append(bound_address(bound, address))
+        kept = handed.take_kept(NAME_PREFIX)
+        with contextlib.ExitStack() as closing:
+            listening = [
+                (address, closing.enter_context(bound))
+                for address in map(parse_address, addresses)
+                for bound in self._bind(address, handed)
+            ]
+            # Before anybody new: the client of one of these may have come back.
+            plain = [bound for address, bound in listening if not demands_tls(address)]
+            await self._take_up(kept, plain)
+            closing.pop_all()
+        for address, bound in listening:
+            await self._accept_at(address, bound)
         for name in handed.names:
             _log.warning("nbd_socket_not_used", name=name)
 
     def go_by(self, rules: tuple[AccessRule, ...]) -> None:
         """Have other rules say who opens which export; what is open stays open."""
         self._security = replace(self._security, rules=rules)
+
+    def _bind(self, address: Address, handed: SystemdSockets) -> list[socket.socket]:
+        found = bind(
+            address, self._limits.backlog_connections, self._security.listening, handed
+        )
+        if isinstance(address, UnixAddress):
+            self._socket_files.append((address.path, file_identity(address.path)))
+        return found
+
+    async def _accept_at(self, address: Address, bound: socket.socket) -> None:
+        backlog = self._limits.backlog_connections
+        accept = partial(self._accept, demands_tls=demands_tls(address))
+        if bound.family == socket.AF_UNIX:
+            server = await self._loop.create_unix_server(
+                accept, sock=bound, backlog=backlog, **_KEEP_SOCKET_FILE
+            )
+        else:
+            server = await self._loop.create_server(accept, sock=bound, backlog=backlog)
+        self._servers.append(server)
+        self.addresses.append(bound_address(bound, address))
+
+    async def _take_up(
+        self, stored: dict[str, list[int]], plain: Sequence[socket.socket]
+    ) -> None:
+        def reopened(kept: KeptConnection) -> HandedOver:
+            full = self.room_for(kept.state.agreed.export_name)
+            if full is not None:
+                raise NotWelcomeError(full)
+            handed = reopen(kept, self._exports, self._security.rules, plain)
+            self._handed.add(handed)
+            self._all_closed.clear()
+            return handed
+
+        by_loop = await self._succession.take_up(stored, reopened)
+        for loop, each in by_loop.items():
+            taking = self._hosts_on(loop).take_up(each)
+            await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(taking, loop))
 
     def prepare_certificates(self, files: TlsFiles | None = None) -> Callable[[], None]:
         """Read other certificates, or the same files again; see `TlsServer.prepare`."""
@@ -162,8 +201,9 @@ class NbdServer:
         an error would reach its applications. One that still negotiates has none; it
         is told for `farewell_seconds`, if it asks. After the grace the sockets are
         closed all the same; volumes whose requests still run are released when
-        these end, which may be after this returns. A volume's loop that hangs or
-        has stopped costs the grace and no more: nothing of it is waited for.
+        these end, which may be after this returns. With a store, connections that can
+        go on in the next process are not closed, but given to it. A volume's loop that
+        hangs or has stopped costs the grace and no more: nothing of it is waited for.
         """
         self._closing = True
         for path, identity in self._socket_files:
@@ -176,7 +216,10 @@ class NbdServer:
         farewell = asyncio.get_running_loop().call_later(
             self._limits.farewell_seconds, self._close_handshakes
         )
-        self._tell_hosts(HostConnections.finish)
+        if self._succession.is_possible:
+            self._tell_hosts(lambda hosts: hosts.keep(self._kept_elsewhere))
+        else:
+            self._tell_hosts(HostConnections.finish)
         try:
             await asyncio.wait_for(self._all_closed.wait(), grace_seconds)
         except TimeoutError:
@@ -190,6 +233,7 @@ class NbdServer:
             await server.wait_closed()
         self._servers.clear()
         self.addresses.clear()
+        await self._succession.give()
 
     async def disconnect(self, export_name: str, *, grace_seconds: float = 5.0) -> None:
         """End the connections to an export that its table opens no more.
@@ -252,11 +296,7 @@ class NbdServer:
         if relay is not None:
             self._relays[relay] = handed
         loop = handed.volume.loop
-        hosts = self._hosts.get(loop)
-        if hosts is None:
-            self._forget_closed_loops()
-            hosts = HostConnections(self._limits, self.budget, self._ended_elsewhere)
-            self._hosts[loop] = hosts
+        hosts = self._hosts_on(loop)
         try:
             loop.call_soon_threadsafe(hosts.adopt, handed)
         except RuntimeError:
@@ -266,6 +306,14 @@ class NbdServer:
             handed.connection.close()
             release_where_it_lives(handed.volume)
             self._ended(handed)
+
+    def _hosts_on(self, loop: asyncio.AbstractEventLoop) -> HostConnections:
+        hosts = self._hosts.get(loop)
+        if hosts is None:
+            self._forget_closed_loops()
+            hosts = HostConnections(self._limits, self.budget, self._ended_elsewhere)
+            self._hosts[loop] = hosts
+        return hosts
 
     def _full(self) -> str | None:
         count = len(self._handed)
@@ -291,6 +339,13 @@ class NbdServer:
         self._handed.discard(handed)
         self._departure.set()
         self._note_closed()
+
+    def _kept_elsewhere(self, kept: KeptConnection) -> None:
+        """Take a connection that is given away; called on the loop of its volume."""
+        try:
+            self._loop.call_soon_threadsafe(self._succession.add, kept)
+        except RuntimeError:  # ours is closed: it comes too late
+            kept.connection.close()
 
     def _tell_hosts(self, what: Callable[[HostConnections], None]) -> None:
         for loop, hosts in self._hosts.items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from common.nbd.handshake import ExportTable
+from common.nbd.opening import ExportTable
 from common.ports import HostVolume
 
 

@@ -48,6 +48,11 @@ class SystemdSockets:
         """The names that nobody has taken."""
         return sorted(self._descriptors)
 
+    def take_kept(self, prefix: str) -> dict[str, list[int]]:
+        """Return what is named so, none to listen on; it is the caller's to close."""
+        names = [name for name in self._descriptors if name.startswith(prefix)]
+        return {name: self._descriptors.pop(name) for name in names}
+
     def take(self, name: str) -> list[socket.socket]:
         """Return the listening stream sockets with this FileDescriptorName.
 

@@ -10,6 +10,7 @@ A connection ends in steps, each of which happens once:
    it again, and an old write must not run after that.
 2. What was submitted runs to its end and is answered while the socket lives.
 3. The socket is closed; then, with nothing in flight, the volume is released.
+A connection that is to outlive the daemon is given away instead, see `keep`.
 
 Whether it may take requests at all, where other connections to its export have
 ended or begun, is decided by `common.nbd.precedence`.
@@ -26,6 +27,9 @@ import structlog
 
 from common.nbd.answers import Answers
 from common.nbd.budget import MemoryBudget
+from common.nbd.departure import Departure
+from common.nbd.kept_connection import KeptConnection
+from common.nbd.kept_state import KeptState
 from common.nbd.limits import NbdLimits
 from common.nbd.liveness import Ask, ask_socket, read_away
 from common.nbd.outcome import Agreed
@@ -73,7 +77,7 @@ class Transmission(asyncio.BufferedProtocol):
         self._peer = peer
         self._limits = limits
         self._loop = asyncio.get_running_loop()
-        rules = Rules(
+        self._rules = rules = Rules(
             size_bytes=volume.size_bytes,
             read_only=volume.read_only,
             form=agreed.form,
@@ -84,7 +88,7 @@ class Transmission(asyncio.BufferedProtocol):
         if budget is None:
             budget = MemoryBudget(limits.daemon_bytes_in_flight_max, 1)
         self._polling = polling or Polling(self._loop.call_soon)
-        self._share = budget.share(self._loop, self._memory_granted)
+        self._share = budget.share(self._loop, self._schedule_another_turn)
         self._answers = Answers(agreed.form, volume.size_bytes)
         self._stream = RequestStream(
             rules, limits, self._answers.add, self._completed, self._share.take
@@ -114,6 +118,9 @@ class Transmission(asyncio.BufferedProtocol):
         )
         self._in_turn = False
         self._turn_due = False
+        # Received by the daemon before, and not taken by the stream yet.
+        self._early = memoryview(b"")
+        self._departure: Departure | None = None
         self.is_ending = False
         self._lost = False
         self._released = False
@@ -126,14 +133,33 @@ class Transmission(asyncio.BufferedProtocol):
         """Let a connection to the same export, which begins now, come first."""
         self._precedence.give_way_to(newer._precedence)
 
-    def start(self, received: bytes) -> None:
-        """Begin to read, after `received`, which came with the handshake's end."""
-        self._transport.set_write_buffer_limits(_UNSENT_MARK_BYTES)
-        memory = self._stream.writable()
-        assert len(received) < len(memory)
-        memory[: len(received)] = received
-        self._stream.received(len(received))
+    def start(self, received: bytes, *, is_doubted: bool = False) -> None:
+        """Begin to read, after `received`, which came before.
+
+        `is_doubted`: a connection that is older, and may have ended, see `precedence`.
+        """
+        if self._departure is None:
+            self._transport.set_write_buffer_limits(_UNSENT_MARK_BYTES)
+        if is_doubted:
+            self._precedence.doubt_again()
+        self._early = memoryview(received)
         self._turn()
+
+    def keep(self, kept: Callable[[KeptConnection], None]) -> None:
+        """Take no more requests; give the connection away, open, instead of closing it.
+
+        First all that was taken in is answered, the answers are sent, and a flush of
+        the volume covers them: what the client was told holds whatever happens to the
+        daemon, or its host, until the next takes over. What was received beyond that
+        goes along. A connection that ends meanwhile ends as ever.
+        """
+        if self._transport.is_closing():
+            return
+        self._departure = Departure(kept, self._flushed_last)
+        self._set_reading(wanted=False)
+        # Of the last byte that is sent we hear, too.
+        self._transport.set_write_buffer_limits(0)
+        self.schedule_turn()
 
     def finish(self) -> None:
         """Take no more requests; close once those in flight are answered."""
@@ -195,7 +221,7 @@ class Transmission(asyncio.BufferedProtocol):
             self._turn_due = True
             self._loop.call_soon(self._run_due_turn)
 
-    def _memory_granted(self) -> None:
+    def _schedule_another_turn(self) -> None:
         # Also within a turn: what the turn did not get, it does not ask for again.
         if not (self._turn_due or self._lost):
             self._turn_due = True
@@ -211,6 +237,8 @@ class Transmission(asyncio.BufferedProtocol):
         more, answered = True, False
         while more:
             more = self._submit_next()
+            if self._early and not more:
+                more = self._feed_early()
             if self._answers.pending:
                 self._send()
                 answered = True
@@ -221,12 +249,61 @@ class Transmission(asyncio.BufferedProtocol):
             self._set_reading(wanted=False)
             if self.in_flight == 0:
                 self._close()
+        elif self._departure is not None:
+            self._keep_if_quiet(self._departure)
         else:
             self._set_reading(wanted=not (self._stream.is_stopped or self._must_wait()))
             if self._stream.is_within_request:
                 self._progress.arm()
             elif answered and not self.in_flight:
                 self._polling.answered()
+
+    def _feed_early(self) -> bool:
+        """Receive more of what came before; tell whether any was taken."""
+        if self.is_ending or self._departure is not None:
+            return False
+        if self._stream.is_stopped or self._must_wait():
+            return False
+        memory = self._stream.writable()
+        length = min(len(memory), len(self._early))
+        memory[:length] = self._early[:length]
+        # An empty view would hold on to all that was received.
+        self._early = self._early[length:] or memoryview(b"")
+        self._stream.received(length)
+        return True
+
+    def _keep_if_quiet(self, departure: Departure) -> None:
+        """Give the connection away once nobody is owed anything; see `keep`."""
+        stream, transport = self._stream, self._transport
+        if self.in_flight or stream.holds_batch or transport.is_closing():
+            return
+        if transport.get_write_buffer_size():
+            return
+        if not departure.is_flushed:
+            self.in_flight += 1
+            departure.flush(self._volume)
+            return
+        self.is_ending = True
+        unread = stream.unread()
+        if unread is None or departure.has_failed:
+            self._close()
+            return
+        assert not self._precedence.begun_bytes, "a reply was begun and is not owed"
+        state = KeptState(
+            self._agreed,
+            self._rules.size_bytes,
+            self._rules.fast_zero,
+            self._precedence.doubt is not None,
+            unread + self._early,
+        )
+        departure.go(transport, state, self._peer)
+
+    def _flushed_last(self) -> None:
+        self.in_flight -= 1
+        if self._lost:
+            self._release_if_idle()
+        else:
+            self._schedule_another_turn()
 
     def _close(self) -> None:
         if not self._transport.is_closing():
@@ -269,6 +346,8 @@ class Transmission(asyncio.BufferedProtocol):
         if self.is_ending or self._must_wait():
             return False
         stream = self._stream
+        if self._departure is not None and not stream.holds_batch:
+            return False
         batch = stream.take(self.in_flight, self._in_flight_bytes)
         if batch:
             if self._precedence.doubt is not None:

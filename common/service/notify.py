@@ -5,11 +5,18 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 
-def notify(*assignments: str, environment: Mapping[str, str] = os.environ) -> bool:
+def notify(
+    *assignments: str,
+    environment: Mapping[str, str] = os.environ,
+    descriptors: Sequence[int] = (),
+    patience_seconds: float = 0.0,
+) -> bool:
     """Send assignments such as "READY=1"; tell whether systemd listens.
+
+    Copies of `descriptors` go along. Where its queue is full it is waited for so long.
 
     Without NOTIFY_SOCKET nothing is sent. A failure is no reason to stop a
     service: it is reported as False.
@@ -24,8 +31,12 @@ def notify(*assignments: str, environment: Mapping[str, str] = os.environ) -> bo
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
             # systemd reads at once; a stuck reader must not block the loop.
-            channel.setblocking(False)
-            channel.sendto(message.encode(), address)
+            channel.settimeout(patience_seconds)
+            channel.connect(address)
+            if descriptors:
+                socket.send_fds(channel, [message.encode()], list(descriptors))
+            else:
+                channel.send(message.encode())
     except OSError:
         return False
     return True

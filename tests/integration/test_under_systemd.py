@@ -113,6 +113,27 @@ def test_one_that_is_killed_is_started_again(site: Machine) -> None:
     assert "export-size" in site.run("nbdinfo", URI)
 
 
+LOAD = (
+    "fio --name=host --ioengine=nbd --rw=randwrite --bs=4k --iodepth=8 --size=8M "
+    f"--rate_iops=200 --verify=crc32c --verify_state_save=0 '--uri={URI}'"
+)
+
+
+@pytest.mark.needs_package("fio")
+def test_hosts_do_not_notice_restarts(site: Machine) -> None:
+    """fio does not connect again: it ends with an error where a connection breaks."""
+    site.run("systemctl", "start", PRIMARY)
+    site.shell(f"({LOAD}; echo ended with $? >/tmp/code) >/tmp/fio.log 2>&1 &")
+    status = ("farshore", "status", "--json", "--socket", _socket("primary"))
+    for _ in range(3):
+        before = shown(site, PRIMARY, "MainPID")
+        site.until(*status, says='"orders/data": 1')
+        site.run("systemctl", "restart", PRIMARY)
+        assert shown(site, PRIMARY, "MainPID") != before
+        assert shown(site, PRIMARY, "NFileDescriptorStore") == "0", "it is taken back"
+    site.until("cat", "/tmp/code", says="ended with 0")
+
+
 def test_one_that_gives_no_sign_of_life_is_ended_and_started_again(
     site: Machine,
 ) -> None:

@@ -22,6 +22,7 @@ from common.errors import UnreachableError
 from common.service.control_client import ControlClient
 from tests.support.forking import ForkedDaemon, fork
 from tests.support.nbd_client import NbdClient
+from tests.support.service_manager import ServiceManager
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PATIENCE_SECONDS = 30.0
@@ -68,6 +69,8 @@ class Daemon:
         self.control_socket = str(sockets / f"{role}.ctl")
         self.nbd_socket = str(sockets / f"{role}.nbd")
         self.process: subprocess.Popen[bytes] | ForkedDaemon | None = None
+        self.manager: ServiceManager | None = None
+        """Who starts it, with what it has kept; nobody, if None."""
 
     # -- process -----------------------------------------------------------------------
 
@@ -79,7 +82,8 @@ class Daemon:
         """Start the process; it may not serve yet, or refuse its config."""
         assert self.process is None
         name, arguments = f"farshore-{self.role}", ["--config", str(self.config_path)]
-        prefix, folder = self.prefix(), self.config_path.parent
+        managed, inherited = self.manager.words() if self.manager else ([], [])
+        prefix, folder = [*self.prefix(), *managed], self.config_path.parent
         with self.log_path.open("ab") as log:
             if not prefix:
                 self.process = fork(name, arguments, log=log, folder=folder)
@@ -90,6 +94,7 @@ class Daemon:
                 stderr=log,
                 stdin=subprocess.DEVNULL,
                 cwd=folder,
+                pass_fds=inherited,
             )
 
     async def start(self) -> None:
