@@ -19,6 +19,7 @@ import pytest
 
 from tests.support.guest_image import GuestImage, NotAvailableError, build
 from tests.support.kernel_guest import HOST_ADDRESS, INIT, Guest, require_emulator
+from tests.support.service_manager import ServiceManager
 from tests.support.sites import REPOSITORY, Pair, VolumeSpec
 
 MIB = 1 << 20
@@ -67,7 +68,7 @@ class Host:
         """Connect the device, as docs/operating/clients.md tells."""
         return await self.guest.run(
             f"nbd-client {HOST_ADDRESS} {self.pair.tcp_port} {DEVICE} -N g/v "
-            f"-C {CONNECTIONS} -t 30 {' '.join(options)}"
+            f"-C {CONNECTIONS} -t 300 {' '.join(options)}"
         )
 
     async def make_file_system(self) -> None:
@@ -206,6 +207,37 @@ async def test_what_was_synced_survives_the_hosts_power_failure(host: Host) -> N
     point = await host.point()
     found = await file_in(point, f"/record-{last}", host.directory / "record")
     assert found == f"record {last}\n".encode()
+
+
+async def test_a_restart_under_a_service_manager_costs_nothing(host: Host) -> None:
+    """The manager keeps the connections, and the kernel does nothing but wait."""
+    with ServiceManager(host.directory) as manager:
+        await host.pair.primary.stop()
+        host.pair.primary.manager = manager
+        await host.pair.primary.start()
+        await host.attach()
+        await host.make_file_system()
+        await host.start_writer()
+        for _ in range(3):
+            before = await host.acknowledged()
+            await host.pair.primary.stop()
+            assert len(manager.store) == CONNECTIONS
+            await host.pair.primary.start()
+            await host.guest.run(
+                f"while [ $(cat /tmp/acknowledged) -le {before + 1} ]; do\n"
+                "sleep 0.1; done"
+            )
+        assert "I/O error" not in await host.guest.run("dmesg")
+        await host.guest.attempt("test ! -e /tmp/refused")
+        await host.pair.connected()
+        last = await host.acknowledged()
+        await host.pair.cut()
+        point = await host.point()
+        found = await file_in(point, f"/record-{last}", host.directory / "record")
+        assert found == f"record {last}\n".encode()
+        await host.pair.primary.stop()
+        manager.drop()
+        await host.pair.primary.start()
 
 
 async def test_a_killed_primary_costs_the_mount_and_no_synced_file(
