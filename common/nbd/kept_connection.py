@@ -80,13 +80,15 @@ def give(store: DescriptorStore, kept: Sequence[KeptConnection]) -> None:
 
     One that can't be given away ends, as all would without a store.
     """
+    is_there = True
     for number, each in enumerate(kept):
         with each.connection, contextlib.ExitStack() as closing:
             memory = _sealed(each.state.encode())
             closing.callback(os.close, memory)
-            if not store.put(
-                f"{NAME_PREFIX}{number}", [each.connection.fileno(), memory]
-            ):
+            # Once is enough to wait for a manager that takes nothing.
+            name, both = f"{NAME_PREFIX}{number}", [each.connection.fileno(), memory]
+            is_there = is_there and store.put(name, both)
+            if not is_there:
                 each.refuse("the service manager did not take it")
     store.settle()
 

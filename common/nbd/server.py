@@ -53,6 +53,12 @@ _KEEP_SOCKET_FILE: Final[dict[str, Any]] = (
 )
 
 
+GRACE_SECONDS: Final = 5.0
+"""For what is in flight at a stop to end, before all connections are closed."""
+KEEPING_SECONDS: Final = 30.0
+"""The same where connections are kept: each is flushed for, on a disk that may be slow."""
+
+
 @dataclass(frozen=True, slots=True)
 class NbdSecurity:
     """Who gets in, and to what. The defaults are those of a config without a word."""
@@ -193,7 +199,7 @@ class NbdServer:
             return lambda: None
         return self._security.tls.prepare(files)
 
-    async def close(self, *, grace_seconds: float = 5.0) -> None:
+    async def close(self, *, grace_seconds: float | None = None) -> None:
         """Stop reading, let what is in flight end and be answered, close.
 
         Requests that were received but not started are dropped unanswered and their
@@ -206,6 +212,9 @@ class NbdServer:
         hangs or has stopped costs the grace and no more: nothing of it is waited for.
         """
         self._closing = True
+        if grace_seconds is None:
+            is_kept = self._succession.is_possible
+            grace_seconds = KEEPING_SECONDS if is_kept else GRACE_SECONDS
         for path, identity in self._socket_files:
             remove_socket_file(path, identity)
         self._socket_files.clear()

@@ -30,7 +30,7 @@ class SystemdStore:
 
     def forget(self, names: Sequence[str]) -> bool:
         """Have systemd close what it keeps; tell whether it surely has."""
-        told = [self._tell("FDSTOREREMOVE=1", f"FDNAME={name}") for name in names]
+        told = (self._tell("FDSTOREREMOVE=1", f"FDNAME={name}") for name in names)
         return all(told) and self.settle()
 
     def settle(self) -> bool:
