@@ -55,8 +55,9 @@ _KEEP_SOCKET_FILE: Final[dict[str, Any]] = (
 
 GRACE_SECONDS: Final = 5.0
 """For what is in flight at a stop to end, before all connections are closed."""
-KEEPING_SECONDS: Final = 30.0
-"""The same where connections are kept: each is flushed for, on a disk that may be slow."""
+KEEPING_SECONDS: Final = 20.0
+"""The same where connections are kept, for a flush of a disk that may be slow. The
+units allow 90 s for the whole stop."""
 
 
 @dataclass(frozen=True, slots=True)
