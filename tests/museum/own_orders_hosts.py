@@ -20,6 +20,7 @@ EXHIBITS: tuple[Exhibit, ...] = (
         ),
         tests(_KEPT + "test_replies_that_the_client_has_not_taken_are_sent_before"),
         says="assert|Error",
+        order="_keep_if_quiet",
     ),
     Exhibit(
         "O1201",
@@ -46,6 +47,7 @@ EXHIBITS: tuple[Exhibit, ...] = (
         ),
         tests(_KEPT + "test_whose_last_flush_fails_loses_the_connection"),
         says="Timeout|assert",
+        order="_keep_if_quiet",
     ),
     Exhibit(
         "O1203",
@@ -64,6 +66,7 @@ EXHIBITS: tuple[Exhibit, ...] = (
             _KEPT + "test_an_old_write_does_not_land_on_newer_ones_in_the_next_server"
         ),
         says="assert",
+        order="take_up",
     ),
     Exhibit(
         "O1204",
@@ -78,5 +81,6 @@ EXHIBITS: tuple[Exhibit, ...] = (
         ),
         tests(_KEPT + "test_a_manager_that_does_not_let_go_has_all_connections_ended"),
         says="Timeout|assert",
+        order="take_back",
     ),
 )
