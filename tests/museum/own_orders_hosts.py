@@ -83,4 +83,19 @@ EXHIBITS: tuple[Exhibit, ...] = (
         says="Timeout|assert",
         order="take_back",
     ),
+    Exhibit(
+        "O1205",
+        "the next process trusts a client whom this one doubted",
+        (
+            swap(
+                _TRANSMISSION,
+                "            self._precedence.doubt is not None,\n",
+                "            False,\n",
+            ),
+        ),
+        tests(
+            _KEPT + "test_a_doubt_whether_a_client_is_there_goes_on_in_the_next_server"
+        ),
+        says="assert",
+    ),
 )

@@ -272,31 +272,54 @@ async def test_whose_last_flush_fails_loses_the_connection(service: Service) -> 
 async def test_an_old_write_does_not_land_on_newer_ones_in_the_next_server(
     service: Service,
 ) -> None:
-    """Its client is gone, which TCP does not tell while something is unread."""
+    """Its client is gone by then, and has sent it again through a newer connection."""
     address = f"tcp:127.0.0.1:{free_port()}"
-    service.limits = NbdLimits(requests_in_flight_max=1)
     await service.stop()
+    service.limits = NbdLimits(requests_in_flight_max=1)
     await service.start(address)
-    service.volume.held = True
     old = await raw_client(address)
-    old.send(asked(wire.WRITE, 512, 512, cookie=1) + b"1" * 512)
-    old.send(asked(wire.WRITE, 0, 512, cookie=2) + b"1" * 512)
-    await until(lambda: len(service.volume.waiting) == 1)
+    service.volume.held = True
+    for cookie, offset in ((1, 512), (2, 0)):
+        old.send(asked(wire.WRITE, offset, 512, cookie=cookie) + b"1" * 512)
     await until(lambda: received_bytes(service) == 2 * (HEADER_BYTES + 512))
     new = await raw_client(address)
-    old.abort()
+    await until(lambda: service.connection_count == 2)
     stopping = asyncio.create_task(service.stop())
     await asyncio.sleep(0)
     service.volume.held = False
     service.volume.step()
     await stopping
-    service.volume.content[:512] = b"2" * 512  # what the new connection wrote
+    old.abort()
+    service.volume.content[:512] = b"2" * 512
     await service.start(address)
     new.send(asked(wire.READ, 0, 512, cookie=3))
     assert await new.take(SUCCESS_BYTES + 512) == success(3) + b"2" * 512
     await until(lambda: service.connection_count == 1)
     assert service.volume.content[:512] == b"2" * 512
     new.abort()
+
+
+async def test_a_doubt_whether_a_client_is_there_goes_on_in_the_next_server(
+    service: Service,
+) -> None:
+    """The newer connection that it is about has ended before."""
+    address = f"tcp:127.0.0.1:{free_port()}"
+    await service.stop()
+    await service.start(address)
+    old, request = await raw_client(address), asked(wire.WRITE, 0, 512, cookie=1)
+    old.send(request)
+    await until(lambda: received_bytes(service) == HEADER_BYTES)
+    new = await raw_client(address)
+    new.send(asked(wire.WRITE, 0, 512, cookie=2) + b"2" * 512)
+    assert await new.take(SUCCESS_BYTES) == success(2)
+    new.abort()
+    await until(lambda: service.connection_count == 1)
+    await service.stop()
+    old.send(b"1" * 512)
+    old.abort()
+    await service.start(address)
+    await until(lambda: service.connection_count == 0)
+    assert service.volume.content[:512] == b"2" * 512
 
 
 # Who is not gone on with
