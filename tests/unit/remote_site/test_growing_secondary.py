@@ -13,10 +13,10 @@ from common.replication.lineage import CycleName
 from common.service.config_primary import PrimaryGroup
 from common.storage.bitmap import Bitmap
 from common.storage.extents import DIRTY
-from remote_site.applier import apply_tracks
 from primary_site.opening import open_group
 from primary_site.parting import read_parted
 from primary_site.taking_over import prepare_sending
+from remote_site.applier import apply_tracks
 from remote_site.giving_up import Beginning, begin_receiving, told_changes
 from remote_site.group_disk import GroupDisk
 from remote_site.preserving_device import PreservingDevice
