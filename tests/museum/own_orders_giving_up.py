@@ -36,9 +36,9 @@ EXHIBITS: tuple[Exhibit, ...] = (
         "a fork that nothing came after is taken over",
         (
             swap(
-                _ROLES,
-                "        if self.receiving.groups[name].store.is_divided:\n",
-                "        if self.receiving.groups[name].store.failed:\n",
+                "remote_site/takeover_plan.py",
+                "state.is_divided and not force:\n",
+                "state.is_divided and force:\n",
             ),
         ),
         tests(

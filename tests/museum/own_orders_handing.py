@@ -233,7 +233,7 @@ EXHIBITS: tuple[Exhibit, ...] = (
         (
             swap(
                 _REPLICATOR,
-                "        if text == self._not_yet:\n",
+                "        if self._not_yet.waits_for_operator(now):\n",
                 "        if not text:\n",
             ),
         ),

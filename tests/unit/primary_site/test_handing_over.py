@@ -19,6 +19,7 @@ from common.service.clock import SystemClock
 from common.service.split_brain import ALARM as SPLIT_BRAIN
 from common.storage.record import DurableRecord
 from primary_site.group_state import GroupState, from_record, to_record
+from primary_site.not_yet import WAITS_FOR_OPERATOR_SECONDS
 from primary_site.replicator import (
     NOT_YET_SECONDS,
     RECONNECT_SECONDS_MIN,
@@ -46,16 +47,27 @@ class Receiver:
         return 0
 
 
+class LaterClock(SystemClock):
+    """A clock that a test puts forward."""
+
+    later_seconds = 0.0
+
+    def monotonic(self) -> float:
+        return super().monotonic() + self.later_seconds
+
+
 class Sender:
     """A site's group and its replicator, without a link."""
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: Site, clock: SystemClock | None = None) -> None:
         async def connect(address: str) -> Any:
             raise AssertionError(address)
 
         self.site = site
         self.group = site.group
-        self.replicator = Replicator(site.group, "amsterdam", connect, SystemClock())
+        self.replicator = Replicator(
+            site.group, "amsterdam", connect, clock or SystemClock()
+        )
         self.switchover = self.replicator.switchover
 
     async def write(self) -> int:
@@ -301,14 +313,15 @@ async def test_a_site_that_went_on_from_elsewhere_supersedes_nobody(site: Site) 
 async def test_not_yet_is_an_operator_s_business_once_it_is_said_again(
     site: Site,
 ) -> None:
-    sender = Sender(site)
-    replicator = sender.replicator
+    clock = LaterClock()
+    replicator = Sender(site, clock).replicator
     for text, is_said in (("a", False), ("b", False), ("b", True)):
         error = PeerRefusedError(GoodbyeReason.NOT_YET, text)
         assert await replicator._refused(error) == NOT_YET_SECONDS
         said = {alarm.name for alarm in replicator.alarms.all()}
         assert ("refused" in said) == is_said
         assert (replicator.link_state == "refused") == is_said
+        clock.later_seconds += WAITS_FOR_OPERATOR_SECONDS
 
 
 # -- the record ------------------------------------------------------------------------
