@@ -23,6 +23,7 @@ from common.nbd.outcome import Agreed
 from common.nbd.protocol import WireForm
 from common.nbd.server import NbdSecurity, NbdServer
 from common.nbd.systemd_sockets import SystemdSockets
+from common.nbd.transmission import Transmission
 from common.ports import HostCommand
 from common.service import descriptor_store as descriptor_store_module
 from common.service.descriptor_store import SystemdStore, descriptor_store
@@ -163,11 +164,15 @@ async def raw_client(address: str) -> NbdClient:
     return client
 
 
+def transmissions(service: Service) -> list[Transmission]:
+    """Return the open connections."""
+    assert service.server is not None
+    return [t for each in service.server._hosts.values() for t in each._open]
+
+
 def received_bytes(service: Service) -> int:
     """Return what the open connections have received in all, and taken or not."""
-    assert service.server is not None
-    hosts = service.server._hosts.values()
-    return sum(t._stream.received_bytes for each in hosts for t in each._open)
+    return sum(each._stream.received_bytes for each in transmissions(service))
 
 
 @pytest.mark.parametrize("length", [4096, len(PAYLOAD)], ids=["short", "long"])
@@ -283,7 +288,8 @@ async def test_an_old_write_does_not_land_on_newer_ones_in_the_next_server(
         old.send(asked(wire.WRITE, offset, 512, cookie=cookie) + b"1" * 512)
     await until(lambda: received_bytes(service) == 2 * (HEADER_BYTES + 512))
     new = await raw_client(address)
-    await until(lambda: service.connection_count == 2)
+    await until(lambda: len(transmissions(service)) == 2)
+    await until(lambda: not any(t._precedence.doubt for t in transmissions(service)))
     stopping = asyncio.create_task(service.stop())
     await asyncio.sleep(0)
     service.volume.held = False
