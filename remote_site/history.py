@@ -72,11 +72,16 @@ class History:
         """Points that can't be merged: trying again does not mend what is lost."""
 
     def seal(self) -> None:
-        """Put the indexes of finished journals on disk, out of memory."""
+        """Put the indexes of finished journals on disk, out of memory.
+
+        Points may be committed meanwhile: what is newer than the newest one of the
+        beginning is open, perhaps.
+        """
         points = self._disk.points
+        newest = points[-1].number if points else 0
         for volume in self._disk.volumes:
             for journal in volume.journals:
-                if journal.header.point_number == points[-1].number:
+                if journal.header.point_number >= newest:
                     continue  # it is open
                 if not journal.is_sealed:
                     with volume.leases.held(), suppress(StorageError):

@@ -260,7 +260,7 @@ def why_refused(
                 f"group {group!r} at the remote is of lineage "
                 f"{receiver.lineage.hex()}, this site's of {sender.lineage.hex()}: the "
                 "data have parted; look at `farshore status` at both sites before "
-                f"anything is sent, and {_way_out(group)}"
+                f"anything is sent; to keep both, {_way_out(group)}"
             )
         case Verdict.SENDER_OLDER:
             return (

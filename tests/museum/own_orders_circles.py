@@ -68,7 +68,7 @@ EXHIBITS: tuple[Exhibit, ...] = (
                 "        pass\n    return bitmap\n",
             ),
         ),
-        Seeds("circles", 40),
+        Seeds("circles", 160),
         says="I1|I4",
         order="prepare_sending",
     ),
@@ -83,8 +83,11 @@ EXHIBITS: tuple[Exhibit, ...] = (
                 "",
             ),
         ),
-        Seeds("circles", 1, first=2046159),
-        says="I11: not well",
+        tests(
+            "unit/remote_site/test_sender_here.py::"
+            "test_an_older_copy_is_told_the_line_that_is_sent_now"
+        ),
+        says="assert None is not None",
     ),
     Exhibit(
         "O916",
@@ -117,5 +120,21 @@ EXHIBITS: tuple[Exhibit, ...] = (
             "test_what_a_site_gave_up_is_no_point_of_its_senders"
         ),
         says="assert",
+    ),
+    Exhibit(
+        "O918",
+        "the open journal is sealed where a point is committed meanwhile",
+        (
+            swap(
+                "remote_site/history.py",
+                "                if journal.header.point_number >= newest:\n",
+                "                if journal.header.point_number == newest:\n",
+            ),
+        ),
+        tests(
+            "unit/remote_site/test_history.py::"
+            "test_a_point_committed_meanwhile_has_a_journal_that_stays_open"
+        ),
+        says="AssertionError",
     ),
 )

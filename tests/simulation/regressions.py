@@ -14,6 +14,7 @@ REGRESSIONS: dict[int, str] = {
     39: "a session lost in the last cycle of a switchover: the remote was never asked",
     60000435: "the record of a switchover failed, hosts went on, a restart found it",
     2000931: "a daemon that was stopped amid a change of roles went on with it",
+    2101239: "the open journal was sealed: a commit came between two looks at points",
     2004243: "the simulation: a site that stopped beside a copy was never started",
     2015619: "the simulation: operators asked for a point that had gone meanwhile",
     2046159: "a site that had reclaimed told an older copy of a line that had ended",

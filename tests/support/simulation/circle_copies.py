@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from tests.support.simulation.circle_oracle import Images
 
 QUIET_SECONDS = 0.1
+QUIET_TRIES_MAX = 60
+"""A site that can't start, for its disk fails, never comes to rest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +47,6 @@ class CircleCopies:
         self.count = 0
         self.site: CircleSite | None = None
         """Is down until its copy is put back; nobody else is to start it."""
-        self.older_sender: CircleSite | None = None
-        """Sends from a copy: it may be refused for good."""
 
     @property
     def is_under_way(self) -> bool:
@@ -79,9 +79,9 @@ class CircleCopies:
         self._simulation.world.note(f"{site.name} is copied as it is {site.role}")
 
     def put_back(self) -> bool:
-        """Put the copy back, if its site has come no further than one may."""
+        """Put the copy back, wherever its site has come to since."""
         copy = self._copy
-        if copy is None or not self._may_be_put_back(copy):
+        if copy is None or not copy.site.is_alive:
             return False
         self._copy, self.site = None, copy.site
         site, simulation = copy.site, self._simulation
@@ -89,34 +89,21 @@ class CircleCopies:
         site.die(power=False)
         for loop in site.loops:
             simulation.network.forget(loop)
-        self._once_quiet(copy, site.lives)
+        self._once_quiet(copy, site.lives, QUIET_TRIES_MAX)
         return True
 
-    def _may_be_put_back(self, copy: _Copy) -> bool:
-        site = copy.site
-        if not site.is_alive:
-            return False
-        if _lineage(site) == copy.lineage and site.role == copy.role:
-            return True
-        other = self._simulation.other(site).received
-        taken = None if other is None else other.store.takeover
-        return (
-            copy.role == "sending"
-            and taken is not None
-            and taken.is_done
-            and taken.fork.parent == copy.lineage
-        )
-
-    def _once_quiet(self, copy: _Copy, lives: int) -> None:
+    def _once_quiet(self, copy: _Copy, lives: int, tries: int) -> None:
         """Wait until the other site has made durable all that it was sent."""
         simulation, site = self._simulation, copy.site
         if site.lives != lives:
             self.site = None
-        elif simulation.is_quiet(simulation.other(site)):
+        elif not tries or simulation.is_quiet(simulation.other(site)):
             self.site = None
             self._go_on_with(copy)
         else:
-            simulation.world.after(QUIET_SECONDS, self._once_quiet, copy, lives)
+            simulation.world.after(
+                QUIET_SECONDS, self._once_quiet, copy, lives, tries - 1
+            )
 
     def _go_on_with(self, copy: _Copy) -> None:
         site, oracle = copy.site, self._simulation.oracle
@@ -128,8 +115,6 @@ class CircleCopies:
             line.hosts.models.update(copy.models)
             line.is_handed_over = False  # it knows of no agreement, until it is told
         site.lost_power = copy.lost_power
-        if copy.role == "sending":
-            self.older_sender = site
         self.count += 1
         self._simulation.world.note(f"{site.name}: the copy is put back")
         self._simulation.start_later(site)

@@ -33,6 +33,9 @@ CUT_OFF_SECONDS = 3.0
 RECLAIM_ODDS = 0.2
 """Of a disaster after which the old site's data are what is wanted."""
 
+SPLIT_SECONDS = 12.0
+"""A split brain has to last so long: a refused site asks again every 10 s."""
+
 OPERATIONS_MAX = 70
 """On a disk, until its site dies: about what a change of roles takes there."""
 
@@ -50,6 +53,7 @@ class CircleOperators:
         self._next_at = 0.0
         self._deaths_left = self._rng.randrange(DEATHS_MAX + 1)
         self._number: int | None = None
+        self._split_until = 0.0
         self._began: CircleSite | None = None
         """Who sent as the wish was first looked at."""
         self.counts = dict.fromkeys(("takeover", "failback", "switchover"), 0)
@@ -205,22 +209,24 @@ class CircleOperators:
         """Who was taken over from learns of it, and is told to go on all the same."""
         if self._began is None:
             self._began = self._with("superseded")
-            return False
+            return self._is_pointless()
         old = self._began
         if old.role == "superseded":
             self._ask(old, "takeover", action="start", point=None, force=True)
-        return old.role == "sending"
+        return old.role == "sending" or (old.role == "receiving" and self._has_copy)
 
     def _fail_back(self) -> bool:
         """Who was taken over from learns of it, and receives."""
         if self._began is None:
-            self._began = self._with("superseded")
+            self._began = self._with("superseded") or self._split()
             self.counts["failback"] += self._began is not None
-            return False
+            return self._is_pointless()
         old = self._began
-        if old.role == "superseded":
+        if old.role == "superseded" or old is self._split():
             self._ask(old, "failback")
-        return old.role == "receiving" and self._simulation.other(old).role == "sending"
+        # From whom it receives, after a copy came back, is for `_mend` to see to.
+        is_sent = self._simulation.other(old).role == "sending" or self._has_copy
+        return old.role == "receiving" and is_sent
 
     def _switch_over(self) -> bool:
         """Who sends is to receive, and the other way round."""
@@ -264,34 +270,81 @@ class CircleOperators:
     def _mend(self) -> None:
         """See to what an older copy has brought about.
 
-        A sender that is older than what it has sent is refused: the other site takes
-        over. One that had been taken over from has to be failed back once more.
+        Whoever refuses for good takes over; who is superseded then, or hears of a split
+        brain, fails back. Who is superseded by a line that nobody sends reclaims.
         """
         wish = self._wishes[0] if self._wishes else None
-        is_begun = self._began is not None
-        if wish in (self._fail_back, self._reclaim):
+        if self._began is not None and wish in (
+            self._fail_back,
+            self._reclaim,
+            self._take_over,
+        ):
             return
-        if wish == self._take_over and is_begun:
-            return
-        older = self._simulation.copies.older_sender
         superseded = self._with("superseded")
         if superseded is not None:
             # By a line that its site no longer has, perhaps: nobody sends to it then.
-            self._insert(
-                self._fail_back if self._is_followed(superseded) else self._reclaim
-            )
-        elif older is not None and older.role == "sending" and older.sent is not None:
-            alarms = {alarm.name for alarm in older.sent.alarms.all()}
-            other = self._simulation.other(older)
-            if "refused" in alarms and other.role == "receiving":
-                self._simulation.copies.older_sender = None
-                self.refusals += 1
-                self._insert(self._take_over, self._fail_back)
+            if self._has_copy and not self._is_followed(superseded):
+                if wish != self._reclaim:
+                    self._insert(self._reclaim)
+            elif wish not in (self._fail_back, self._reclaim):
+                self._insert(self._fail_back)
+        elif not self._has_copy:
+            return
+        elif self._split() is not None:
+            if wish != self._fail_back:
+                self._insert(self._fail_back)
+        elif self._is_refused() or self._is_unsent():
+            self.refusals += 1
+            self._insert(self._take_over)
+
+    def _is_refused(self) -> bool:
+        """Tell whether the one refuses for good what the other sends."""
+        sender, receiver = self._with("sending"), self._with("receiving")
+        if sender is None or receiver is None or sender.sent is None:
+            return False
+        alarms = {alarm.name for alarm in sender.sent.alarms.all()}
+        received = receiver.received
+        return "refused" in alarms and received is not None and received.is_refusing
+
+    def _is_unsent(self) -> bool:
+        """Tell whether both sites receive."""
+        sites = self._simulation.circle_sites
+        return all(site.role == "receiving" for site in sites)
+
+    def _split(self) -> CircleSite | None:
+        """Return a site that has long known of another line beside its own.
+
+        For a moment one does after each takeover, until the other has heard of it.
+        """
+        found = None
+        if [site.role for site in self._simulation.circle_sites] == ["sending"] * 2:
+            for site in self._simulation.circle_sites:
+                if site.sent is not None and site.sent.switchover.split_from:
+                    found = site
+        if found is None:
+            self._split_until = self._world.now + SPLIT_SECONDS
+        return found if self._world.now >= self._split_until else None
+
+    def _is_pointless(self) -> bool:
+        """Tell whether a copy that came back has undone what was wished to be mended.
+
+        What it has not, `_mend` finds.
+        """
+        roles = sorted(site.role for site in self._simulation.circle_sites)
+        return self._has_copy and roles == ["receiving", "sending"]
+
+    @property
+    def _has_copy(self) -> bool:
+        """Tell whether one came back: roles are not what operators remember."""
+        return self._simulation.copies.count > 0
 
     def _is_followed(self, superseded: CircleSite) -> bool:
         """Tell whether the other site sends the line that one was superseded by."""
+        other = self._simulation.other(superseded)
+        if other.role in ("receiving", "superseded"):
+            return False
         told = superseded.sent and superseded.sent.group.state.superseded
-        sent = self._simulation.other(superseded).sent_group
+        sent = other.sent_group
         return not (told and sent) or told.fork.lineage == sent.state.lineage
 
     def _insert(self, *wishes: Callable[[], bool]) -> None:

@@ -253,6 +253,22 @@ def with_points(count: int, store: StoreSettings = SETTINGS) -> Site:
     return site
 
 
+def test_a_point_committed_meanwhile_has_a_journal_that_stays_open() -> None:
+    site = with_points(3)
+    site.chosen.newest = 100
+
+    def commit(_operation: str, _path: str) -> None:
+        site.files.hook = None
+        site.commit()
+
+    site.files.hook = commit
+    site.history.seal()
+    assert site.numbers() == [1, 2, 3, 4]
+    for volume in (0, 1):
+        site.write(volume, 0.3, 4, 9)
+    site.check()
+
+
 def test_a_merge_takes_points_away_and_their_journals_with_them() -> None:
     site = with_points(6)
     before = site.history.used_bytes
