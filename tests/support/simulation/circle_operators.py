@@ -53,7 +53,8 @@ class CircleOperators:
         self._next_at = 0.0
         self._deaths_left = self._rng.randrange(DEATHS_MAX + 1)
         self._number: int | None = None
-        self._split_until = 0.0
+        self._split_site: CircleSite | None = None
+        self._split_at = 0.0
         self._began: CircleSite | None = None
         """Who sent as the wish was first looked at."""
         self.counts = dict.fromkeys(("takeover", "failback", "switchover"), 0)
@@ -103,6 +104,7 @@ class CircleOperators:
         if self._simulation.copies.is_under_way:
             return
         self._perhaps_die()
+        self._watch_split()
         self._mend()
         if self._wishes and self._wishes[0]():
             self._world.note(f"done: {self.said}")
@@ -311,19 +313,23 @@ class CircleOperators:
         sites = self._simulation.circle_sites
         return all(site.role == "receiving" for site in sites)
 
-    def _split(self) -> CircleSite | None:
-        """Return a site that has long known of another line beside its own.
+    def _watch_split(self) -> None:
+        """Note who knows of another line beside its own.
 
         For a moment one does after each takeover, until the other has heard of it.
         """
-        found = None
-        if [site.role for site in self._simulation.circle_sites] == ["sending"] * 2:
-            for site in self._simulation.circle_sites:
+        found, sites = None, self._simulation.circle_sites
+        if all(site.role == "sending" for site in sites):
+            for site in sites:
                 if site.sent is not None and site.sent.switchover.split_from:
                     found = site
-        if found is None:
-            self._split_until = self._world.now + SPLIT_SECONDS
-        return found if self._world.now >= self._split_until else None
+        if found is not self._split_site:
+            self._split_site, self._split_at = found, self._world.now
+
+    def _split(self) -> CircleSite | None:
+        """Return a site that has long known of another line, beside an older copy."""
+        lasted = self._world.now - self._split_at
+        return self._split_site if self._has_copy and lasted >= SPLIT_SECONDS else None
 
     def _is_pointless(self) -> bool:
         """Tell whether a copy that came back has undone what was wished to be mended.
