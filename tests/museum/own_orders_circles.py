@@ -68,8 +68,8 @@ EXHIBITS: tuple[Exhibit, ...] = (
                 "        pass\n    return bitmap\n",
             ),
         ),
-        Seeds("circles", 160),
-        says="I1|I4",
+        Seeds("takeover", 20),
+        says="is not carried",
         order="prepare_sending",
     ),
     Exhibit(
