@@ -8,6 +8,7 @@ _TESTS = "unit/remote_site/test_site_that_gives_up.py::"
 _KILLS = (
     f"{_TESTS}test_a_kill_at_any_step_of_giving_up_ends_with_the_fork_and_what_differs"
 )
+_KEPT = "unit/remote_site/test_what_is_given_up.py::"
 _ROLES = "remote_site/roles.py"
 
 EXHIBITS: tuple[Exhibit, ...] = (
@@ -84,5 +85,61 @@ EXHIBITS: tuple[Exhibit, ...] = (
             "test_a_fork_is_not_taken_over_and_its_room_is_free_as_it_is_deleted"
         ),
         says="Timeout",
+    ),
+    Exhibit(
+        "O1116",
+        "a fork has the number of a point that the other site has",
+        (
+            swap(
+                _ROLES,
+                "        number = max(state.cycle_number, "
+                "state.committed_number or 0, newest) + 1\n",
+                "        number = (state.committed_number or 0) + 1\n",
+            ),
+        ),
+        tests(f"{_KEPT}test_a_fork_has_a_number_that_no_point_of_either_site_has"),
+        says="assert",
+    ),
+    Exhibit(
+        "O1117",
+        "bitmaps of a sender that was killed are believed",
+        (
+            swap(
+                "primary_site/parting.py",
+                "is_known = state.clean and all(",
+                "is_known = all(",
+            ),
+        ),
+        tests(f"{_KEPT}test_bitmaps_count_only_where_they_say_all_that_differs"),
+        says="assert",
+    ),
+    Exhibit(
+        "O1118",
+        "bitmaps are believed of a volume that was never sent whole",
+        (
+            swap(
+                "primary_site/parting.py",
+                "    return not (volume.full or volume.suspect "
+                "or volume.carried_from_bytes is not None)\n",
+                "    return not volume.suspect\n",
+            ),
+        ),
+        tests(f"{_KEPT}test_bitmaps_count_only_where_they_say_all_that_differs"),
+        says="assert",
+    ),
+    Exhibit(
+        "O1119",
+        "what has begun to receive begins once more, with another fork",
+        (
+            swap(
+                "remote_site/giving_up.py",
+                "    if disk.state.lineage == beginning.lineage "
+                "and disk.state.takeover is None:\n"
+                "        return\n",
+                "",
+            ),
+        ),
+        tests(f"{_KEPT}test_what_has_begun_is_not_begun_again"),
+        says="assert",
     ),
 )

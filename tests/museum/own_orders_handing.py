@@ -281,4 +281,32 @@ EXHIBITS: tuple[Exhibit, ...] = (
         tests(f"{_TESTS}test_hosts_write_nothing_from_before_the_last_cut"),
         says="being handed over|Regex",
     ),
+    Exhibit(
+        "O1139",
+        "a cut stands at a superseded site, and hosts preserve for it",
+        (
+            swap(
+                _REPLICATOR,
+                '            await self.cycles.abandon_here("the remote has taken over")\n',
+                "            await self.cycles.withdraw()\n",
+            ),
+        ),
+        tests(f"{_TESTS}test_no_cut_stands_at_a_superseded_site"),
+        says="Timeout",
+    ),
+    Exhibit(
+        "O1140",
+        "volumes come to a group that is another site's, or leave it",
+        (
+            swap(
+                "primary_site/members.py",
+                "        replicator.check_role()\n        if",
+                "        if",
+            ),
+        ),
+        tests(
+            f"{_TESTS}test_volumes_neither_come_nor_leave_where_the_group_is_another_s"
+        ),
+        says="Regex|DID NOT RAISE",
+    ),
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.museum.exhibit import Exhibit, swap, tests
 
 _TESTS = "unit/remote_site/test_points_given_up.py::"
+_KEPT = "unit/remote_site/test_what_is_given_up.py::"
 _DEVICE = "remote_site/preserving_device.py"
 _WHETHER = "                if not error.is_out_of_space or not self._make_room():\n"
 
@@ -112,5 +113,35 @@ EXHIBITS: tuple[Exhibit, ...] = (
         ),
         tests(f"{_TESTS}test_each_point_that_goes_is_said_with_where_to_make_room"),
         says="points_given_up",
+    ),
+    Exhibit(
+        "O1108",
+        "what a volume has grown by is preserved for a point that lacks it",
+        (
+            swap(
+                _DEVICE,
+                "        length = min(length, journal.header.size_bytes - offset)\n"
+                "        if length <= 0:\n",
+                "        if offset >= journal.header.size_bytes:\n",
+            ),
+        ),
+        tests(f"{_KEPT}test_what_a_volume_has_grown_by_needs_no_preserving"),
+        says="assert|Error",
+    ),
+    Exhibit(
+        "O1109",
+        "the point that was taken over from goes by the rules",
+        (
+            swap(
+                "remote_site/history.py",
+                "        if state.takeover is not None:\n"
+                "            kept = kept | {state.takeover.fork.cycle.number}\n",
+                "",
+            ),
+        ),
+        tests(
+            f"{_KEPT}test_the_point_that_was_taken_over_from_stays_whatever_rules_say"
+        ),
+        says="assert",
     ),
 )

@@ -19,6 +19,7 @@ from common.service.clock import SystemClock
 from common.service.split_brain import ALARM as SPLIT_BRAIN
 from common.storage.record import DurableRecord
 from primary_site.group_state import GroupState, from_record, to_record
+from primary_site.members import GroupMembers
 from primary_site.not_yet import WAITS_FOR_OPERATOR_SECONDS
 from primary_site.replicator import (
     NOT_YET_SECONDS,
@@ -254,6 +255,37 @@ async def test_hosts_write_no_more_before_it_is_recorded_who_took_over(
     stopped.go()
     await told
     assert sender.stored().superseded == sender.switchover.other
+
+
+async def test_no_cut_stands_at_a_superseded_site(site: Site) -> None:
+    """Hosts' writes would go on preserving for it, for ever."""
+    sender = Sender(site)
+    await site.group.make_cut(None)
+    await site.group.settle_cut()
+    told = forked(sender)
+    await sender.switchover.superseded(told)
+    standing = asyncio.create_task(sender.replicator._stand_superseded(told))
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while sender.group.cut is not None:
+            await asyncio.sleep(0.005)
+    standing.cancel()
+    await asyncio.wait([standing])
+
+
+@pytest.mark.parametrize("role", ["handing", "superseded"])
+async def test_volumes_neither_come_nor_leave_where_the_group_is_another_s(
+    site: Site, role: str
+) -> None:
+    sender = Sender(site)
+    members = GroupMembers(sender.replicator, str(site.directory / "state"), "a.toml")
+    told = forked(sender)
+    if role == "handing":
+        await sender.group.update(handing=told.fork)
+    else:
+        await sender.group.update(superseded=told)
+    says = "being handed over" if role == "handing" else "took over"
+    with pytest.raises(RefusedError, match=says):
+        await members.leaving("data")
 
 
 @pytest.mark.parametrize("role", ["handing", "superseded", "gives_up"])
