@@ -287,8 +287,8 @@ EXHIBITS: tuple[Exhibit, ...] = (
         (
             swap(
                 _REPLICATOR,
-                '            await self.cycles.abandon_here("the remote has taken over")\n',
-                "            await self.cycles.withdraw()\n",
+                'self.cycles.abandon_here("the remote has taken over")',
+                "self.cycles.withdraw()",
             ),
         ),
         tests(f"{_TESTS}test_no_cut_stands_at_a_superseded_site"),
