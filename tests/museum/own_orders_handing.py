@@ -21,12 +21,18 @@ EXHIBITS: tuple[Exhibit, ...] = (
         (
             swap(
                 _SWITCHOVER,
-                "        refuse_writes(group)\n        self.is_under_way = True\n",
-                "        self.is_under_way = True\n",
+                "            self._cycles.wake.set()\n"
+                "            ticket = self._cycles.tickets.ask(None)\n"
+                "            await ticket.safe\n",
+                "            allow_writes(group)\n"
+                "            self._cycles.wake.set()\n"
+                "            ticket = self._cycles.tickets.ask(None)\n"
+                "            await ticket.safe\n"
+                "            refuse_writes(group)\n",
             ),
         ),
         tests(f"{_TESTS}test_hosts_write_nothing_from_before_the_last_cut"),
-        says="assert",
+        says="was not the last|assert",
     ),
     Exhibit(
         "O1121",
@@ -308,5 +314,18 @@ EXHIBITS: tuple[Exhibit, ...] = (
             f"{_TESTS}test_volumes_neither_come_nor_leave_where_the_group_is_another_s"
         ),
         says="Regex|DID NOT RAISE",
+    ),
+    Exhibit(
+        "O1141",
+        "a session goes on without a volume that came",
+        (
+            swap(
+                "primary_site/members.py",
+                "volume.hot_regions_max))\n        self._replicator.begin_anew()\n",
+                "volume.hot_regions_max))\n",
+            ),
+        ),
+        tests(f"{_TESTS}test_the_remote_hears_of_a_volume_that_came_by_a_new_session"),
+        says="it would go on without the volume",
     ),
 )

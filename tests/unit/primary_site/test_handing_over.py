@@ -42,6 +42,10 @@ class Receiver:
     def __init__(self, *features: str) -> None:
         self.features = frozenset(features)
         self.sent: list[Any] = []
+        self.is_aborted = False
+
+    def abort(self) -> None:
+        self.is_aborted = True
 
     async def send(self, message: object) -> int:
         self.sent.append(message)
@@ -286,6 +290,26 @@ async def test_volumes_neither_come_nor_leave_where_the_group_is_another_s(
     says = "being handed over" if role == "handing" else "took over"
     with pytest.raises(RefusedError, match=says):
         await members.leaving("data")
+
+
+async def test_the_remote_hears_of_a_volume_that_came_by_a_new_session(
+    site: Site,
+) -> None:
+    sender, session = Sender(site), Receiver()
+    replicator: Any = sender.replicator
+    members = GroupMembers(replicator, str(site.directory / "state"), "a.toml")
+    assert site.config is not None
+    (data,) = site.config.volumes
+    device = str(site.directory / "later.img")
+    later = data.model_copy(update={"name": "later", "device": device})
+    both = site.config.model_copy(update={"volumes": (data, later)})
+    await site.commit_cut()
+    replicator.session = session
+    replicator.met.set()
+    await members._add(both, later, b"n" * 16)
+    assert session.is_aborted, "it would go on without the volume"
+    assert replicator.session is None
+    assert not replicator.met.is_set()
 
 
 @pytest.mark.parametrize("role", ["handing", "superseded", "gives_up"])
