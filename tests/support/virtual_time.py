@@ -30,8 +30,9 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def _run_once(self) -> None:
         timers = self._scheduled  # type: ignore[attr-defined]
-        if not self._ready and timers:  # type: ignore[attr-defined]
-            self.seconds = max(self.seconds, timers[0].when())
+        times = [timer.when() for timer in timers if not timer.cancelled()]
+        if not self._ready and times:  # type: ignore[attr-defined]
+            self.seconds = max(self.seconds, min(times))
         super()._run_once()  # type: ignore[misc]
 
 

@@ -212,6 +212,22 @@ async def test_what_can_not_be_undone_is_an_alarm_until_it_is(bench: Bench) -> N
     await until(lambda: bench.alarm("after_cut_failed") is None, "no alarm")
 
 
+async def test_other_programs_are_run_from_the_next_cut_on(bench: Bench) -> None:
+    """What a `before_cut` has begun is undone by the `after_cut` that belongs to it."""
+    hooks = await started(bench, before_cut=bench.tell())
+    other = bench.tell(f"echo other >>{bench.said}")
+
+    async def cut_amid_a_reload() -> Cut:
+        hooks.follow(HooksTable.model_validate({"after_cut": other}))
+        return CUT
+
+    await hooks.around(8, None, cut_amid_a_reload)
+    first = ["before 8 ", "after 8 cut"]
+    await bench.has_said(*first)
+    await bench.cut(hooks)
+    await bench.has_said(*first, "cut", "after 8 cut", "other")
+
+
 async def test_a_stop_in_the_middle_of_a_hook_undoes_it(bench: Bench) -> None:
     hooks = await started(
         bench, before_cut=bench.tell(f"sleep {LONG}"), timeout="10m", on_failure="cut"

@@ -100,6 +100,29 @@ async def test_every_moment_of_the_schedule_starts_one() -> None:
     await scrubbing.close()
 
 
+def test_another_schedule_is_followed_at_once_and_none_at_no_moment() -> None:
+    async def test(loop: VirtualLoop) -> None:
+        store = await store_with_points()
+        scrubbing = Scrubbing(
+            "orders", store, LoopClock(loop), lambda *_: None, lambda *_: None
+        )
+        scrubbing.follow("0 0 29 2 *", FAST)
+        began = loop.time()
+        for _ in range(3):  # the second and third change nothing
+            scrubbing.follow("* * * * *", FAST)
+        while scrubbing.last is None:
+            await asyncio.sleep(1)
+        assert loop.time() - began <= 62, "the next full minute"
+        scrubbing.follow(None, FAST)
+        last = scrubbing.last
+        await asyncio.sleep(3600)
+        assert scrubbing.last is last
+        await scrubbing.close()
+        await store.close()
+
+    in_virtual_time(test)
+
+
 async def test_what_cannot_be_read_is_named_and_the_rest_is_read_all_the_same() -> None:
     store = await store_with_points()
     alarms: dict[str, str] = {}
