@@ -148,9 +148,14 @@ device = "{where}/remote.img"
     @contextmanager
     def _daemon(self, command: str, config: str, name: str) -> Iterator[Site]:
         arguments = [str(BIN / command), "--config", f"{self.where}/{config}.toml"]
-        control = self.where / f"{name}.sock"
-        with process(arguments, self.where / f"{config}.log") as started:
-            wait_until(lambda: listens(control), command, START_SECONDS_MAX)
+        control, log = self.where / f"{name}.sock", self.where / f"{config}.log"
+        with process(arguments, log) as started:
+            wait_until(
+                lambda: listens(control) or started.poll() is not None,
+                *(f"{command}, whose log is {log}", START_SECONDS_MAX),
+            )
+            if started.poll() is not None:
+                raise RuntimeError(f"{command} has ended:\n{log.read_text()}")
             yield Site(started.pid, control)
 
     def flashcopy_allocated_bytes(self) -> int:
