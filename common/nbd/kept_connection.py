@@ -83,7 +83,12 @@ def give(store: DescriptorStore, kept: Sequence[KeptConnection]) -> None:
     is_there = True
     for number, each in enumerate(kept):
         with each.connection, contextlib.ExitStack() as closing:
-            memory = _sealed(each.state.encode())
+            try:
+                memory = _sealed(each.state.encode())
+            except OSError as error:
+                # The others go over, and the daemon ends in good order, all the same.
+                each.refuse(f"its state can't be written down: {error}")
+                continue
             closing.callback(os.close, memory)
             # Once is enough to wait for a manager that takes nothing.
             name, both = f"{NAME_PREFIX}{number}", [each.connection.fileno(), memory]
@@ -178,7 +183,8 @@ def _read_sealed(descriptor: int) -> bytes:
     found = os.fstat(descriptor)
     if not stat.S_ISREG(found.st_mode) or found.st_size > STATE_BYTES_MAX:
         raise BadKeptStateError("its state is not in a file of some length")
-    if fcntl.fcntl(descriptor, fcntl.F_GET_SEALS) != SEALS:
+    # Where vm.memfd_noexec is set Linux adds a seal of its own, against execution.
+    if fcntl.fcntl(descriptor, fcntl.F_GET_SEALS) & SEALS != SEALS:
         raise BadKeptStateError("its state is not sealed")
     data = b""
     while piece := os.pread(descriptor, found.st_size - len(data), len(data)):

@@ -33,6 +33,11 @@ class Holder(Protocol):
     in_flight: int
     is_ending: bool
 
+    @property
+    def owes_reply(self) -> bool:
+        """Tell whether a request of the client is in flight."""
+        ...
+
     def finish(self) -> None:
         """Take no more requests; close once those in flight are answered."""
 
@@ -145,7 +150,7 @@ class Precedence:
             loop = asyncio.get_running_loop()
             self.doubt = Doubt(loop, self._begin_reply, self._look, self._settled)
         self.doubt.renew()
-        if self._holder.in_flight:
+        if self._holder.owes_reply:
             self._ask_about_client(self.doubt)
 
     def _ask_about_client(self, doubt: Doubt) -> None:
@@ -158,14 +163,14 @@ class Precedence:
         if self._transport.is_closing():
             return False
         holder.send_answered()
-        if not holder.in_flight and self.doubt not in self._waits_for:
+        if not holder.owes_reply and self.doubt not in self._waits_for:
             return False
         start = replies.start(self._form)
         following = start[self.begun_bytes : self.begun_bytes + 1]
         # It has four. After that the reply itself has to do, if one will come: if
         # not, new connections came in each of four round trips, and we go by what
         # was acknowledged of them all.
-        self._proof_is_due = not following and holder.in_flight > 0
+        self._proof_is_due = not following and holder.owes_reply
         if following:
             self.begun_bytes += 1
             self._transport.write(following)

@@ -426,6 +426,17 @@ class Transmission(asyncio.BufferedProtocol):
 
     # What `Precedence` asks for besides
 
+    @property
+    def owes_reply(self) -> bool:
+        """Tell whether a request of the client is in flight.
+
+        The last flush is our own: of a reply that nobody asked for no byte may go out,
+        the next process would send its own after it.
+        """
+        departure = self._departure
+        is_departing = departure is not None and departure.is_flushed
+        return self.in_flight > 0 and not is_departing
+
     def send_answered(self) -> None:
         """Hand all replies there are to the transport."""
         if self._answers.pending:

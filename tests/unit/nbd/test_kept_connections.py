@@ -16,6 +16,7 @@ import msgpack  # type: ignore[import-untyped]
 import pytest
 
 from common.nbd.access import Access, AccessRule
+from common.nbd.connections import HandedOver
 from common.nbd.kept_connection import SEALS, KeptConnection, give, take_back
 from common.nbd.kept_state import FORMAT_VERSION, BadKeptStateError, KeptState, decode
 from common.nbd.limits import RECEIVE_BUFFER_BYTES, NbdLimits
@@ -35,6 +36,8 @@ from tests.support.nbd_server import PATIENCE_SECONDS, until
 from tests.support.service_manager import ServiceManager
 
 SIZE_BYTES = 4 << 20
+MFD_NOEXEC_SEAL = 8
+"""Python has no name for it."""
 STATE = KeptState(Agreed("g/v", WireForm.SIMPLE), SIZE_BYTES, False, False, b"")
 
 
@@ -328,6 +331,38 @@ async def test_a_doubt_whether_a_client_is_there_goes_on_in_the_next_server(
     assert service.volume.content[:512] == b"2" * 512
 
 
+async def test_while_only_our_own_flush_is_under_way_no_reply_is_begun(
+    service: Service,
+) -> None:
+    """To a client who is doubted, as a newer connection arrives in that moment."""
+    address = f"tcp:127.0.0.1:{free_port()}"
+    await service.stop()
+    await service.start(address)
+    server = service.server
+    assert server is not None
+    old = await raw_client(address)
+    (hosts,) = server._hosts.values()
+    service.volume.held = True
+    stopping = asyncio.create_task(service.stop())
+    await until(lambda: len(service.volume.waiting) == 1)
+    ours, theirs = socket.socketpair()
+    volume = service.exports.open("g/v")
+    assert volume is not None
+    with theirs:
+        handed = HandedOver(ours, volume, STATE.agreed, b"", "unix")
+        server._handed.add(handed)
+        hosts.adopt(handed)
+        await until(lambda: len(hosts._open) == 2)
+        service.volume.held = False
+        await until(lambda: bool(service.volume.waiting))
+        service.volume.step(len(service.volume.waiting))
+        await stopping
+        await service.start(address)
+        old.send(asked(wire.FLUSH, 0, 0, cookie=9))
+        assert await old.take(SUCCESS_BYTES) == success(9)
+        old.abort()
+
+
 # Who is not gone on with
 
 
@@ -425,6 +460,26 @@ async def test_an_address_that_is_listened_on_no_more_serves_nobody(
     await client.closed
 
 
+async def test_one_whose_state_cannot_be_written_down_takes_nobody_along(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither the others nor the rest of the stop."""
+    clients = [await service.client() for _ in range(2)]
+    errors = [OSError(errno.ENFILE, "no more")]
+    make = os.memfd_create
+
+    def memfd_create(name: str, flags: int) -> int:
+        if errors:
+            raise errors.pop()
+        return make(name, flags)
+
+    monkeypatch.setattr(os, "memfd_create", memfd_create)
+    await service.restart()
+    await clients[0].closed
+    await clients[1].flush()
+    await clients[1].disconnect()
+
+
 async def test_a_manager_that_does_not_let_go_has_all_connections_ended(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -484,8 +539,8 @@ def test_what_was_not_written_so_is_refused() -> None:
             decode(data)
 
 
-def memory(data: bytes, *, seals: int = SEALS) -> int:
-    descriptor = os.memfd_create("test", os.MFD_ALLOW_SEALING)
+def memory(data: bytes, *, seals: int = SEALS, flags: int = 0) -> int:
+    descriptor = os.memfd_create("test", os.MFD_ALLOW_SEALING | flags)
     os.write(descriptor, data)
     if seals:
         fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
@@ -530,6 +585,20 @@ def test_descriptors_that_make_no_connection_are_closed(
     for each in descriptors:
         with pytest.raises(OSError, match="Bad file descriptor"):
             os.fstat(each)
+
+
+def test_a_seal_that_the_system_adds_is_no_matter(manager: ServiceManager) -> None:
+    """As Linux does with vm.memfd_noexec=1, whether it was asked to or not."""
+    store = SystemdStore({"NOTIFY_SOCKET": manager.address})
+    try:
+        state = memory(GOOD, flags=MFD_NOEXEC_SEAL)
+    except OSError:
+        pytest.skip("Linux before 6.3 has no such seal")
+    ours, theirs = pair()
+    (kept,) = take_back(store, {"nbd-host-0": [ours, state]})
+    assert kept.state == STATE
+    kept.connection.close()
+    os.close(theirs)
 
 
 def test_without_a_manager_nothing_is_taken_back() -> None:
