@@ -190,9 +190,12 @@ class NbdServer:
             return handed
 
         by_loop = await self._succession.take_up(stored, reopened)
-        for loop, each in by_loop.items():
-            taking = self._hosts_on(loop).take_up(each)
-            await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(taking, loop))
+        # All at once: whoever is disconnected from now on is known where he lives.
+        taking = [
+            asyncio.run_coroutine_threadsafe(self._hosts_on(loop).take_up(each), loop)
+            for loop, each in by_loop.items()
+        ]
+        await asyncio.gather(*map(asyncio.wrap_future, taking))
 
     def prepare_certificates(self, files: TlsFiles | None = None) -> Callable[[], None]:
         """Read other certificates, or the same files again; see `TlsServer.prepare`."""

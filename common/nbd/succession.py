@@ -47,6 +47,8 @@ class Succession:
                 handed = reopen(kept)
             except NotWelcomeError as error:
                 kept.refuse(str(error))
+            except Exception as error:  # noqa: BLE001 - others are still to be served
+                kept.refuse(repr(error))
             else:
                 by_loop.setdefault(handed.volume.loop, []).append(handed)
         if by_loop:

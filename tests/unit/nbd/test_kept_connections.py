@@ -8,6 +8,7 @@ import fcntl
 import os
 import socket
 import struct
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ from common.nbd.transmission import Transmission
 from common.ports import HostCommand
 from common.service import descriptor_store as descriptor_store_module
 from common.service.descriptor_store import SystemdStore, descriptor_store
+from common.service.loop_thread import LoopThread
+from common.service.runner import make_loop
 from tests.support import nbd_wire as wire
 from tests.support.daemon import free_port
 from tests.support.memory_volume import MemoryExports, MemoryVolume
@@ -436,6 +439,59 @@ async def test_a_client_that_finds_all_that_it_was_told_goes_on(
     with pytest.raises(NbdReplyError):
         await client.read(SIZE_BYTES, 512)
     await client.disconnect()
+
+
+async def test_one_that_cannot_be_looked_at_keeps_nobody_from_being_served(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = await service.client()
+    await service.stop()
+    with monkeypatch.context() as patch:
+        patch.setattr(service.exports, "open", lambda _name: 1 / 0)
+        await service.start()
+        await client.closed
+    client = await service.client()
+    await client.flush()
+    await client.disconnect()
+
+
+async def test_who_is_disconnected_while_loops_are_busy_is_not_gone_on_with(
+    service: Service,
+) -> None:
+    """As the hosts of a group that is given up at once, where another's loop hangs."""
+    homes = [LoopThread(name, make_loop) for name in "ab"]
+    for name, home in zip("ab", homes, strict=True):
+        service.exports.volumes[name] = _ElsewhereVolume(home.loop)
+    clients = [await NbdClient.connect(service.address, name) for name in "ab"]
+    await service.stop()
+    may_go_on = threading.Event()
+    for home in homes:
+        home.loop.call_soon_threadsafe(may_go_on.wait)
+    starting = asyncio.create_task(service.start())
+    await until(lambda: service.server is not None and service.connection_count == 2)
+    assert service.server is not None
+    for name in "ab":
+        await service.server.disconnect(name, grace_seconds=0.01)
+    assert not starting.done()
+    may_go_on.set()
+    await starting
+    for client in clients:
+        await asyncio.wait_for(client.closed, PATIENCE_SECONDS)
+    await until(lambda: service.connection_count == 0)
+    for home in homes:
+        assert await home.close(PATIENCE_SECONDS)
+
+
+class _ElsewhereVolume(MemoryVolume):
+    """Lives on another loop than its server."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(SIZE_BYTES)
+        self._loop = loop
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        return self._loop
 
 
 async def test_more_than_may_connect_are_not_gone_on_with(service: Service) -> None:
