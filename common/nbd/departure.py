@@ -30,6 +30,7 @@ class Departure:
         """The flush has failed: what the client wrote may be lost."""
         self._kept = kept
         self._flushed = flushed
+        self._has_ended = False
 
     def flush(self, volume: HostVolume) -> None:
         """Begin to make durable all that the client was told is written."""
@@ -47,5 +48,8 @@ class Departure:
         self._kept(KeptConnection(detach(transport), state, peer))
 
     def _completed(self, requests: list[HostRequest]) -> None:
+        if self._has_ended:
+            return  # of a volume that raised, and completed it all the same
+        self._has_ended = True
         self.has_failed = requests[0].error != 0
         self._flushed()

@@ -26,7 +26,7 @@ from common.nbd.protocol import WireForm
 from common.nbd.server import NbdSecurity, NbdServer
 from common.nbd.systemd_sockets import SystemdSockets
 from common.nbd.transmission import Transmission
-from common.ports import HostCommand
+from common.ports import Complete, HostCommand, HostRequest
 from common.service import descriptor_store as descriptor_store_module
 from common.service.descriptor_store import SystemdStore, descriptor_store
 from common.service.loop_thread import LoopThread
@@ -332,6 +332,22 @@ async def test_a_doubt_whether_a_client_is_there_goes_on_in_the_next_server(
     await service.start(address)
     await until(lambda: service.connection_count == 0)
     assert service.volume.content[:512] == b"2" * 512
+
+
+async def test_a_volume_that_answers_the_last_flush_and_raises_holds_up_no_stop(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = await service.client()
+    submit = service.volume.submit
+
+    def raising(requests: list[HostRequest], complete: Complete) -> None:
+        submit(requests, complete)
+        raise RuntimeError("after all was done")
+
+    monkeypatch.setattr(service.volume, "submit", raising)
+    await asyncio.wait_for(service.stop(), PATIENCE_SECONDS / 2)
+    service.manager.drop()
+    await client.closed
 
 
 async def test_while_only_our_own_flush_is_under_way_no_reply_is_begun(
