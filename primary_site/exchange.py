@@ -54,6 +54,10 @@ async def carry_told_changes(cycles: GroupCycles, session: SendingSession) -> No
             # Much of it is what a killed sender only suspected: hashes go first.
             volume.changes.compare_again(bitmap)
         volume.changes.told_of = relation_id
+    cut = group.cut
+    if cut is not None and cut.number <= numbers_up_to:
+        # Of a session with an older copy of the remote: this one never takes it.
+        await cycles.abandon_here(f"the remote has used number {cut.number} itself")
     if numbers_up_to > group.state.cycle_number and group.cut is None:
         # Those numbers name something else there: they are spent here, too.
         await group.update(cycle_number=numbers_up_to, cycle_id=secrets.token_bytes(16))

@@ -6,13 +6,14 @@ import asyncio
 import json
 import random
 import shutil
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from tests.support.certificates import Certificates
 from tests.support.exchanging_pair import ExchangingPair
-from tests.support.sites import Daemon, VolumeSpec, until
+from tests.support.sites import Daemon, VolumeSpec, toml, until
 
 MIB = 1 << 20
 TRACK = 4096
@@ -154,3 +155,72 @@ async def test_an_old_primary_put_back_from_a_backup_gets_all_that_differs(
         await until(lambda: pair.remote.group()["alarms"] == [], "all is well")
         await switched_back(pair)
         assert bytes(await pair.remote.read_whole("g/v")) == now
+
+
+class SlowBackPair(ExchangingPair):
+    """What the remote sends back takes a while."""
+
+    def remote_toml(self) -> str:
+        config = tomllib.loads(super().remote_toml())
+        config["group"][0]["link"]["bandwidth"] = "128KiB/s"
+        return toml(config)
+
+
+class Copies:
+    """Of the primary's machine, which is down."""
+
+    def __init__(self, pair: ExchangingPair, directory: Path) -> None:
+        self._state, self._device = pair.primary.state_directory, pair.device("v")
+        self._directory = directory
+
+    def take(self, name: str) -> None:
+        shutil.copytree(self._state, self._directory / name)
+        shutil.copy(self._device, self._directory / f"{name}.img")
+
+    def put_back(self, name: str) -> None:
+        shutil.rmtree(self._state)
+        shutil.copytree(self._directory / name, self._state)
+        self._device.write_bytes((self._directory / f"{name}.img").read_bytes())
+
+
+@pytest.mark.hunt
+async def test_a_cycle_begun_with_an_older_copy_of_who_gave_up_begins_anew(
+    tmp_path: Path,
+) -> None:
+    """The newest copy had used its number for what it kept, and never takes it."""
+    with SlowBackPair(tmp_path, [VolumeSpec("v", MIB)]) as pair:
+        copies = Copies(pair, tmp_path)
+        await pair.start()
+        await written(pair.primary, 1)
+        await pair.cut()
+        await pair.primary.stop()
+        copies.take("older")
+        await pair.primary.start()
+        await pair.connected()
+        await written(pair.primary, 2)
+        await pair.cut()
+        await written(pair.primary, 3)
+        await lost_and_taken_over(pair)
+        host = await pair.remote.nbd("g/v")
+        await host.write(0, random.Random(4).randbytes(MIB))
+        await host.disconnect()
+        now = bytes(await pair.remote.read_whole("g/v"))
+
+        await pair.primary.start()
+        await pair.reached(pair.primary, "it is told", state="superseded")
+        pair.remote.kill()
+        kept = await pair.done(pair.primary, "failback", "g")
+        await pair.primary.stop()
+        copies.take("newest")
+        copies.put_back("older")
+        await pair.remote.start()
+        await pair.primary.start()
+        await pair.reached(pair.primary, "it is told", state="superseded")
+        await pair.done(pair.primary, "failback", "g")
+        await until(lambda: bool(pair.remote.group()["progress"]), "a cycle is begun")
+        pair.primary.kill()
+
+        copies.put_back("newest")
+        await pair.primary.start()
+        await pair.received(pair.primary, kept["fork"])
+        assert bytes(await pair.primary.read_whole("g/v")) == now
