@@ -113,7 +113,8 @@ class SendingGroups:
         sent before `replicate`; without a link nothing is, and changes are recorded.
         """
         assert config.name not in self.hosted
-        config = followed(config, self._newest.get(config.name, config))
+        newest = self._newest.get(config.name)
+        config = followed(config, newest or config)
         dialer = self._dialers.get(config.name) or await self._dial(config)
         hosted = await HostedGroup.open(
             config,
@@ -129,6 +130,9 @@ class SendingGroups:
         hosted.trace_to(self.trace)
         self.hosted[config.name] = hosted
         self._volumes[config.name] = hosted.volumes
+        since = self._newest.get(config.name)
+        if since is not None and since is not newest:
+            hosted.follow(since)  # a reload that came while it was opened
         return hosted
 
     def replicate(self, name: str) -> None:

@@ -18,6 +18,8 @@ from common.service.status import GroupState
 from common.storage.files import SystemFiles
 from common.storage.threads import WorkerThreads
 from primary_site.hosted_group import GroupStalledError, HostedGroup
+from primary_site.sending_groups import SendingGroups
+from tests.support.primary_host_site import RuledFiles, Stopped
 
 
 def config(directory: Path) -> PrimaryGroup:
@@ -142,6 +144,30 @@ async def test_a_running_group_follows_a_later_config_but_for_some_keys(
     group.follow(before)
     assert await group.ask(config) == before
     assert group.replicator.cycles.keeper is None
+
+
+async def test_a_reload_that_comes_while_a_group_is_opened_is_followed(
+    tmp_path: Path,
+) -> None:
+    """As after a change of roles: it is in no table of open groups yet."""
+    files, stopped = RuledFiles(), Stopped("write", "group.record.new")
+    files.rules.append(stopped)
+    groups = SendingGroups("amsterdam", "primary.toml", SystemClock())
+    before = config(tmp_path)
+    opening = asyncio.create_task(
+        groups.open(before, str(tmp_path / "state"), files, has_link=False)
+    )
+    assert await asyncio.to_thread(stopped.reached.wait, 10)
+    new = before.model_copy(update={"hold_max_seconds": 0.123})
+    groups.prepare_following([new])()
+    stopped.go()
+    hosted = await opening
+
+    async def hold_max() -> float:
+        return hosted.replicator.group.config.hold_max_seconds
+
+    assert await hosted.ask(hold_max) == 0.123
+    await groups.close_all()
 
 
 async def test_closing_ends_the_cycles_first(tmp_path: Path) -> None:
