@@ -375,16 +375,18 @@ def beginning_of(parted: Parted, peer: str, newest: int, now_ns: int) -> Beginni
     told = state.superseded
     assert told is not None, "nobody gives up without knowing to whom"
     fork = told.fork
-    is_agreed = state.handing is not None and state.handing.lineage == fork.lineage
+    handing = state.handing
+    is_agreed = handing is not None and handing.lineage == fork.lineage
     if is_agreed:
-        assert state.committed_number is not None
-        assert state.committed_cut_ns is not None
+        assert handing is not None
+        # The record may name an older one: of a remote put back, while it was asked.
+        is_newest = state.committed_cycle_id == handing.cycle.cycle_id
         point = Point(
-            state.committed_number,
-            state.committed_cycle_id,
-            state.committed_cut_ns,
-            state.current_as_of_ns or state.committed_cut_ns,
-            state.committed_label,
+            handing.cycle.number,
+            handing.cycle.cycle_id,
+            handing.cut_ns,
+            (is_newest and state.current_as_of_ns) or handing.cut_ns,
+            state.committed_label if is_newest else None,
         )
     else:
         number = max(state.cycle_number, state.committed_number or 0, newest) + 1

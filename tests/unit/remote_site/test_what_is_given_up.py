@@ -97,6 +97,12 @@ def test_what_was_handed_over_is_the_last_point_and_no_fork() -> None:
     assert not beginning.is_fork
     assert beginning.point.number == COMMON.number
     assert beginning.point.cycle_id == COMMON.cycle_id
+    # As `reconcile` records it of a remote put back that was asked in between.
+    older: dict[str, Any] = {"committed_number": 4, "committed_cycle_id": b"4" * 16}
+    forgot = {"committed_number": None, "committed_cycle_id": b""}
+    for known in (older, forgot | {"committed_cut_ns": None, "current_as_of_ns": None}):
+        met = beginning_of(parted(replace(handed, **known)), "dr", 0, 1)
+        assert met.point == beginning.point, "the devices hold what was handed over"
     other = replace(STATE, handing=replace(FORK, lineage=b"x" * 16))
     assert beginning_of(parted(other), "dr", 0, 1).is_fork, "another agreement"
 
