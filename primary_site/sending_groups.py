@@ -19,6 +19,7 @@ from common.replication.credentials import Credentials
 from common.replication.link import Link
 from common.service.certificate_status import with_certificates
 from common.service.config_primary import PrimaryGroup
+from common.service.config_primary import PrimaryVolume as ConfiguredVolume
 from common.service.cycle_trace import Trace, no_trace
 from common.service.reload import Commit
 from common.service.runner import make_loop
@@ -74,6 +75,8 @@ class SendingGroups:
         self._dialers: dict[str, Dialer] = {}
         self._newest: dict[str, PrimaryGroup] = {}
         """Configs of the last reload."""
+        self._added: dict[str, dict[str, ConfiguredVolume]] = {}
+        """By group: volumes that came since the config was read, as theirs says."""
         self._replicating: dict[str, asyncio.Task[None]] = {}
         self.when_gave_up: Callable[[str], Awaitable[None]] | None = None
         """Called once a group's sender has recorded that this site is to receive it."""
@@ -186,7 +189,14 @@ class SendingGroups:
         hosted = self.hosted[name]
         size_bytes = await hosted.ask(lambda: hosted.members.add(config, found))
         self._volumes[name] = hosted.volumes
+        self._added.setdefault(name, {})[volume] = found
         return size_bytes
+
+    def with_added(self, config: PrimaryGroup) -> PrimaryGroup:
+        """Return a config with the volumes that were added since it was read."""
+        added = self._added.get(config.name, {})
+        kept = [volume for volume in config.volumes if volume.name not in added]
+        return config.model_copy(update={"volumes": (*kept, *added.values())})
 
     async def remove_volume(
         self, name: str, volume: str, cut_off: Callable[[str], Awaitable[None]]

@@ -115,7 +115,7 @@ class SiteGroups:
 
     async def _attach(self, group: ReceivingGroup, directory: str) -> None:
         home = self._homes.get(group.name)
-        config = None if home is None else _sized_by_its_state(home[0])
+        config = home and _sized_by_its_state(self.sending.with_added(home[0]))
         await self.taken_over.attach(group, directory, self._files, config)
 
     async def check_sent(self, config: PrimaryGroup, state_directory: str) -> None:
@@ -185,7 +185,7 @@ class SiteGroups:
             await self._attach(group, directory)
             return
         assert home is not None
-        config, state_directory = home
+        config, state_directory = self.sending.with_added(home[0]), home[1]
         directory = _receiving_directory(name, state_directory)
         received = _received(config)
         async with self.receiving.opened_store(received, directory) as store:

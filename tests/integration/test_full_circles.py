@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.certificates import Certificates
+from tests.support.changing_group import KeepingPair, fill
 from tests.support.exchanging_pair import ExchangingPair
 from tests.support.sites import Daemon, VolumeSpec, toml, until
 
@@ -224,3 +225,33 @@ async def test_a_cycle_begun_with_an_older_copy_of_who_gave_up_begins_anew(
         await pair.primary.start()
         await pair.received(pair.primary, kept["fork"])
         assert bytes(await pair.primary.read_whole("g/v")) == now
+
+
+class ChangingPair(KeepingPair, ExchangingPair):
+    """Volumes come, then roles change."""
+
+
+async def test_a_volume_that_was_added_goes_along_as_roles_change(
+    tmp_path: Path,
+) -> None:
+    """Neither daemon is started again in between: its config of then lacks it."""
+    with ChangingPair(tmp_path, [VolumeSpec("v", MIB)]) as pair:
+        await pair.start()
+        await written(pair.primary, 1)
+        await pair.cut()
+        pair.add_to_configs(VolumeSpec("n", MIB))
+        await asyncio.to_thread(pair.volume, "add", "n")
+        await until(pair.is_connected, "the next session knows the volume")
+        await fill(pair, "n", 2)
+        await pair.cut()
+        await until(lambda: not pair.joining(), "a point has it")
+        now = bytes(await pair.primary.read_whole("g/n"))
+        for sending, receiving in (
+            (pair.primary, pair.remote),
+            (pair.remote, pair.primary),
+        ):
+            await linked(sending)
+            await pair.done(sending, "switchover", "g")
+            await pair.reached(receiving, "it sends", role="sending")
+            assert bytes(await receiving.read_whole("g/n")) == now
+            assert bytes(await sending.read_whole("g/n")) == now
