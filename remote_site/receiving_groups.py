@@ -214,6 +214,8 @@ class ReceivingGroups:
                 if rules := self._rules.get(new.name):
                     rules.follow(new.retain)
                     group = self.groups[new.name]
+                    told = {"retain": new.retain}  # by the status
+                    group.enrolment.config = group.config.model_copy(update=told)
                     group.thinning.wake()
                     group.scrubbing.follow(new.scrub.schedule, new.scrub.rate_bytes)
 

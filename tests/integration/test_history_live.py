@@ -91,6 +91,7 @@ async def test_each_point_of_a_history_is_served_as_it_was(tmp_path: Path) -> No
         # Other rules, without a restart.
         pair.retain = ("all for 1h",)
         await reloaded(pair, 1)
+        assert pair.remote.group()["history"]["retain"] == ["all for 1h"]
         await write_and_cut(pair, 9)
         assert await numbers(pair) == [9, 8]
         pair.retain = ()
