@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import click
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.measure import Measurement
+from rich.table import Table
 from rich.text import Text
 
 from common.service.logging import escape
 
 PLAIN_WIDTH_COLUMNS = 120
 """Width where there is no terminal to ask: logs and pipes are not 80 wide."""
+
+ENDLESS_COLUMNS = 100_000
+"""To ask how wide a table would like to be."""
+
+NARROW_COLUMNS = 100
+"""Below it tables of moments go without their second one: `--json` has all."""
 
 UNKNOWN = "-"
 
@@ -22,6 +32,30 @@ def console() -> Console:
     """Return a console on stdout; colours only on a terminal."""
     width = None if sys.stdout.isatty() else PLAIN_WIDTH_COLUMNS
     return Console(width=width, highlight=False, emoji=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Fitting:
+    """A table that goes without columns where a terminal has no room for all.
+
+    Rather fewer figures that can be read than all of them cut short: `--json` has
+    the rest. `make` is told the titles to leave out, `spare` has them in the order in
+    which they go.
+    """
+
+    make: Callable[[frozenset[str]], Table]
+    spare: Sequence[str]
+
+    def __rich_console__(
+        self, console: Console, options: ConsoleOptions
+    ) -> RenderResult:
+        endless = options.update(max_width=ENDLESS_COLUMNS)
+        for count in range(len(self.spare) + 1):
+            table = self.make(frozenset(self.spare[:count]))
+            wanted = Measurement.get(console, endless, table).maximum
+            if wanted <= options.max_width or count == len(self.spare):
+                yield table
+                return
 
 
 def plain(value: object, style: str = "") -> Text:

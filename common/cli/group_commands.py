@@ -9,7 +9,14 @@ import click
 from rich.table import Table
 
 from common.cli.daemon_options import connect, daemon_options, json_option
-from common.cli.display import console, plain, print_json, seconds_text, size_text
+from common.cli.display import (
+    NARROW_COLUMNS,
+    console,
+    plain,
+    print_json,
+    seconds_text,
+    size_text,
+)
 from common.cli.drain_shown import drain_shown
 from common.cli.named_on_site import group_argument
 from common.errors import NotCommittedError
@@ -138,7 +145,9 @@ def points(
     elif not listed:
         click.echo(f"{group}: no recovery point yet\nto see why: farshore status")
     else:
-        console().print(_points_table(listed))
+        screen = console()
+        is_wide = screen.width >= NARROW_COLUMNS
+        screen.print(_points_table(listed, is_wide=is_wide))
 
 
 def _age_text(current_as_of: str) -> str:
@@ -147,20 +156,22 @@ def _age_text(current_as_of: str) -> str:
     return seconds_text(max(age.total_seconds(), 0.0))
 
 
-def _points_table(listed: list[dict[str, Any]]) -> Table:
+def _points_table(listed: list[dict[str, Any]], *, is_wide: bool) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("POINT", justify="right")
-    table.add_column("CUT")
-    table.add_column("CURRENT AS OF")
-    table.add_column("AGE", justify="right")
-    table.add_column("SIZE", justify="right")
+    table.add_column("CUT", no_wrap=True)
+    if is_wide:
+        table.add_column("CURRENT AS OF", no_wrap=True)
+    table.add_column("AGE", justify="right", no_wrap=True)
+    table.add_column("SIZE", justify="right", no_wrap=True)
     table.add_column("PINNED")
-    table.add_column("LABEL")
+    table.add_column("LABEL", overflow="fold")
     for point in listed:
+        current = plain(point["current_as_of"])
         table.add_row(
             plain(point["number"], "bold"),
             plain(point["cut_time"]),
-            plain(point["current_as_of"]),
+            *((current,) if is_wide else ()),
             plain(_age_text(point["current_as_of"])),
             plain(size_text(point["bytes"])),
             plain("yes" if point["pinned"] else ""),

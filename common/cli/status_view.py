@@ -12,7 +12,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from common.cli.display import UNKNOWN, plain, seconds_text, size_text
+from common.cli.display import UNKNOWN, Fitting, plain, seconds_text, size_text
 from common.cli.progress_view import progress_row
 from common.cli.role_change_view import role_change_lines
 
@@ -33,6 +33,24 @@ STATE_STYLES = {
 }
 
 
+COLUMNS = (
+    ("GROUP", "left"),
+    ("STATE", "left"),
+    ("POINT", "right"),
+    ("AGE", "right"),
+    ("LINK", "left"),
+    ("CHANGED", "right"),
+    ("OUT OF SYNC", "right"),
+    ("CYCLE", "right"),
+    ("HOLD", "right"),
+    ("ON WIRE", "right"),
+    ("VOLUMES", "left"),
+)
+
+SPARE_COLUMNS = ("ON WIRE", "HOLD", "CYCLE", "OUT OF SYNC", "VOLUMES", "CHANGED")
+"""Those that a narrow terminal goes without, the first of them first."""
+
+
 def status_view(status: dict[str, Any]) -> RenderableType:
     """Show every group: state, newest recovery point, link, cycle, change of roles,
     progress."""
@@ -41,31 +59,22 @@ def status_view(status: dict[str, Any]) -> RenderableType:
         f"{status.get('site')} ({status.get('role')}), farshore {status.get('version')}"
     )
     title.stylize("bold")
-    parts: list[RenderableType] = [title, _groups_table(groups)]
+    table = Fitting(lambda gone: _groups_table(groups, gone), SPARE_COLUMNS)
+    parts: list[RenderableType] = [title, table]
     parts += [line for group in groups for line in role_change_lines(group)]
     parts += [_progress(group) for group in groups if group.get("progress")]
     parts += [line for group in groups for line in _alarms(group)]
     return Group(*parts)
 
 
-def _groups_table(groups: list[dict[str, Any]]) -> Table:
+def _groups_table(groups: list[dict[str, Any]], gone: frozenset[str]) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for title, justify in (
-        ("GROUP", "left"),
-        ("STATE", "left"),
-        ("POINT", "right"),
-        ("AGE", "right"),
-        ("LINK", "left"),
-        ("CHANGED", "right"),
-        ("OUT OF SYNC", "right"),
-        ("CYCLE", "right"),
-        ("HOLD", "right"),
-        ("ON WIRE", "right"),
-        ("VOLUMES", "left"),
-    ):
-        table.add_column(title, justify=justify, header_style="dim")  # type: ignore[arg-type]
+    for title, justify in COLUMNS:
+        if title not in gone:
+            table.add_column(title, justify=justify, header_style="dim")  # type: ignore[arg-type]
     for group in groups:
-        table.add_row(*_group_row(group))
+        cells = zip(COLUMNS, _group_row(group), strict=True)
+        table.add_row(*(cell for (title, _), cell in cells if title not in gone))
     return table
 
 

@@ -8,7 +8,13 @@ import click
 from rich.table import Table
 
 from common.cli.daemon_options import connect, daemon_options, json_option
-from common.cli.display import console, plain, print_json, size_text
+from common.cli.display import (
+    NARROW_COLUMNS,
+    console,
+    plain,
+    print_json,
+    size_text,
+)
 from common.cli.named_on_site import group_argument
 from common.service.logging import escape
 
@@ -98,19 +104,22 @@ def list_copies(
     elif not copies:
         click.echo(f"{group}: no test copy")
     else:
-        console().print(_table(copies))
+        screen = console()
+        screen.print(_table(copies, is_wide=screen.width >= NARROW_COLUMNS))
 
 
-def _table(copies: list[Copy]) -> Table:
+def _table(copies: list[Copy], *, is_wide: bool) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for title in ("NAME", "POINT", "CUT", "STARTED", "SIZE", "CONNECTIONS", "EXPORTS"):
-        table.add_column(title, header_style="dim")
+    started = ("STARTED",) if is_wide else ()
+    for title in ("NAME", "POINT", "CUT", *started, "SIZE", "CONNECTIONS", "EXPORTS"):
+        is_moment = title in {"CUT", "STARTED"}
+        table.add_column(title, header_style="dim", no_wrap=is_moment)
     for copy in copies:
         table.add_row(
             plain(copy["name"], "bold"),
             plain(copy["point"]),
             plain(copy["cut_time"]),
-            plain(copy["started"]),
+            *((plain(copy["started"]),) if is_wide else ()),
             plain(size_text(copy["bytes"])),
             plain(copy["connections"]),
             plain(" ".join(export["export"] for export in copy["exports"])),
