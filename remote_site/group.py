@@ -334,6 +334,11 @@ class ReceivingGroup:
 
     # -- alarms --------------------------------------------------------------------
 
+    def forget_refusal(self) -> None:
+        """What was refused while this site sent the group says nothing from now on."""
+        self.is_refusing = False
+        self.clear_alarms("peer_refused")
+
     def _note_refusal(self, refused: Goodbye, hello: Hello | None = None) -> None:
         if GoodbyeReason(refused.reason).is_permanent:
             self.is_refusing = True

@@ -182,6 +182,7 @@ class SiteGroups:
             directory = group.store.disk.settings.state_directory
             beginning = await self._beginning(sending_directory(directory), group)
             await group.store.begin_receiving(beginning)
+            group.forget_refusal()
             await self._attach(group, directory)
             return
         assert home is not None

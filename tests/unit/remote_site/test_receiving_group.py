@@ -474,6 +474,11 @@ async def test_a_device_of_another_size_is_refused_with_both_sizes(site: Site) -
     assert not (site.device.parent / "w.img").exists()
     assert site.status().link.state is LinkState.REFUSED
     assert site.store.group_id is None
+    # Of a sender of before: a site that has sent itself meanwhile says nothing of it.
+    assert [alarm.name for alarm in site.status().alarms] == ["peer_refused"]
+    site.group.forget_refusal()
+    assert site.status().alarms == ()
+    assert site.status().link.state is LinkState.DOWN
 
 
 async def test_a_peer_that_breaks_the_protocol_loses_its_session_only(
