@@ -9,9 +9,16 @@ import click
 from rich.table import Table
 
 from common.cli.daemon_options import connect, daemon_options, json_option
-from common.cli.display import console, plain, print_json, size_text
+from common.cli.display import (
+    NARROW_COLUMNS,
+    console,
+    plain,
+    print_json,
+    size_text,
+)
 from common.cli.drain_shown import drain_shown
 from common.cli.named_on_site import group_argument
+from common.errors import RefusedError
 from common.service.control_client import ControlClient
 from common.service.logging import escape
 
@@ -33,6 +40,8 @@ def failback(
     """
     with connect(socket_path, config) as client:
         status: dict[str, Any] = client.call("status", {})
+        if not yes:
+            _check_may_fail_back(group, status)
         for sentence in _given_up(group, status):
             click.echo(escape(sentence), err=True)
         question = None if yes else f"Fail {group} back now?"
@@ -54,6 +63,23 @@ def failback(
             keep_lines=True,
         )
     )
+
+
+def _check_may_fail_back(group: str, status: dict[str, Any]) -> None:
+    """Raise `RefusedError` before a question that the daemon would answer with no."""
+    for each in status["groups"]:
+        if each["name"] != group or each.get("role_change") is not None:
+            continue
+        if each["role"] == "receiving":
+            raise RefusedError(
+                f"failback: this site receives group {group!r} already; the command is "
+                "for a site that another one has taken over from"
+            )
+        raise RefusedError(
+            f"group {group} is served here, and no other site is known to have taken "
+            "it over: there is nothing to fail back to; see farshore status at both "
+            "sites"
+        )
 
 
 def _given_up(group: str, status: dict[str, Any]) -> list[str]:
@@ -144,23 +170,25 @@ def list_forks(
     elif not found:
         click.echo(f"{escape(group)}: no fork is kept here")
     else:
-        console().print(_table(found))
+        screen = console()
+        screen.print(_table(found, is_wide=screen.width >= NARROW_COLUMNS))
 
 
-def _table(found: list[dict[str, Any]]) -> Table:
+def _table(found: list[dict[str, Any]], *, is_wide: bool) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("FORK", justify="right")
     table.add_column("KEPT AT")
     table.add_column("LINEAGE")
     table.add_column("BYTES", justify="right")
-    table.add_column("EXPORTS")
+    if is_wide:
+        table.add_column("EXPORTS")
     for fork in found:
         table.add_row(
             plain(fork["number"], "bold"),
             plain(fork["kept_at"]),
             plain(fork["lineage"]),
             plain(size_text(fork["bytes"])),
-            plain(" ".join(fork["exports"])),
+            *((plain(" ".join(fork["exports"])),) if is_wide else ()),
         )
     return table
 
@@ -183,14 +211,16 @@ def delete_fork(
 
     Its room is given back at once, unless somebody reads it.
     """
-    if not yes:
-        click.confirm(
-            f"Delete fork {number} of {escape(group)}, the only copy of what it holds?",
-            abort=True,
-            err=True,
-        )
     arguments = {"group": group, "action": "delete", "number": number}
     with connect(socket_path, config) as client:
+        kept = client.call("forks", {"group": group, "action": "list"})
+        if not yes and any(fork["number"] == number for fork in kept):
+            click.confirm(
+                f"Delete fork {number} of {escape(group)}, the only copy of what it "
+                "holds?",
+                abort=True,
+                err=True,
+            )
         left: list[dict[str, Any]] = client.call("forks", arguments)
     if as_json:
         print_json(left)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from click.testing import Result
 
+from common.errors import RefusedError
 from tests.support.control_daemon import Daemon
 
 Farshore = Callable[..., Result]
@@ -45,3 +47,33 @@ def test_the_next_step_stands_on_a_line_of_its_own(
     assert first.startswith("orders: ")
     assert last.endswith(next_step)
     assert "\\" not in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("role", "refusal"),
+    [("sending", "nothing to fail back to"), ("receiving", "receives group 'orders'")],
+)
+def test_a_failback_that_would_be_refused_is_not_asked_about(
+    daemon: Daemon, farshore: Farshore, role: str, refusal: str
+) -> None:
+    group = {"name": "orders", "role": role, "role_change": None}
+    daemon.replies = {"status": lambda _: {"groups": [group]}}
+    result = farshore("failback", "orders", "--socket", daemon.path)
+    assert result.exit_code == 8
+    assert refusal in result.stderr
+    assert "[y/N]" not in result.stderr
+
+
+def test_a_fork_that_is_not_kept_is_not_asked_about(
+    daemon: Daemon, farshore: Farshore
+) -> None:
+    def reply(asked: dict[str, Any]) -> Any:
+        if asked["action"] == "list":
+            return []
+        raise RefusedError("group orders has no fork 5; it has: none")
+
+    daemon.replies = {"forks": reply}
+    result = farshore("forks", "delete", "orders", "5", "--socket", daemon.path)
+    assert result.exit_code == 8
+    assert "no fork 5" in result.stderr
+    assert "[y/N]" not in result.stderr
