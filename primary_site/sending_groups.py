@@ -267,7 +267,10 @@ class SendingGroups:
         """Carry out a command for a group that this site sends."""
         operation = OPERATIONS.get(command)
         if operation is None:
-            raise RefusedError(f"{command}: not a command of a sending site")
+            raise RefusedError(
+                f"{command}: this site sends group {name!r}; run the command at the "
+                "receiving site"
+            )
         hosted = self.hosted[name]
         return await hosted.ask(lambda: operation(hosted.replicator, **arguments))
 

@@ -130,7 +130,12 @@ class GroupTestCopies:
         if name is None and len(self._copies) == 1:
             return next(iter(self._copies.values()))
         if name is None or name not in self._copies:
-            known = ", ".join(self._copies) or "none"
+            known = ", ".join(self._copies)
+            if not known:
+                raise RefusedError(
+                    f"group {self._group} has no test copy; farshore test-copy start "
+                    f"{self._group} makes one"
+                )
             what = "name the test copy" if name is None else f"no test copy {name!r}"
             raise RefusedError(f"{what}: group {self._group} has {known}")
         return self._copies[name]
@@ -143,7 +148,10 @@ class GroupTestCopies:
         """
         name = self._free_name() if name is None else name
         if name in self._taken:
-            raise RefusedError(f"group {self._group} has a test copy {name!r} already")
+            raise RefusedError(
+                f"group {self._group} has a test copy {name!r} already: give another "
+                f"--name, or farshore test-copy stop {self._group} --name {name} first"
+            )
         if len(self._taken) >= COPIES_MAX:
             raise RefusedError(
                 f"group {self._group} has {COPIES_MAX} test copies: stop one of them"

@@ -46,6 +46,10 @@ others do, and a command is typed often. Those that no daemon carries out are th
 site's own code, which this layer does not know."""
 
 
+WITHOUT_DAEMON = frozenset({"adopt", "config", "forget", "init", "plan", "restore"})
+"""Commands that a daemon has not answered: its status tells nothing about them."""
+
+
 class FarshoreGroup(click.Group):
     """Ends with the exit code of the error, never with a traceback for it."""
 
@@ -64,7 +68,7 @@ class FarshoreGroup(click.Group):
         try:
             return super().invoke(ctx)
         except FarshoreError as error:
-            _explain(error)
+            _explain(error, ctx.invoked_subcommand)
             ctx.exit(error.exit_code)
         except KeyboardInterrupt:
             ctx.exit(EXIT_INTERRUPTED)
@@ -81,11 +85,11 @@ class FarshoreGroup(click.Group):
         formatter.write("\nExit codes:\n" + exit_codes_text() + "\n")
 
 
-def _explain(error: FarshoreError) -> None:
+def _explain(error: FarshoreError, command: str | None) -> None:
     """Say what is wrong, and what to type next."""
     click.echo(f"farshore: {escape(str(error))}", err=True)
     following = NEXT_COMMANDS.get(error.exit_code)
-    if following is not None:
+    if following is not None and command not in WITHOUT_DAEMON:
         click.echo(f"next: {following}", err=True)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -105,7 +106,8 @@ def _unreachable(path: str, error: OSError) -> UnreachableError:
     if isinstance(error, PermissionError):
         remedy = "ask for membership of the socket's group, or use sudo"
         return UnreachableError(f"you may not use the control socket {path}: {remedy}")
+    unit = "farshore-remote" if "remote" in Path(path).name else "farshore-primary"
     return UnreachableError(
         f"no daemon answers at {path} ({error.strerror or error}): start it, as in "
-        "`systemctl start farshore-primary`, or name its socket with --socket PATH"
+        f"`systemctl start {unit}`, or name its socket with --socket PATH"
     )

@@ -99,7 +99,7 @@ async def test_the_probe_s_verdict_is_told_and_kept(tmp_path: Path) -> None:
         assert pair.remote.group()["last_drill"]["verdict"] == "timed_out"
         table = run_cli("drill", "g", "--list", "--socket", pair.remote.control_socket)
         assert "timed out" in table.stdout
-        with pytest.raises(Exception, match="not a command of a sending site"):
+        with pytest.raises(Exception, match="at the receiving site"):
             pair.primary.call("drill", group="g", action="list")
 
 

@@ -89,7 +89,7 @@ async def test_one_at_a_time_and_it_can_be_stopped(tmp_path: Path) -> None:
         stopped = pair.remote.call("scrub", group="g", action="stop")
         assert stopped["result"] == "stopped"
         pair.remote.call("scrub", group="g", action="start", rate="64KiB/s")
-        with pytest.raises(CommandFailedError, match="not a command of a sending site"):
+        with pytest.raises(CommandFailedError, match="at the receiving site"):
             pair.primary.call("scrub", group="g", action="start")
         # A daemon that stops does not wait for it, and remembers that it ended.
         await pair.remote.stop()

@@ -101,11 +101,15 @@ def _config(path: str | None) -> tuple[Config | None, list[Finding]]:
     except ConfigError as error:
         return None, [failed("config", path, str(error), "mend the file")]
     kind = "primary" if isinstance(loaded, PrimaryConfig) else "remote"
-    text = f"a valid {kind} config, {len(loaded.groups)} groups"
+    text = f"a valid {kind} config, {_counted(len(loaded.groups))}"
     return loaded, [
         fine("config", path, text),
         check_file("config", Path(path).absolute()),
     ]
+
+
+def _counted(groups: int) -> str:
+    return "1 group" if groups == 1 else f"{groups} groups"
 
 
 def _status(

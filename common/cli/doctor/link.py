@@ -98,7 +98,7 @@ def check_by_visit(group: str, link: LinkTable) -> Iterator[Finding]:
             seen = asyncio.run(visit(address, credentials))
         except (FarshoreError, TimeoutError) as error:
             text = str(error) or f"{address}: no TLS handshake in time"
-            yield failed("link", group, text, f"at the remote: {FIREWALL}")
+            yield failed("link", group, text, f"at the other site: {FIREWALL}")
             continue
         yield _visited(group, address, link.peer, seen)
         yield unknown("link", group, f"{address}: rate not measured", RATE)
@@ -155,7 +155,8 @@ def _measured(group: dict[str, Any]) -> str:
         for peer in link["peers"]
         if peer.get("round_trip_seconds") is not None
     ]
-    told = [f"connected over {len(link['peers'])}"]
+    several = len(link["peers"])
+    told = [f"connected over {several} connection{'' if several == 1 else 's'}"]
     if trips:
         told.append(f"round trip {seconds_text(min(trips))}")
     rate = (group.get("forecast") or {}).get("measured_bytes_per_second")

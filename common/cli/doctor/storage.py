@@ -58,7 +58,14 @@ def check_device(
 
 
 def _absent(name: str, path: Path, size_bytes: int | None) -> Finding:
-    if str(path).startswith("/dev/") or not path.parent.is_dir():
+    if not path.parent.is_dir():
+        return failed(
+            "device",
+            name,
+            f"{path} does not exist, and neither does its folder",
+            f"mkdir -p {path.parent}, or mount it, or mend the config",
+        )
+    if str(path).startswith("/dev/"):
         return failed(
             "device", name, f"{path} does not exist", "create it, or mend the config"
         )
