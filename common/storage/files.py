@@ -335,7 +335,7 @@ def _lock(path: str, descriptor: int) -> None:
     except OSError as error:
         if error.errno in {errno.EWOULDBLOCK, errno.EACCES}:
             raise DeviceBusyError(
-                f"{path}: in use by another daemon: stop that one, or name another file"
+                f"{path}: in use by another daemon: stop that one, or name another"
             ) from error
         raise StorageError(
             "cannot be locked", errno=error.errno or errno.EIO, file=path
