@@ -43,7 +43,10 @@ def adopt(group: str, identity: TextIO, config: str, yes: bool, as_json: bool) -
         told = GroupIdentity.model_validate_json(identity.read())
     except ValidationError as error:
         details = error.errors(include_url=False)[0]
-        raise RefusedError(f"{identity.name}: no identity: {details['msg']}") from None
+        raise RefusedError(
+            f"{identity.name}: no identity: {details['msg']}; at the remote: farshore "
+            f"identity {group} > FILE"
+        ) from None
     point = f"point {told.point.number}" if told.point else "no point"
     if not yes:
         click.confirm(

@@ -69,17 +69,20 @@ def _state(
     for what, told, own in (
         ("group", found.group, group.name),
         ("primary", found.primary, config.site.name),
-        (
-            "volumes",
-            sorted(volume.name for volume in found.volumes),
-            sorted(volume.name for volume in group.volumes),
-        ),
     ):
         if told != own:
             raise StateMismatchError(
                 f"the identity has {what} {told!r}, the config {own!r}; take the "
                 "identity that the remote tells of this group"
             )
+    there = sorted(volume.name for volume in found.volumes)
+    here = sorted(volume.name for volume in group.volumes)
+    if there != here:
+        raise StateMismatchError(
+            f"group {group.name} has volumes {', '.join(there)} by the identity, "
+            f"{', '.join(here)} by the config: have the config name those of the "
+            "identity; farshore volume add brings others in later"
+        )
     newest, point = found.begun or found.point, found.point
     return GroupState(
         group=group.name,

@@ -252,7 +252,8 @@ def why_refused(
                 f"group {group!r} at the remote belongs to group id "
                 f"{receiver.group_id.hex()}, this site's is {sender.group_id.hex()}: "
                 "another state_dir made it; start with the site.state_dir that has "
-                "always sent this group, or use another group.name"
+                "always sent this group (lost? farshore adopt goes on without it), or "
+                "use another group.name"
             )
         case Verdict.OTHER_LINEAGE:
             assert receiver.lineage is not None
