@@ -170,6 +170,7 @@ def test_the_cycle_under_way_counts_before_those_that_ended(tmp_path: Path) -> N
     ("needed", "measured", "why"),
     [
         (2e6, 1.5e6, "the link is too slow: 1.5 MB/s of the 2 MB/s needed"),
+        (1e6, 1.5e6, "the link is too slow: 1.5 MB/s"),
         (0.0, 1.5e6, "the link is too slow: 1.5 MB/s"),
         (2e6, 0.0, "the link is too slow"),
         (None, None, "the link is too slow"),
