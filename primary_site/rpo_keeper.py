@@ -89,7 +89,7 @@ class Forecast:
         if not self.measured_bytes_per_second:  # nothing of it has arrived yet
             return _SLOW[self.cause]
         said = f"{_SLOW[self.cause]}: {_rate(self.measured_bytes_per_second)}"
-        # What was fast enough for what it had got no more: a cycle is late all the same.
+        # A cycle can be late though its rate was enough for what is left now.
         if (self.needed_bytes_per_second or 0.0) > self.measured_bytes_per_second:
             said += f" of the {_rate(self.needed_bytes_per_second)} needed"
         return said
