@@ -90,8 +90,9 @@ class Forecast:
             return _SLOW[self.cause]
         said = f"{_SLOW[self.cause]}: {_rate(self.measured_bytes_per_second)}"
         # A cycle can be late though its rate was enough for what is left now.
-        if (self.needed_bytes_per_second or 0.0) > self.measured_bytes_per_second:
-            said += f" of the {_rate(self.needed_bytes_per_second)} needed"
+        needed = self.needed_bytes_per_second or 0.0
+        if needed > self.measured_bytes_per_second:
+            said += f" of the {_rate(needed)} needed"
         return said
 
 
