@@ -14,6 +14,7 @@ import sys
 import sysconfig
 import tomllib
 import zipfile
+from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -104,6 +105,14 @@ def test_no_file_names_another_machine_s_places() -> None:
         text = raw.decode("utf-8", "replace")
         found += [f"{name(path)}: {word}" for word in FOREIGN if word in text]
     assert found == []
+
+
+def test_no_two_test_modules_have_one_name() -> None:
+    """pytest imports them by that alone, and would run but one of the two."""
+    names = Counter(
+        path.name for path in tracked(".py") if path.name.startswith("test_")
+    )
+    assert [each for each, times in names.items() if times > 1] == []
 
 
 def test_the_top_level_has_what_a_visitor_looks_for() -> None:
