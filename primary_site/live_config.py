@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from common.service.config_common import Table
 from common.service.config_primary import PrimaryGroup
 
 HOLD_KEYS = ("group.hold_max", "group.hold_retries", "group.resume_timeout")
@@ -43,35 +44,20 @@ HOOKS_KEYS = (
 )
 """What hooks there are, but not whether there are any at all."""
 
-GROUP_FIELDS = (
-    "hold_max_seconds",
-    "hold_retries",
-    "resume_timeout_seconds",
-    "rpo_seconds",
-    "interval_seconds",
-    "changed_bytes",
-    "schedule",
-    "manual",
-)
-
-LINK_FIELDS = (
-    "profile",
-    "bandwidth",
-    "bandwidth_schedule",
-    "compression",
-    "delta",
-    "remotes",
-    "connections",
-)
-
 
 def followed(config: PrimaryGroup, new: PrimaryGroup) -> PrimaryGroup:
     """Return `config` with what a running sender takes over of `new`."""
-    link = config.link.model_copy(update=_values(new.link, LINK_FIELDS))
+    link = config.link.model_copy(update=_values(new.link, SENDING_KEYS))
     hooks = config.hooks and (new.hooks or config.hooks)
-    own = _values(new, GROUP_FIELDS) | {"link": link, "hooks": hooks}
+    own = _values(new, (*TRIGGER_KEYS, *HOLD_KEYS)) | {"link": link, "hooks": hooks}
     return config.model_copy(update=own)
 
 
-def _values(table: Any, names: tuple[str, ...]) -> dict[str, Any]:
-    return {name: getattr(table, name) for name in names}
+def _values(table: Table, keys: tuple[str, ...]) -> dict[str, Any]:
+    """Return what a table has of these keys, by the names of its fields."""
+    own = {key.rpartition(".")[2] for key in keys}
+    return {
+        name: getattr(table, name)
+        for name, field in type(table).model_fields.items()
+        if (field.alias or name) in own
+    }

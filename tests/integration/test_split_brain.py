@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -41,18 +42,26 @@ def alarms(daemon: Daemon) -> dict[str, str]:
     return {alarm["name"]: alarm["message"] for alarm in daemon.group()["alarms"]}
 
 
+async def taken_over(pair: ExchangingPair) -> tuple[bytes, dict[str, Any], bytes]:
+    """Kill a primary with more than its remote has, which takes over and writes.
+
+    Return what the primary has, the answer of the takeover, and what the remote has.
+    """
+    await pair.start()
+    await written(pair.primary, 1)
+    await pair.cut()
+    own = await written(pair.primary, 2)
+    pair.primary.kill()
+    await pair.reached(pair.remote, "the loss is noticed", state="disconnected")
+    taken = await pair.done(pair.remote, "takeover", "g")
+    return own, taken, await written(pair.remote, 3)
+
+
 async def test_a_superseded_site_goes_on_from_its_own_data_if_told_to(
     tmp_path: Path,
 ) -> None:
     with ExchangingPair(tmp_path, [VolumeSpec("v", MIB)]) as pair:
-        await pair.start()
-        await written(pair.primary, 1)
-        await pair.cut()
-        own = await written(pair.primary, 2)
-        pair.primary.kill()
-        await pair.reached(pair.remote, "the loss is noticed", state="disconnected")
-        taken = await pair.done(pair.remote, "takeover", "g")
-        theirs = await written(pair.remote, 3)
+        own, taken, theirs = await taken_over(pair)
 
         await pair.primary.start()
         await pair.reached(pair.primary, "it is told", state="superseded")
@@ -103,14 +112,7 @@ async def test_who_gave_up_and_received_nothing_goes_on_from_that_if_told_to(
 ) -> None:
     """The site that it was to receive from has gone, or is an older copy of itself."""
     with ExchangingPair(tmp_path, [VolumeSpec("v", MIB)]) as pair:
-        await pair.start()
-        await written(pair.primary, 1)
-        await pair.cut()
-        own = await written(pair.primary, 2)
-        pair.primary.kill()
-        await pair.reached(pair.remote, "the loss is noticed", state="disconnected")
-        taken = await pair.done(pair.remote, "takeover", "g")
-        theirs = await written(pair.remote, 3)
+        own, taken, theirs = await taken_over(pair)
         await pair.primary.start()
         await pair.reached(pair.primary, "it is told", state="superseded")
         pair.remote.kill()
