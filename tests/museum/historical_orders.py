@@ -243,6 +243,14 @@ EXHIBITS = (
 """,
                 "        self.closed.set()\n",
             ),
+            swap(
+                "remote_site/group.py",
+                """\
+            return await self._bind(hello)
+        await self.store.settled()
+""",
+                "            return await self._bind(hello)\n",
+            ),
         ),
         tests(
             "unit/remote_site/test_receiving_group.py::"

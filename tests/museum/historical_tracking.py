@@ -35,7 +35,7 @@ EXHIBITS = (
             ),
         ),
         Seeds("simulation", 100),
-        says="I1|I2|preserving",
+        says="I1|I2|I4|preserving",
         elsewhere=(
             "Ceph took a snapshot's map of dirty objects out of step with its data: "
             "incremental copies missed changes (ceph 52109, tracker 61616, 2023)"
