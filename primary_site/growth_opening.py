@@ -25,21 +25,33 @@ def check_known_device(
 
     A file has exactly the size of its volume, or that which a growth cut short was
     giving it. A block device may be longer: it has to be before its volume can grow.
+    Raises `StateMismatchError`, whatever the config says: device and state directory
+    are of different times, or the device is another.
     """
     size = device.size()
     may_be_longer = device.is_block_device and size > saved.size_bytes
     if size not in {saved.size_bytes, saved.growing_bytes} and not may_be_longer:
-        if configured_bytes is not None and size != configured_bytes:
-            raise DeviceError(
-                f"{key}: size is {configured_bytes} bytes, but device {device.path} "
-                f"has {size}; mend size, or leave it out"
-            )
         raise StateMismatchError(
-            f"{key}: size is {size} bytes, but the state directory has "
-            f"{saved.size_bytes} bytes; set size back"
+            f"{key}: device {device.path} has {size} bytes, but the volume has "
+            f"{saved.size_bytes} by the state directory: {_remedy(size, saved)}"
         )
     if configured_bytes is not None:
         _check_configured(configured_bytes, saved, key)
+
+
+def _remedy(size_bytes: int, saved: VolumeState) -> str:
+    """Return what to do about a device of another length than its volume.
+
+    Never to set `size`: it is not asked of a volume that is known, and the length is
+    what tells that device and state directory do not belong together.
+    """
+    of_one_time = "one of them is an older copy: put both back as of one time"
+    if size_bytes < saved.size_bytes:
+        return f"mend device if it is another one's; else {of_one_time}"
+    return (
+        f"if it was only made longer, cut it to {saved.size_bytes} bytes, for farshore "
+        f"grow to make it longer; else {of_one_time}"
+    )
 
 
 def _check_configured(size_bytes: int, saved: VolumeState, key: str) -> None:

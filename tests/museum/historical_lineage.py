@@ -364,7 +364,7 @@ EXHIBITS = (
             "unit/primary_site/test_growing_volume.py::"
             "test_what_is_new_is_carried_over_a_crash_at_any_step"
         ),
-        says="mend size, or leave it out",
+        says="farshore grow to make it longer",
         elsewhere="DRBD, as B17a",
         order="grow",
     ),

@@ -210,6 +210,22 @@ FILES = (
         says="assert",
         elsewhere="found here by the simulation",
     ),
+    Exhibit(
+        "O1230",
+        "a device of any length is taken for a volume that is known",
+        (
+            swap(
+                "primary_site/growth_opening.py",
+                "    if size not in {saved.size_bytes, saved.growing_bytes} and not may_be_longer:\n",
+                "    if size < 0 and not may_be_longer:\n",
+            ),
+        ),
+        tests(
+            "unit/primary_site/test_growing_volume.py::"
+            "test_a_device_of_another_time_than_its_state_says_what_to_put_back"
+        ),
+        says="DID NOT RAISE",
+    ),
 )
 
 _LOST = tests(

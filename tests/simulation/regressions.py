@@ -18,5 +18,7 @@ REGRESSIONS: dict[int, str] = {
     2004243: "the simulation: a site that stopped beside a copy was never started",
     2015619: "the simulation: operators asked for a point that had gone meanwhile",
     2046159: "a site that had reclaimed told an older copy of a line that had ended",
+    2905: "the simulation: a volume grew behind the last cut, which then lacked it",
+    3916: "a device older than its state directory: the start said to change size",
     501809: "a primary of before a growth was refused, and told to change its config",
 }

@@ -16,6 +16,7 @@ from remote_site import store_state
 from remote_site.store_record import RECORD_NAME
 from tests.lineage import specification
 from tests.support.simulated_files import SimulatedFiles
+from tests.support.simulation.durability import device_bytes
 from tests.support.simulation.model import VolumeModel
 from tests.support.simulation.oracle import Promised
 from tests.support.simulation.sites import GROUP, STATE
@@ -51,6 +52,8 @@ class Restoring:
         self._newest: _Copy | None = None
         """What an operator who was refused puts back."""
         self._is_only_state = False
+        self.is_of_another_time = False
+        """A state directory is beside devices of other lengths: no start may serve."""
         self.count = 0
 
     @property
@@ -161,7 +164,8 @@ class Restoring:
         """
         simulation, oracle = self._simulation, self._simulation.oracle
         self._is_only_state = only_state
-        if self._must_refuse(copy):
+        self.is_of_another_time = only_state and self._has_other_lengths(copy)
+        if self.is_of_another_time or self._must_refuse(copy):
             self._newest = self._as_it_is()
             oracle.is_older_state = True
             simulation.hosts.is_active = False
@@ -175,6 +179,16 @@ class Restoring:
         self.count += 1
         self._start_with(copy)
 
+    def _has_other_lengths(self, copy: _Copy) -> bool:
+        """Tell whether a copied state directory knows devices by other lengths."""
+        state = _sent_state(copy)
+        files = self._simulation.primary.machine.files
+        return state is not None and any(
+            len(device_bytes(files, name))
+            not in {volume.size_bytes, volume.growing_bytes}
+            for name, volume in state.volumes.items()
+        )
+
     def _must_refuse(self, copy: _Copy) -> bool:
         """Tell whether the remote remembers what the copy has not seen.
 
@@ -182,11 +196,9 @@ class Restoring:
         excuse whatever it lets pass.
         """
         site = self._simulation.remote
-        path = f"{STATE}/groups/{GROUP}/group.record"
-        stored = DurableRecord(path, copy.files.after_kill()).load()
-        if stored is None:
+        state = _sent_state(copy)
+        if state is None:
             return False
-        state = group_state.from_record(stored, path)
         # What its acked bits rely on decides what is compared, not what is refused.
         sender = state.judged(progress_count=0)
         path = f"{site.settings.state_directory}/{RECORD_NAME}"
@@ -216,6 +228,7 @@ class Restoring:
         """End what an operator has tried, if one is trying."""
         newest, self._newest = self._newest, None
         if newest is not None:
+            self.is_of_another_time = False
             self._simulation.world.note("the newest copy is put back")
             self._start_with(newest)
             self._simulation.oracle.is_older_state = False
@@ -224,6 +237,7 @@ class Restoring:
     def _start_with(self, copy: _Copy) -> None:
         simulation, site = self._simulation, self._simulation.primary
         site.die(power=False)
+        site.start_error = None
         simulation.network.forget(site.loop)
         if self._is_only_state:
             simulation.note_lost_pages()
@@ -235,6 +249,13 @@ class Restoring:
             simulation.oracle.lost_power = copy.lost_power
             simulation.note_lost_pages()
         simulation.start_later(site)
+
+
+def _sent_state(copy: _Copy) -> group_state.GroupState | None:
+    """Return what a copied state directory says; None of a group that never ran."""
+    path = f"{STATE}/groups/{GROUP}/group.record"
+    stored = DurableRecord(path, copy.files.after_kill()).load()
+    return None if stored is None else group_state.from_record(stored, path)
 
 
 def _rule(sender: SenderState, receiver: ReceiverState) -> int:

@@ -82,6 +82,8 @@ class Simulation(TwoSites):
         self._healed_at = 0.0
         self._ticket: CutTicket | None = None
         self._ticket_life = 0
+        self._growing: list[Any] = []
+        """Tasks of operators who make a volume larger."""
         self.references = References()
         self.restoring = Restoring(self)
         self.takeovers = Takeovers(self)
@@ -135,6 +137,8 @@ class Simulation(TwoSites):
     # -- the sites ---------------------------------------------------------------------
 
     def _primary_opened(self, group: ConsistencyGroup, replicator: Replicator) -> None:
+        if self.restoring.is_of_another_time:
+            self.world.problem("I7: a device of another length than its state's serves")
         self.oracle.primary_opened(group, replicator)
         self.references.watch(replicator)
         self.hosts.attach(group, self._workers)
@@ -182,6 +186,9 @@ class Simulation(TwoSites):
             sent is not None and sent.failed is not None
         )
 
+    def may_not_start(self, site: Site) -> bool:
+        return site is self.primary and self.restoring.is_of_another_time
+
     def _look(self) -> None:
         if self.tampering.is_on:
             return
@@ -217,13 +224,23 @@ class Simulation(TwoSites):
                 self.hosts.grown(name, growth.size_bytes)
                 self.world.note(f"grown {name} {growth.size_bytes}")
 
-        self.operate(grown)
+        growing = self.operate(grown)
+        if growing is not None:
+            self._growing.append(growing)
 
-    def operate(self, work: Any) -> None:
+    def _is_growing(self) -> bool:
+        """Tell whether what an operator has asked for is still to come.
+
+        What a killed daemon was about to do its start finishes, or nobody does.
+        """
+        return any(not (t.done() or t.get_loop().is_dead) for t in self._growing)
+
+    def operate(self, work: Any) -> Any:
+        """Have an operator ask the primary, if it serves; return the task, or None."""
         site = self.primary
         replicator = site.replicator
         if not (site.is_alive and site.is_serving and replicator is not None):
-            return
+            return None
 
         async def operate() -> None:
             try:
@@ -231,7 +248,7 @@ class Simulation(TwoSites):
             except FarshoreError as error:
                 self.world.note(f"refused: {error}")
 
-        self.world.call(site.loop, operate())
+        return self.world.call(site.loop, operate())
 
     # -- the heal phase ----------------------------------------------------------------
 
@@ -268,6 +285,7 @@ class Simulation(TwoSites):
             or replicator is None
             or self.hosts.is_active
             or not self.hosts.is_idle
+            or self._is_growing()  # behind the last cut it would lack
         ):
             return
         if group.state.suspended:

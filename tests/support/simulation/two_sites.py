@@ -34,6 +34,11 @@ class TwoSites:
         """Tell whether a daemon that serves has to be restarted."""
         raise NotImplementedError
 
+    def may_not_start(self, site: Site) -> bool:
+        """Tell whether an operator has put something there that must be refused."""
+        del site
+        return False
+
     def kill(self, site: Site, *, power: bool) -> None:
         self.going_down(site, power=power)
         site.die(power=power)
@@ -60,7 +65,8 @@ class TwoSites:
 
     def look_after(self, site: Site) -> None:
         error = site.start_error
-        if error is not None and error.startswith(("Corrupt", "StateMismatch")):
+        is_mismatch = (error or "").startswith(("Corrupt", "StateMismatch"))
+        if is_mismatch and not self.may_not_start(site):
             self.world.problem(f"{site.name} does not start: {error}")
         if not site.is_alive:
             if site not in self._failed_since:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from common.errors import DeviceError, RefusedError
+from common.errors import DeviceError, RefusedError, StateMismatchError
 from common.ports import HostCommand, HostRequest
 from common.replication.lineage import CycleName, Fork, ToldFork
 from common.service.clock import SystemClock
@@ -268,6 +268,25 @@ async def test_a_configured_size_below_the_volumes_is_only_warned_of(
     else:
         opened = open_group(site.disk, STATE, config(size), "primary.toml")
         assert opened.volumes[0].geometry.size_bytes == NEW
+
+
+@pytest.mark.parametrize("size", [OLD, NEW])
+@pytest.mark.parametrize("is_longer", [True, False])
+async def test_a_device_of_another_time_than_its_state_says_what_to_put_back(
+    size: int, is_longer: bool
+) -> None:
+    async with running() as site:
+        before = site.disk.crash_image(random.Random(1), "kept")
+        await grow(site.group, site.volume, NEW)
+    device = site.disk.open("/devices/data.img")
+    device.truncate(OLD)
+    stale = before.open("/devices/data.img")
+    stale.truncate(NEW)
+    files, says = (
+        (before, f"cut it to {OLD} bytes") if is_longer else (site.disk, "mend")
+    )
+    with pytest.raises(StateMismatchError, match=f"{says}.* put both back"):
+        open_group(files, STATE, config(size), "primary.toml")
 
 
 @pytest.mark.parametrize("key", ["handing", "superseded"])
