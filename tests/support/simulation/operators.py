@@ -6,8 +6,12 @@ promised is another model from then on, the point's.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+from common.errors import FarshoreError
+from primary_site.replicator import Replicator
+from tests.support.simulation.model import SECTOR
 
 if TYPE_CHECKING:
     from tests.support.simulation.scenario import Simulation
@@ -31,6 +35,8 @@ class Operators:
     def __init__(self, simulation: Simulation) -> None:
         self._simulation = simulation
         self._rng = simulation.world.rng
+        self._growing: list[Any] = []
+        """Tasks of those who make a volume larger."""
 
     def kinds(self) -> list[Callable[[], None]]:
         return [
@@ -45,11 +51,40 @@ class Operators:
         """What seeds did not do once: chosen apart, so that most do what they did."""
         return [self._grow]
 
+    def ask(self, work: Callable[[Replicator], Awaitable[Any]]) -> Any:
+        """Ask the primary for something, if it serves; return the task, or None."""
+        simulation, site = self._simulation, self._simulation.primary
+        replicator = site.replicator
+        if not (site.is_alive and site.is_serving and replicator is not None):
+            return None
+
+        async def asked() -> None:
+            try:
+                await work(replicator)
+            except FarshoreError as error:
+                simulation.world.note(f"refused: {error}")
+
+        return simulation.world.call(site.loop, asked())
+
+    def resume(self) -> None:
+        self.ask(lambda replicator: replicator.resume())
+
+    @property
+    def are_growing(self) -> bool:
+        """Tell whether what was asked for is still to come.
+
+        What a killed daemon was about to do its start finishes, or nobody does.
+        """
+        return any(not (t.done() or t.get_loop().is_dead) for t in self._growing)
+
     def _ask_for_cut(self) -> None:
-        self._simulation.ask_for_cut(f"label {self._rng.randrange(100)}")
+        label = f"label {self._rng.randrange(100)}"
+        self.ask(lambda replicator: replicator.request_cut(label))
 
     def _suspend(self) -> None:
-        self._simulation.suspend(seconds=3.0 * self._rng.random())
+        seconds = 3.0 * self._rng.random()
+        self.ask(lambda replicator: replicator.suspend())
+        self._simulation.world.after(seconds, self.resume)
 
     def _grow(self) -> None:
         """Make a volume larger: within its last track, by some, or past its regions.
@@ -63,7 +98,22 @@ class Operators:
         name = self._rng.choice(list(models))
         sectors = self._rng.choice((1, 2, 7, 8, 40))
         if models[name].sectors + sectors <= SECTORS_MAX:
-            self._simulation.grow(name, sectors)
+            self._make_larger(name, models[name].size_bytes + sectors * SECTOR)
+
+    def _make_larger(self, name: str, size_bytes: int) -> None:
+        """Hosts write in what is new once they are told that it is there."""
+        simulation, site = self._simulation, self._simulation.primary
+        life = site.lives
+
+        async def grown(replicator: Replicator) -> None:
+            growth = await replicator.grow(name, size_bytes)
+            if life == site.lives and site.is_alive:
+                simulation.hosts.grown(name, growth.size_bytes)
+                simulation.world.note(f"grown {name} {growth.size_bytes}")
+
+        growing = self.ask(grown)
+        if growing is not None:
+            self._growing.append(growing)
 
     def _restore_remote(self) -> None:
         """Copy the remote's machine, or put the copy back: devices and state."""

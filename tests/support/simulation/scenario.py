@@ -7,9 +7,7 @@ heal phase     nothing goes wrong any more; the newest cut must become safe (I11
 from __future__ import annotations
 
 import random
-from typing import Any
 
-from common.errors import FarshoreError
 from primary_site.group import ConsistencyGroup
 from primary_site.replicator import Replicator
 from primary_site.tickets import CutTicket
@@ -24,7 +22,7 @@ from tests.support.simulation.knobs import (
 )
 from tests.support.simulation.links import Network
 from tests.support.simulation.loop import World
-from tests.support.simulation.model import SECTOR, is_wordy
+from tests.support.simulation.model import is_wordy
 from tests.support.simulation.operators import Operators
 from tests.support.simulation.oracle import Oracle
 from tests.support.simulation.readers import PointReaders
@@ -82,13 +80,12 @@ class Simulation(TwoSites):
         self._healed_at = 0.0
         self._ticket: CutTicket | None = None
         self._ticket_life = 0
-        self._growing: list[Any] = []
-        """Tasks of operators who make a volume larger."""
         self.references = References()
         self.restoring = Restoring(self)
         self.takeovers = Takeovers(self)
         self.verifies = Verifies(self)
         self.tampering = Tampering(self)
+        self.operators = Operators(self)
 
     def close(self) -> None:
         """Unwind what is in the middle of an operation on disk."""
@@ -126,7 +123,7 @@ class Simulation(TwoSites):
         world = self.world
         self.remote.start()
         self.primary.start()
-        faults = Faults(self, Operators(self))
+        faults = Faults(self, self.operators)
         world.after(0.05, self._tick)
         world.after(0.1, self._look)
         self.verifies.begin()
@@ -197,59 +194,6 @@ class Simulation(TwoSites):
         if not self.is_over:
             self.world.after(0.05 + 0.4 * self.world.rng.random(), self._look)
 
-    # -- operators ---------------------------------------------------------------------
-
-    def ask_for_cut(self, label: str | None) -> None:
-        self.operate(lambda replicator: replicator.request_cut(label))
-
-    async def _last_cut(self, replicator: Replicator) -> None:
-        self._ticket = await replicator.request_cut(None)
-        self._ticket_life = self.primary.lives
-
-    def suspend(self, *, seconds: float) -> None:
-        self.operate(lambda replicator: replicator.suspend())
-        self.world.after(seconds, self._resume)
-
-    def _resume(self) -> None:
-        self.operate(lambda replicator: replicator.resume())
-
-    def grow(self, name: str, sectors: int) -> None:
-        """Make a volume larger; hosts write there once they are told that it is."""
-        size_bytes = self.hosts.models[name].size_bytes + sectors * SECTOR
-        life = self.primary.lives
-
-        async def grown(replicator: Replicator) -> None:
-            growth = await replicator.grow(name, size_bytes)
-            if life == self.primary.lives and self.primary.is_alive:
-                self.hosts.grown(name, growth.size_bytes)
-                self.world.note(f"grown {name} {growth.size_bytes}")
-
-        growing = self.operate(grown)
-        if growing is not None:
-            self._growing.append(growing)
-
-    def _is_growing(self) -> bool:
-        """Tell whether what an operator has asked for is still to come.
-
-        What a killed daemon was about to do its start finishes, or nobody does.
-        """
-        return any(not (t.done() or t.get_loop().is_dead) for t in self._growing)
-
-    def operate(self, work: Any) -> Any:
-        """Have an operator ask the primary, if it serves; return the task, or None."""
-        site = self.primary
-        replicator = site.replicator
-        if not (site.is_alive and site.is_serving and replicator is not None):
-            return None
-
-        async def operate() -> None:
-            try:
-                await work(replicator)
-            except FarshoreError as error:
-                self.world.note(f"refused: {error}")
-
-        return self.world.call(site.loop, operate())
-
     # -- the heal phase ----------------------------------------------------------------
 
     def _heal(self, faults: Faults) -> None:
@@ -285,20 +229,24 @@ class Simulation(TwoSites):
             or replicator is None
             or self.hosts.is_active
             or not self.hosts.is_idle
-            or self._is_growing()  # behind the last cut it would lack
+            or self.operators.are_growing  # behind the last cut it would lack
         ):
             return
         if group.state.suspended:
-            self._resume()
+            self.operators.resume()
             return
         ticket = self._ticket
         if ticket is None or self._ticket_life != self.primary.lives:
             self._ticket = None
-            self.operate(self._last_cut)
+            self.operators.ask(self._last_cut)
         elif ticket.safe.done():
             self._ticket = None
             if ticket.safe.exception() is None:
                 self._judge(group, ticket.safe.result())
+
+    async def _last_cut(self, replicator: Replicator) -> None:
+        self._ticket = await replicator.request_cut(None)
+        self._ticket_life = self.primary.lives
 
     def _judge(self, group: ConsistencyGroup, number: int) -> None:
         """That cut is safe: the remote has all that the primary has."""

@@ -63,11 +63,11 @@ class Tampering:
         assert replicator is not None
         if not self._altered:
             if replicator.verifying.is_running:  # of before: it may see it, or not
-                self._simulation.operate(lambda r: r.verifying.stop())
+                self._simulation.operators.ask(lambda r: r.verifying.stop())
             else:
                 self._alter()
         elif not self._verify_asked:
-            self._simulation.operate(self._verify)
+            self._simulation.operators.ask(self._verify)
         elif self._is_named(replicator):
             return self._is_mended()
         return False
@@ -110,7 +110,7 @@ class Tampering:
     def _is_mended(self) -> bool:
         if not self._cut_asked:
             self._cut_asked = True
-            self._simulation.operate(self._cut)
+            self._simulation.operators.ask(self._cut)
         if self._ticket is None or not self._ticket.safe.done():
             return False
         if self._ticket.safe.exception() is not None:

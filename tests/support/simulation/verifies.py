@@ -44,7 +44,7 @@ class Verifies:
     def _operate(self) -> None:
         if self._simulation.tampering.is_on:
             return
-        self._simulation.operate(self._verify)
+        self._simulation.operators.ask(self._verify)
         if not self._simulation.is_over:
             self._world.after(0.5 + 4.0 * self._rng.random(), self._operate)
 
