@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from common.errors import DeviceError
+from common.errors import StateMismatchError
 from common.service.config_primary import PrimaryGroup
 from primary_site.opening import open_group
 from tests.support.simulated_files import SimulatedFiles
@@ -57,5 +57,5 @@ def test_a_device_that_became_empty_is_not_taken_for_a_new_one() -> None:
     files = _files()
     opened = open_group(files, STATE, _config(), "primary.toml")
     opened.volumes[0].device.truncate(0)
-    with pytest.raises(DeviceError, match="has 0"):
+    with pytest.raises(StateMismatchError, match="has 0"):
         open_group(files.after_kill(), STATE, _config(), "primary.toml")
