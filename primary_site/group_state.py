@@ -326,9 +326,19 @@ def verdict(
     if saved.carried_from_bytes is not None and not saved.full:
         if suspect is not None:
             suspect = carried.copy()
-        first = saved.carried_from_bytes // geometry.track_bytes
-        carried.set_range(first, tracks - first)
+        with_grown_by(carried, geometry, saved)
     return Verdict(carried, suspect, acked, full=saved.full, altered=saved.suspect)
+
+
+def with_grown_by(changed: Bitmap, geometry: Geometry, saved: VolumeState) -> Bitmap:
+    """Mark, in place, what a volume has grown by and no commit has covered yet.
+
+    From its old last track on, of which the remote was sent a part if it was cut short.
+    """
+    if saved.carried_from_bytes is not None:
+        first = saved.carried_from_bytes // geometry.track_bytes
+        changed.set_range(first, geometry.track_count - first)
+    return changed
 
 
 def _perhaps_sent(geometry: Geometry, acked: Bitmap) -> Bitmap:

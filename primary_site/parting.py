@@ -15,7 +15,12 @@ from common.storage.bitmap import Bitmap
 from common.storage.bitmap_file import BitmapFile
 from common.storage.geometry import Geometry
 from common.storage.record import DurableRecord
-from primary_site.group_state import GroupState, VolumeState, from_record
+from primary_site.group_state import (
+    GroupState,
+    VolumeState,
+    from_record,
+    with_grown_by,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +44,12 @@ def read_parted(files: Files, state_directory: str, group: str) -> Parted:
     state = from_record(stored, path)
     changed: dict[str, Bitmap] = {}
     for name, volume in state.volumes.items():
-        tracks = Geometry(
-            volume.size_bytes, volume.track_bytes, volume.region_bytes
-        ).track_count
-        opened = BitmapFile.open(files, f"{directory}/{name}.changed", tracks)
+        geometry = Geometry(volume.size_bytes, volume.track_bytes, volume.region_bytes)
+        path = f"{directory}/{name}.changed"
+        opened = BitmapFile.open(files, path, geometry.track_count)
         with closing(opened):
-            changed[name] = opened.load(when_damaged=True)
+            bits = opened.load(when_damaged=True)
+        changed[name] = with_grown_by(bits, geometry, volume)
     is_known = state.clean and all(map(_is_recorded, state.volumes.values()))
     offers = tuple(
         VolumeOffer(name, volume.volume_id, volume.size_bytes, volume.track_bytes)
@@ -54,5 +59,5 @@ def read_parted(files: Files, state_directory: str, group: str) -> Parted:
 
 
 def _is_recorded(volume: VolumeState) -> bool:
-    """Tell whether the durable bitmap says all that differs."""
-    return not (volume.full or volume.suspect or volume.carried_from_bytes is not None)
+    """Tell whether the durable bitmap says all that differs, but for what is new."""
+    return not (volume.full or volume.suspect)

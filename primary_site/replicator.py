@@ -40,8 +40,6 @@ from common.replication.messages import (
     VolumeOffer,
 )
 from common.service.config_primary import PrimaryGroup
-from common.service.split_brain import ALARM as SPLIT_BRAIN_ALARM
-from common.service.split_brain import split_brain_text
 from primary_site.alarms import Alarms
 from primary_site.background import first_of, retrieve
 from primary_site.exchange import carry_told_changes
@@ -55,6 +53,7 @@ from primary_site.paced import Pacing
 from primary_site.rpo_watch import RpoWatch
 from primary_site.session import SendingSession, open_session
 from primary_site.session_links import Connect
+from primary_site.split_brain import SplitBrain
 from primary_site.superseded import ALARM, superseded_text
 from primary_site.switchover import Switchover
 from primary_site.tickets import CutTicket, CutTickets
@@ -92,6 +91,7 @@ class Replicator:
         )
         self.cycles.when_moved_on = self.verifying.look_again
         self.switchover = Switchover(group, self.cycles, self.alarms, clock)
+        self.split_brain = SplitBrain(self.switchover, self.alarms, clock)
         self.pacing = Pacing(group.config.link, clock)
         self.cycles.reshaping.before = self._end_verify
         self._site = site
@@ -307,9 +307,11 @@ class Replicator:
 
     async def _refused(self, error: PeerRefusedError) -> float:
         if isinstance(error, ForkedError):
-            await self._learn(error)
+            is_urgent = await self._learn(error)
             if self.group.state.superseded is not None:
                 return 0.0  # nobody is asked again
+            if not is_urgent:
+                return self._asks_again_soon()
         elif self.switchover.is_handing:
             return await self._handing_refused(error)
         reason = GoodbyeReason(error.reason)
@@ -330,6 +332,7 @@ class Replicator:
 
     def _told_not_yet(self, text: str) -> None:
         """The other site serves the group, or changes its role just now."""
+        self.split_brain.not_yet()
         now = self._clock.monotonic()
         if self._not_yet.told(text, now):
             self._log.warning("link_refused", reason="not_yet", text=text)
@@ -338,8 +341,13 @@ class Replicator:
             self.alarms.set("refused", text)
             self.cycles.tickets.fail_asked(text)
         else:
-            self.link_state = "down"
-            self.alarms.clear("refused")
+            self._asks_again_soon()
+
+    def _asks_again_soon(self) -> float:
+        """What the other site says is over by itself, as a rule."""
+        self.link_state = "down"
+        self.alarms.clear("refused")
+        return NOT_YET_SECONDS
 
     async def _handing_refused(self, error: PeerRefusedError) -> float:
         """The remote has not taken over: it can't, or does so now."""
@@ -347,27 +355,27 @@ class Replicator:
             await self.switchover.refused(error)
         return RECONNECT_SECONDS_MIN
 
-    async def _learn(self, error: ForkedError) -> None:
-        """The remote serves the group: be superseded, if it went on from here."""
+    async def _learn(self, error: ForkedError) -> bool:
+        """The remote serves the group: be superseded, if it went on from here.
+
+        Return whether there is anything to tell an operator at once.
+        """
         told, lineage = error.told, self.group.state.lineage
-        if error.reason == GoodbyeReason.SUPERSEDED and told.fork.parent == lineage:
-            try:
-                await self.switchover.superseded(told)
-            except StorageError as failed:  # said again at the next start
-                self.cycles.storage_failed(failed)
-        else:
-            text = split_brain_text(
-                self.group.name, told.fork, lineage, is_forked_here=False
-            )
-            self.switchover.split_from = told
-            self.alarms.set(SPLIT_BRAIN_ALARM, text)
+        if error.reason != GoodbyeReason.SUPERSEDED or told.fork.parent != lineage:
+            return self.split_brain.told(told, self.group.state)
+        try:
+            await self.switchover.superseded(told)
+        except StorageError as failed:  # said again at the next start
+            self.cycles.storage_failed(failed)
+        return True
 
     async def _stand_superseded(self, told: ToldFork) -> None:
         """Send nothing, until an operator has chosen this side."""
         text = superseded_text(self.group.name, told)
         self.switchover.reclaimed.clear()
         self.link_state = "refused"
-        self.alarms.clear("refused", "link_down", SPLIT_BRAIN_ALARM)
+        self.split_brain.over()
+        self.alarms.clear("refused", "link_down")
         self.alarms.set(ALARM, text)
         self._log.warning("group_superseded", lineage=told.fork.lineage.hex())
         if self._give_up is not None:
@@ -439,8 +447,8 @@ class Replicator:
         self.verifying.look_again()
         self.link_state = "connected"
         self._not_yet.over()
-        self.switchover.split_from = None
-        self.alarms.clear("refused", "link_down", SPLIT_BRAIN_ALARM)
+        self.split_brain.over()
+        self.alarms.clear("refused", "link_down")
         self._log.info("link_connected", epoch=session.epoch, links=len(session.links))
         await self.switchover.ask(session)
         await self.cycles.run(session)

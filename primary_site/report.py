@@ -149,7 +149,7 @@ def recovery_point(replicator: Replicator) -> RecoveryPointStatus | None:
 
 
 def points(replicator: Replicator) -> list[PointStatus]:
-    """The sending side knows the newest point; the receiving one knows all."""
+    """The sending side knows the newest point; the receiving one has them all."""
     point = recovery_point(replicator)
     if point is None:
         return []
@@ -160,6 +160,7 @@ def points(replicator: Replicator) -> list[PointStatus]:
             current_as_of_ns=point.current_as_of_ns,
             label=point.label,
             size_bytes=0,
+            here=False,
         )
     ]
 

@@ -13,7 +13,7 @@ from common.ports import Files
 from common.replication.lineage import CycleName
 from common.storage.bitmap import Bitmap
 from common.storage.bitmap_file import PAGE_BYTES, BitmapFile
-from common.storage.geometry import Geometry
+from common.storage.geometry import SECTOR_BYTES, Geometry
 from common.storage.record import DurableRecord
 from primary_site.group_state import GroupState, VolumeState, to_record
 
@@ -58,7 +58,8 @@ class SendingStart:
         """Return the durable state of a sender that is about to begin.
 
         Not stopped cleanly: what is carried goes as hashes first, for much of it may
-        be there already.
+        be there already. With what size its volumes began nobody here knows: a smaller
+        one of their id, at an older copy of the other site, was theirs all the same.
         """
         return GroupState(
             group=self.group,
@@ -78,6 +79,7 @@ class SendingStart:
                     volume.geometry.track_bytes,
                     volume.geometry.region_bytes,
                     full=False,
+                    first_bytes=SECTOR_BYTES,
                     growing_bytes=volume.growing_bytes,
                 )
                 for volume in self.volumes

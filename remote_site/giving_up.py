@@ -89,6 +89,8 @@ def begin_receiving(disk: GroupDisk, beginning: Beginning) -> None:
     disk.commit_point(
         point.number, point.cycle_id, point.cut_ns, point.label, begin=begun
     )
+    with disk.record.lock:
+        disk.make_current(disk.record.known(), point.current_as_of_ns)
 
 
 def _write_changed(disk: GroupDisk, changed: Mapping[str, Bitmap]) -> None:

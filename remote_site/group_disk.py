@@ -274,9 +274,12 @@ class GroupDisk:
             state = self.record.bound().heard()
             if not state.points or state.points[-1].number != number:
                 raise ProtocolError(f"point {number} is not the newest")
-            newest = state.points[-1]
-            if time_ns <= newest.current_as_of_ns:
-                return
+            self.make_current(state, time_ns)
+
+    def make_current(self, state: StoreState, time_ns: int) -> None:
+        """Store `state`, with its newest point's time moved forward, if it moves."""
+        newest = state.points[-1]
+        if time_ns > newest.current_as_of_ns:
             newest = replace(newest, current_as_of_ns=time_ns)
             self.record.store(replace(state, points=(*state.points[:-1], newest)))
             self.listed.replace((*self.points[:-1], newest))

@@ -44,6 +44,7 @@ from primary_site.volume_requests import volume_request
 from remote_site.fork_requests import fork_request
 from remote_site.giving_up import Beginning
 from remote_site.group import ReceivingGroup
+from remote_site.points_of_both import points_of_both
 from remote_site.receiving_groups import COMMANDS as RECEIVING
 from remote_site.receiving_groups import ReceivingGroups
 from remote_site.sender_here import SenderHere, answer, not_yet
@@ -268,7 +269,12 @@ class SiteGroups:
                 return await fork_request(group, name, **arguments)
         if name in self.sending.hosted and not (group and command in RECEIVING):
             return await self.sending.ask(command, name, arguments)
-        return await self.receiving.ask(command, name, arguments)
+        found = await self.receiving.ask(command, name, arguments)
+        if command == "points" and name in self.sending.hosted:
+            nothing = {"keep": None, "release": None}
+            sent = await self.sending.ask(command, name, nothing)
+            return points_of_both(found, sent)
+        return found
 
     async def _take_over(self, name: str, arguments: dict[str, Any]) -> Any:
         hosted = self.sending.hosted.get(name)
@@ -333,8 +339,7 @@ class SiteGroups:
             return self._received_status(name)
         if name in self.receiving.groups:
             sent = await self.taken_over.status(name)
-            agree = sent.link.state is LinkState.CONNECTED
-            if agree or sent.state is GroupState.SUPERSEDED:  # hosts write at one site
+            if self._is_alone(name, sent):
                 self.receiving.groups[name].clear_alarms(SPLIT_BRAIN)
             received = self.receiving.status(name)
             kept = {
@@ -344,6 +349,13 @@ class SiteGroups:
             }
             return sent.model_copy(update=kept)
         return await self.sending.status(name)
+
+    def _is_alone(self, name: str, sent: GroupStatus) -> bool:
+        """Tell whether hosts are known to write at one site, whichever it is."""
+        if sent.link.state is LinkState.CONNECTED:
+            return True
+        is_settled = self.sending.hosted[name].replicator.split_brain.is_settled
+        return is_settled or sent.state is GroupState.SUPERSEDED
 
     def _received_status(self, name: str) -> GroupStatus:
         """Return the status of a group that is received, or on its way to be sent."""

@@ -134,13 +134,15 @@ class TakenOverGroups:
             prepare_sending(files, state_directory, start)
 
         async def begin(group: ReceivingGroup) -> None:
-            disk = group.store.disk
-            await self.sending.open(
+            disk, takeover = group.store.disk, group.store.takeover
+            assert takeover is not None
+            hosted = await self.sending.open(
                 home or sending_group(group.config),
                 state_directory,
                 preserving_files(files, disk, room_maker(group)),
                 has_link=group.config.link is not None,
             )
+            hosted.replicator.split_brain.taken_from = takeover.fork.parent
             self.sending.replicate(group.name)
 
         def handed_over(fork: Fork) -> str | None:

@@ -156,6 +156,11 @@ def _age_text(current_as_of: str) -> str:
     return seconds_text(max(age.total_seconds(), 0.0))
 
 
+def _is_here(point: dict[str, Any]) -> bool:
+    """A daemon of before this key lists what it has."""
+    return bool(point.get("here", True))
+
+
 def _points_table(listed: list[dict[str, Any]], *, is_wide: bool) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("POINT", justify="right")
@@ -165,16 +170,22 @@ def _points_table(listed: list[dict[str, Any]], *, is_wide: bool) -> Table:
     table.add_column("AGE", justify="right", no_wrap=True)
     table.add_column("SIZE", justify="right", no_wrap=True)
     table.add_column("PINNED")
+    has_others = not all(_is_here(point) for point in listed)
+    if has_others:
+        table.add_column("AT", no_wrap=True)
     table.add_column("LABEL", overflow="fold")
     for point in listed:
+        is_here = _is_here(point)
+        place = plain("here" if is_here else "other site")
         current = plain(point["current_as_of"])
         table.add_row(
             plain(point["number"], "bold"),
             plain(point["cut_time"]),
             *((current,) if is_wide else ()),
             plain(_age_text(point["current_as_of"])),
-            plain(size_text(point["bytes"])),
+            plain(size_text(point["bytes"] if is_here else None)),
             plain("yes" if point["pinned"] else ""),
+            *((place,) if has_others else ()),
             plain(point["label"] or ""),
         )
     return table

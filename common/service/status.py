@@ -311,7 +311,11 @@ class SiteStatus(Snapshot):
 
 
 class PointStatus(Snapshot):
-    """One of what `farshore points --json` prints, newest first."""
+    """One of what `farshore points --json` prints, newest first.
+
+    `here`: this site has it, and can serve it; else only the other one does, and how
+    large it is there is not known.
+    """
 
     number: int
     cut_ns: Moment = Field(serialization_alias="cut_time")
@@ -319,6 +323,7 @@ class PointStatus(Snapshot):
     label: str | None = None
     size_bytes: int = Field(serialization_alias="bytes")
     pinned: bool = False
+    here: bool = True
 
 
 class CutStatus(Snapshot):

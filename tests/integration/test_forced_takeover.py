@@ -34,3 +34,16 @@ async def test_who_was_taken_over_from_is_superseded_and_speaks_of_no_split_brai
         assert "superseded" in names
         assert "split_brain" not in names
         assert told["role_change"]["step"] == "superseded"
+
+        def alarms() -> dict[str, str]:
+            found = pair.remote.group()["alarms"]
+            return {alarm["name"]: alarm["message"] for alarm in found}
+
+        await until(
+            lambda: "farshore failback g there" in alarms().get("refused", ""),
+            "whoever took over is told what is left to do",
+        )
+        assert "split_brain" not in alarms()
+        refused = await pair.command(pair.remote, "failback", "g", "--yes")
+        assert refused.returncode == 8
+        assert "there is nothing to fail back to" in refused.stderr

@@ -127,10 +127,13 @@ async def test_roles_exchanged_again_and_again_by_whoever_has_just_grown(
 
 
 @pytest.mark.hunt
+@pytest.mark.parametrize("is_grown_since", [False, True])
 async def test_an_old_primary_put_back_from_a_backup_gets_all_that_differs(
-    tmp_path: Path,
+    tmp_path: Path, *, is_grown_since: bool
 ) -> None:
-    with ExchangingPair(tmp_path, [VolumeSpec("v", 4 * MIB)]) as pair:
+    """Also what its volume has grown by since, and lacks in the backup."""
+    size = 4 * MIB
+    with ExchangingPair(tmp_path, [VolumeSpec("v", size)]) as pair:
         await pair.start()
         await written(pair.primary, 1)
         await pair.cut()
@@ -141,6 +144,8 @@ async def test_an_old_primary_put_back_from_a_backup_gets_all_that_differs(
         shutil.copy(device, tmp_path / "v.backup")
         await pair.primary.start()
         await pair.connected()
+        if is_grown_since:
+            await grown(pair, pair.primary, size + MIB + 512)
         await written(pair.primary, 2)
         await pair.cut()
         await written(pair.primary, 3)

@@ -119,8 +119,7 @@ EXHIBITS: tuple[Exhibit, ...] = (
         (
             swap(
                 "primary_site/parting.py",
-                "    return not (volume.full or volume.suspect "
-                "or volume.carried_from_bytes is not None)\n",
+                "    return not (volume.full or volume.suspect)\n",
                 "    return not volume.suspect\n",
             ),
         ),

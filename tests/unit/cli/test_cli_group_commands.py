@@ -205,6 +205,27 @@ def test_points_are_listed_without_their_labels_acting_up(
     assert json.loads(as_json.output) == [point]
 
 
+def test_points_that_only_the_other_site_has_are_told_from_those_here(
+    daemon: Daemon, farshore: Farshore
+) -> None:
+    there, here = (
+        PointStatus(
+            number=number, cut_ns=0, current_as_of_ns=0, size_bytes=0, here=is_here
+        ).to_json()
+        for number, is_here in ((8, False), (7, True))
+    )
+    del here["here"]  # as a daemon of before that key has it
+    daemon.replies["points"] = lambda _: [there, here]
+    told = farshore("points", "orders", "--socket", daemon.path).output
+    newest, older = told.splitlines()[1:3]
+    assert "other site" in newest
+    assert "0 B" not in newest
+    assert "here" in older
+    daemon.replies["points"] = lambda _: [here]
+    told = farshore("points", "orders", "--socket", daemon.path).output
+    assert "here" not in told, "where all are here nothing need be said"
+
+
 def test_no_points_yet_is_said(daemon: Daemon, farshore: Farshore) -> None:
     daemon.replies["points"] = lambda _: []
 

@@ -380,6 +380,50 @@ async def test_not_yet_is_an_operator_s_business_once_it_is_said_again(
         clock.later_seconds += WAITS_FOR_OPERATOR_SECONDS
 
 
+def said_by(replicator: Replicator) -> set[str]:
+    return {alarm.name for alarm in replicator.alarms.all()}
+
+
+async def test_no_split_brain_is_left_once_the_other_site_says_that_its_line_ended(
+    site: Site,
+) -> None:
+    sender = Sender(site)
+    replicator, told = sender.replicator, forked(sender)
+    told = replace(told, fork=replace(told.fork, parent=b"z" * 16))
+    await replicator._refused(ForkedError(GoodbyeReason.SPLIT_BRAIN, "both", told))
+    assert said_by(replicator) == {SPLIT_BRAIN, "refused"}
+    assert not replicator.split_brain.is_settled
+
+    await replicator._refused(PeerRefusedError(GoodbyeReason.NOT_YET, "it ended"))
+    assert said_by(replicator) == set()
+    assert replicator.split_brain.is_settled
+    assert sender.switchover.other is None, "there is nothing to choose any more"
+
+
+@pytest.mark.parametrize("is_reclaimed", [False, True])
+async def test_who_was_taken_over_from_is_given_time_to_hear_of_it(
+    site: Site, *, is_reclaimed: bool
+) -> None:
+    clock = LaterClock()
+    sender = Sender(site, clock)
+    replicator, told = sender.replicator, forked(sender)
+    if is_reclaimed:
+        await sender.switchover.superseded(told)
+        await sender.switchover.reclaim()
+    else:
+        replicator.split_brain.taken_from = told.fork.lineage
+        told = replace(told, fork=replace(told.fork, parent=b"z" * 16))
+    error = ForkedError(GoodbyeReason.SPLIT_BRAIN, "it has not heard", told)
+    assert await replicator._refused(error) == NOT_YET_SECONDS
+    assert said_by(replicator) == set()
+    assert sender.switchover.other is None
+
+    clock.later_seconds += WAITS_FOR_OPERATOR_SECONDS
+    await replicator._refused(error)
+    assert said_by(replicator) == {SPLIT_BRAIN, "refused"}, "it can't hear of it"
+    assert sender.switchover.other == told
+
+
 # -- the record ------------------------------------------------------------------------
 
 FORK = Fork(b"n" * 16, b"p" * 16, OTHER, 5, 9)

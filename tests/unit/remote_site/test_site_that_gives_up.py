@@ -20,6 +20,7 @@ from common.ports import File
 from common.replication.lineage import CycleName, Fork, ToldFork
 from common.service.clock import SystemClock
 from common.service.config_primary import PrimaryGroup
+from common.service.moments import rfc3339
 from common.service.split_brain import ALARM as SPLIT_BRAIN
 from common.storage.files import SystemFiles
 from common.storage.record import DurableRecord
@@ -386,6 +387,21 @@ async def test_who_was_received_and_sends_again_grows_and_tells_what_is(
         await receive(group, fork + 1)
         await site.ask("takeover", action="do", point=None, force=True)
         assert (await site.ask("grow", volume="v", size_bytes=2 * SIZE))["size_bytes"]
+        # One truth of how current the newest point is, and of which that is.
+        state = site.groups.sending.hosted["g"].replicator.group
+        later = rfc3339(10**18)
+        state.state = replace(state.state, current_as_of_ns=10**18)
+        asked = {"keep": None, "release": None}
+        (listed, *_) = await site.ask("points", **asked)
+        assert (listed["number"], listed["here"]) == (fork + 1, True)
+        (status,) = await site.groups.status()
+        point = status.recovery_point
+        assert point is not None
+        assert rfc3339(point.current_as_of_ns) == listed["current_as_of"] == later
+        state.state = replace(state.state, committed_number=fork + 9)
+        (listed, below, *_) = await site.ask("points", **asked)
+        assert (listed["number"], listed["here"]) == (fork + 9, False)
+        assert (below["number"], below["here"]) == (fork + 1, True)
         # What the store knows counts beside what the sender says.
         group.raise_alarm(SPLIT_BRAIN, "both serve")
         (status,) = await site.groups.status()

@@ -137,7 +137,6 @@ def _with(**more: Any) -> Callable[[GroupState], GroupState]:
         _unclean,
         _with(full=True),
         _with(suspect=True),
-        _with(first_bytes=TRACK, carried_from_bytes=TRACK),
     ],
 )
 def test_bitmaps_count_only_where_they_say_all_that_differs(
@@ -147,6 +146,18 @@ def test_bitmaps_count_only_where_they_say_all_that_differs(
     assert known is not None
     assert list(known["data"].runs()) == [(3, 1)]
     assert left(change(STATE)).changed is None
+
+
+@pytest.mark.parametrize("over_bytes", [0, 512])
+def test_what_a_volume_has_grown_by_has_changed_though_no_bitmap_says_so(
+    over_bytes: int,
+) -> None:
+    """From its last track on, if that was cut short: it has become longer."""
+    before = 5 * TRACK + over_bytes
+    grown = _with(first_bytes=before, carried_from_bytes=before)
+    known = left(grown(STATE)).changed
+    assert known is not None
+    assert list(known["data"].runs()) == [(3, 1), (5, TRACKS - 5)]
 
 
 # -- the store -------------------------------------------------------------------------
@@ -200,6 +211,29 @@ def test_what_an_earlier_time_has_told_counts_for_nothing() -> None:
     disk = opened(files)
     begin_receiving(disk, beginning(COMMON, 5))
     assert told_changes(disk, 0, 0) == (((5, 1),), TRACKS)
+    disk.close()
+
+
+@pytest.mark.parametrize("is_there", [False, True])
+def test_what_was_handed_over_is_as_current_as_its_sender_knew(
+    *, is_there: bool
+) -> None:
+    """Whether the site had that very point before it sent, or has only sent."""
+    handed = replace(
+        beginning(None),
+        point=Point(12, b"f" * 16, 1_000, 7_000, None),
+        is_fork=False,
+    )
+    disk = opened(old_primary())
+    if is_there:
+        older = replace(handed.point, current_as_of_ns=2_000)
+        begin_receiving(disk, replace(handed, point=older))
+        take_over(disk, 12)
+    begin_receiving(disk, handed)
+    assert disk.state is not None
+    assert disk.state.takeover is None
+    for newest in (disk.state.points[-1], disk.points[-1]):
+        assert (newest.cut_ns, newest.current_as_of_ns) == (1_000, 7_000)
     disk.close()
 
 

@@ -156,6 +156,7 @@ def test_points_and_cuts_have_every_promised_key() -> None:
         "label": None,
         "bytes": 5,
         "pinned": False,
+        "here": True,
     }
     assert list(cut.to_json()) == ["number", "cut_time", "hold_seconds", "committed"]
 
