@@ -338,8 +338,8 @@ EXHIBITS = (
         (
             swap(
                 "primary_site/group_state.py",
-                "        carried.set_range(first, tracks - first)\n",
-                "        del first\n",
+                "        with_grown_by(carried, geometry, saved)\n",
+                "",
             ),
         ),
         tests(

@@ -225,9 +225,9 @@ EXHIBITS: tuple[Exhibit, ...] = (
         (
             swap(
                 _REPLICATOR,
-                "        if error.reason == GoodbyeReason.SUPERSEDED "
-                "and told.fork.parent == lineage:\n",
-                "        if error.reason == GoodbyeReason.SUPERSEDED:\n",
+                "        if error.reason != GoodbyeReason.SUPERSEDED "
+                "or told.fork.parent != lineage:\n",
+                "        if error.reason != GoodbyeReason.SUPERSEDED:\n",
             ),
         ),
         tests(f"{_TESTS}test_a_site_that_went_on_from_elsewhere_supersedes_nobody"),
