@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.support.adoption_explorer import AdoptionExploration
 from tests.support.crash.campaign import COMPONENTS, Campaign
 from tests.support.crash.disk import Lies
 from tests.support.crash.exploration import ViolationError
@@ -54,3 +55,26 @@ def test_leaving_out_one_flush_of_the_primary_is_found(name: str) -> None:
         except ViolationError:
             return
     pytest.fail(f"nothing went wrong although {name}")
+
+
+@pytest.mark.every_core
+@pytest.mark.timeout(600)
+def test_no_crash_leaves_half_of_a_state_that_is_given_back(
+    campaign: Campaign,
+) -> None:
+    campaign.run(["adoption"])
+    found = campaign.components["adoption"]
+    assert not found.problems, "\n".join(found.problems)
+    assert found.distinct >= COMPONENTS["adoption"].images_min
+
+
+@pytest.mark.parametrize("path", ["/group.record", "/group.record.new", "/orders"])
+def test_leaving_out_the_flushes_of_a_state_that_is_given_back_is_found(
+    path: str,
+) -> None:
+    for seed in range(20):
+        try:
+            AdoptionExploration(seed, images_per_step=6, lies=_flush_of(path)()).run()
+        except ViolationError:
+            return
+    pytest.fail(f"nothing went wrong although {path} is never flushed")

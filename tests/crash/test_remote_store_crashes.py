@@ -10,6 +10,7 @@ from common.errors import FarshoreError
 from tests.support.crash.campaign import COMPONENTS, Campaign
 from tests.support.crash.exploration import ViolationError
 from tests.support.remote_store_explorer import Lie, RemoteExploration
+from tests.support.reshaping_explorer import ReshapingExploration
 
 
 @pytest.mark.every_core
@@ -103,3 +104,42 @@ def test_leaving_out_a_flush_of_history_is_found(name: str) -> None:
         except (ViolationError, FarshoreError):
             return
     pytest.fail(f"nothing went wrong although {name}")
+
+
+@pytest.mark.every_core
+@pytest.mark.timeout(600)
+def test_every_crash_image_has_the_volumes_that_each_point_had(
+    campaign: Campaign,
+) -> None:
+    campaign.run(["reshaping"])
+    found = campaign.components["reshaping"]
+    assert not found.problems, "\n".join(found.problems)
+    assert found.distinct >= COMPONENTS["reshaping"].images_min
+
+
+class _Unwatched(ReshapingExploration):
+    def at_step(self, operation: str, path: str) -> None:
+        """Nobody looks: what it does is counted alone."""
+
+
+def test_volumes_that_come_leave_and_grow_are_among_what_is_explored() -> None:
+    runs = [_Unwatched(seed) for seed in range(COMPONENTS["reshaping"].seeds)]
+    for run in runs:
+        run.run()
+    assert min(
+        sum(run.came for run in runs),
+        sum(run.left for run in runs),
+        sum(run.grown for run in runs),
+        sum(run.partly_copied for run in runs),
+    )
+
+
+@pytest.mark.parametrize("path", ["/later.img", "/devices", "/state/orders/store"])
+def test_leaving_out_a_flush_of_volumes_that_change_is_found(path: str) -> None:
+    for seed in range(20):
+        lie = _flush_of(path)()
+        try:
+            ReshapingExploration(seed, images_per_step=4, lie=lie).run()
+        except (ViolationError, FarshoreError):
+            return
+    pytest.fail(f"nothing went wrong although {path} is never flushed")

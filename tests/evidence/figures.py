@@ -56,8 +56,17 @@ def _crash_images(found: Figures) -> list[str]:
         ),
         count(found["recoveries"], "recovery", "recoveries")
         + f", of which {found['crashes_of_recoveries']:,} were crashed in turn",
+        _images_by_component(found),
         count(found["violations"], "violation"),
     ]
+
+
+def _images_by_component(found: Figures) -> str:
+    told = (
+        f"{name.replace('_', ' ')} {each['distinct_images']:,}"
+        for name, each in found["components"].items()
+    )
+    return f"distinct ones, by what was explored: {', '.join(told)}"
 
 
 def _simulation(found: Figures) -> list[str]:

@@ -64,6 +64,8 @@ KINDS = frozenset(
         "circles",
         "primary",
         "remote",
+        "reshaping",
+        "adoption",
         "takeover",
         "failback",
         "record",

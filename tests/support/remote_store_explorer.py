@@ -14,7 +14,7 @@ from __future__ import annotations
 import errno
 import itertools
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from common.errors import StorageError
@@ -273,7 +273,11 @@ class RemoteExploration(Exploration):
         stays = frozenset(self._settled(store.points))
         return Told(point, state.epoch, begun, state.progress_count, stays)
 
+    def hello(self, store: GroupDisk) -> None:
+        """What a sender says of its volumes before a session: here nothing new."""
+
     def _new_epoch(self) -> None:
+        self.hello(self.store)
         epoch = self.store.new_epoch(SENDER)
         assert epoch > self.told.epoch
         self.told.epoch = epoch
@@ -302,9 +306,18 @@ class RemoteExploration(Exploration):
             return [(offset, bytes([self.rng.randrange(1, 256)]) * length)]
         return [(offset, self.rng.randbytes(length))]
 
+    def sent(self, store: GroupDisk) -> list[tuple[SecondaryVolume, bytearray]]:
+        """Return the volumes that the sender has, with what they are to hold."""
+        return list(zip(store.volumes, self.current, strict=True))
+
+    def whole(self, store: GroupDisk, number: int) -> frozenset[int]:
+        """Return the volumes, by index, of which a cycle completes the first copy."""
+        return frozenset()
+
     def _abandoned_cycle(self, store: GroupDisk) -> None:
         """Tracks of a cycle that never ends; the next one sends them again."""
-        for volume, offer in zip(store.volumes, self.offers, strict=True):
+        for volume, _ in self.sent(store):
+            offer = volume.offer
             for offset, data in self._random_write(offer):
                 first = offset // offer.track_bytes
                 self._apply(volume, [_record(offer, first, data)])
@@ -323,12 +336,16 @@ class RemoteExploration(Exploration):
             has_base = newest is not None and record.data is not None
             if has_base and self.rng.random() < 0.5:
                 assert newest is not None
-                image = newest.images[self.offers.index(volume.offer)]
+                image = self.image_of(newest, volume)
                 record = _difference(volume.offer, record, image)
             sent.append(record)
         refused = apply_tracks(volume, sent)
         if refused:
             assert apply_tracks(volume, [whole[run] for run in refused]) == []
+
+    def image_of(self, cycle: Cycle, volume: SecondaryVolume) -> bytes:
+        """Return what a sender takes a secondary to hold since that cycle."""
+        return cycle.images[self.offers.index(volume.offer)]
 
     def _flush(self, store: GroupDisk) -> None:
         progress = store.flush()
@@ -341,10 +358,8 @@ class RemoteExploration(Exploration):
 
         The secondary tells what differs, by hashes: as after a restart.
         """
-        for index, (volume, offer) in enumerate(
-            zip(store.volumes, self.offers, strict=True)
-        ):
-            wanted = bytes(self.current[index])
+        for volume, content in self.sent(store):
+            offer, wanted = volume.offer, bytes(content)
             tracks = -(-offer.size_bytes // offer.track_bytes)
             hashes = b"".join(
                 track_hash(wanted[start : start + offer.track_bytes])
@@ -368,7 +383,13 @@ class RemoteExploration(Exploration):
 
     def _commit(self, store: GroupDisk, number: int) -> None:
         cycle_id = self.history[number].cycle_id
-        relation = store.commit_point(number, cycle_id, number * 1000, f"cut {number}")
+        relation = store.commit_point(
+            number,
+            cycle_id,
+            number * 1000,
+            f"cut {number}",
+            whole=self.whole(store, number),
+        )
         again = store.commit_point(number, cycle_id, number * 1000, None)
         assert relation == again, "a repeated commit opened another relation"
 
@@ -400,6 +421,7 @@ class RemoteExploration(Exploration):
         self.told = self._told_by(store)
         self.promised()
         try:
+            self.hello(store)
             self.told.epoch = store.new_epoch(SENDER)
             number = max(self.told.begun, *self.history, 0) + 1
             self._note(number)
@@ -451,7 +473,7 @@ class RemoteExploration(Exploration):
         cycle = self.history.get(number)
         if cycle is None or point.cycle_id != cycle.cycle_id:
             raise ViolationError(f"point {number} is of a cycle never sent")
-        for volume, wanted in zip(store.volumes, cycle.images, strict=True):
+        for volume, wanted in self.images_at(store, number, cycle):
             name = f"{volume.offer.name}@{number}"
             image = PointImage(volume, number)
             if image.geometry.size_bytes != len(wanted):
@@ -464,6 +486,12 @@ class RemoteExploration(Exploration):
                 if flags == HOLE_AND_ZERO and wanted[offset:end] != bytes(length):
                     raise ViolationError(f"{name}: a hole where there is data")
                 offset = end
+
+    def images_at(
+        self, store: GroupDisk, number: int, cycle: Cycle
+    ) -> Iterator[tuple[SecondaryVolume, bytes]]:
+        """Yield the volumes that a point has to have, with what they have to hold."""
+        yield from zip(store.volumes, cycle.images, strict=True)
 
 
 def _record(offer: VolumeOffer, first: int, data: bytes) -> TrackRecord:

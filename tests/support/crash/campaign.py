@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from tests.support.adoption_explorer import AdoptionExploration
 from tests.support.crash.bitmap_explorer import BitmapExploration
 from tests.support.crash.exploration import Exploration, ViolationError
 from tests.support.crash.journal_explorer import JournalExploration
@@ -26,6 +27,7 @@ from tests.support.evidence import Figure
 from tests.support.failback_explorer import FailbackExploration
 from tests.support.primary_explorer import PrimaryExploration
 from tests.support.remote_store_explorer import RemoteExploration
+from tests.support.reshaping_explorer import ReshapingExploration
 from tests.support.takeover_explorer import TakeoverExploration
 
 Digests = npt.NDArray[np.uint64]
@@ -54,6 +56,8 @@ COMPONENTS = {
         Component(JournalExploration, 40, 70, 20_000),
         Component(PrimaryExploration, 10, 50, 43_000),
         Component(RemoteExploration, 12, 48, 43_000),
+        Component(ReshapingExploration, 6, 6, 4_000),
+        Component(AdoptionExploration, 12, 8, 400),
         Component(TakeoverExploration, 8, 10, 2_000),
         Component(FailbackExploration, 8, 6, 2_500),
     )
