@@ -33,7 +33,9 @@ def adopt(group: str, identity: TextIO, config: str, yes: bool, as_json: bool) -
     """Take up GROUP at a primary that has lost its state but not its devices.
 
     With farshore-primary stopped. All of the devices is compared with the remote, and
-    what differs is sent: nothing is copied that is there. Recovery points stay.
+    what differs is sent: nothing is copied that is there. Recovery points stay. Where
+    the remote has taken over, this site comes back superseded, and `farshore failback`
+    receives what differs; a new site may take a lost one's place so.
     """
     loaded = load_primary(config)
     found = next((each for each in loaded.groups if each.name == group), None)
@@ -47,18 +49,37 @@ def adopt(group: str, identity: TextIO, config: str, yes: bool, as_json: bool) -
             f"{identity.name}: no identity: {details['msg']}; at the remote: farshore "
             f"identity {group} > FILE"
         ) from None
-    point = f"point {told.point.number}" if told.point else "no point"
     if not yes:
-        click.confirm(
-            f"The next recovery point of {group}, after {point}, will be what the "
-            "devices of this site hold now.\nIs this the primary, and the only one?",
-            abort=True,
-            err=True,
-        )
+        click.confirm(_question(told), abort=True, err=True)
     adopt_group(SystemFiles(), loaded, found, told)
     if as_json:
         print_json({"group": group, "point": told.point and told.point.number})
     else:
-        click.echo(
-            escape(f"{group}: taken up from {point}; to go on: start farshore-primary")
+        click.echo(escape(f"{group}: taken up {_taken_up(told)}"))
+
+
+def _point(told: GroupIdentity) -> str:
+    return f"point {told.point.number}" if told.point else "no point"
+
+
+def _question(told: GroupIdentity) -> str:
+    if told.served is not None:
+        return (
+            f"{told.group} is served by the other site, in lineage "
+            f"{told.served.lineage}. This site comes back superseded: hosts may not "
+            "write here, and nothing is overwritten before farshore failback "
+            f"{told.group}.\nIs this the site that is to receive it, and the only one?"
         )
+    return (
+        f"The next recovery point of {told.group}, after {_point(told)}, will be what "
+        "the devices of this site hold now.\nIs this the primary, and the only one?"
+    )
+
+
+def _taken_up(told: GroupIdentity) -> str:
+    if told.served is not None:
+        return (
+            "as superseded by the other site; to receive from there: start "
+            f"farshore-primary, then farshore failback {told.group}"
+        )
+    return f"from {_point(told)}; to go on: start farshore-primary"

@@ -1,8 +1,10 @@
-"""A primary that has lost its state takes up where the remote knows it to have been.
+"""A primary that has lost its state takes up where the other site knows it to be.
 
-What it becomes is the sender that the remote has last met, with every track suspected:
-nothing of the devices is trusted, all of it is compared by hashes, and what differs is
-sent with the next cycle. Recovery points of before stay.
+Where the other site receives, it becomes the sender that this one has last met, with
+every track suspected: nothing of the devices is trusted, all of it is compared by
+hashes, and what differs is sent with the next cycle. Where the other site has taken
+over, it becomes one that was superseded by that, and knows nothing of what it has
+changed: an operator's failback compares every track. Recovery points stay.
 """
 
 from __future__ import annotations
@@ -11,11 +13,13 @@ from contextlib import ExitStack
 
 from common.errors import RefusedError, StateMismatchError
 from common.ports import Files
+from common.replication.lineage import CycleName, Fork, ToldFork
 from common.service.config_primary import PrimaryConfig, PrimaryGroup
-from common.service.group_identity import GroupIdentity, VolumeIdentity
+from common.service.group_identity import GroupIdentity, ServedIdentity, VolumeIdentity
 from common.service.site_record import open_state_directory
 from common.storage.record import DurableRecord
 from primary_site.group_state import GroupState, VolumeState, to_record
+from primary_site.opening import create_device
 
 RECORD_NAME = "group.record"
 
@@ -25,8 +29,9 @@ def adopt(
 ) -> None:
     """Write the record of a group that has none, durably. The daemon has to be down.
 
-    Order: every check, then the one record, whole when it has its name. A crash leaves
-    a group with a state or without one, as it was.
+    Order: every check, then devices that a new site in place of a lost one has not yet,
+    their names durable, then the one record, whole when it has its name. A crash leaves
+    a group with a state or without one, as it was; adopting again finds its devices.
 
     Raises `RefusedError` where there is a state already, `StateMismatchError` where the
     identity is of something else, `DeviceBusyError` where the daemon runs.
@@ -44,13 +49,21 @@ def adopt(
                 f"already; farshore forget {group.name} --config FILE gives it up"
             )
         for volume in found.volumes:
-            _check_device(files, group, volume)
+            path = _device(group, volume)
+            if found.served is None or files.exists(path):
+                _check_device(files, path, volume)
+            else:
+                create_device(files, path, volume.size_bytes).close()
+                files.sync_directory(path.rpartition("/")[0] or "/")
         files.make_directory(directory)
         record.store(to_record(state))
 
 
-def _check_device(files: Files, group: PrimaryGroup, volume: VolumeIdentity) -> None:
-    path = next(each.device for each in group.volumes if each.name == volume.name)
+def _device(group: PrimaryGroup, volume: VolumeIdentity) -> str:
+    return next(each.device for each in group.volumes if each.name == volume.name)
+
+
+def _check_device(files: Files, path: str, volume: VolumeIdentity) -> None:
     device = files.open(path, read_only=True, lock=True)
     try:
         size = device.size()
@@ -84,10 +97,12 @@ def _state(
             "identity; farshore volume add brings others in later"
         )
     newest, point = found.begun or found.point, found.point
+    # Of one that is to receive: the line that parted, for it was of that one.
+    lineage = found.lineage if found.served is None else found.served.parent
     return GroupState(
         group=group.name,
         group_id=bytes.fromhex(found.group_id),
-        lineage=bytes.fromhex(found.lineage),
+        lineage=bytes.fromhex(lineage),
         cycle_number=newest.number if newest else 0,
         cycle_id=bytes.fromhex(newest.id) if newest else b"",
         committed_number=point.number if point else None,
@@ -107,7 +122,20 @@ def _state(
             )
             for volume in found.volumes
         },
+        superseded=None if found.served is None else _told(found.served),
     )
+
+
+def _told(served: ServedIdentity) -> ToldFork:
+    """Return by what this site is superseded, and that it knows nothing else."""
+    fork = Fork(
+        bytes.fromhex(served.lineage),
+        bytes.fromhex(served.parent),
+        CycleName(served.point.number, bytes.fromhex(served.point.id)),
+        served.cut_ns,
+        served.at_ns,
+    )
+    return ToldFork(fork, is_known=False)
 
 
 def _region_bytes(group: PrimaryGroup, volume: VolumeIdentity) -> int:

@@ -18,6 +18,7 @@ from common.replication.lineage import (
     SenderState,
     ToldFork,
 )
+from common.replication.messages import VolumeOffer
 from common.storage.bitmap import Bitmap
 from common.storage.geometry import Geometry
 
@@ -142,6 +143,13 @@ class GroupState:
 
     def with_volume(self, name: str, volume: VolumeState) -> GroupState:
         return replace(self, volumes={**self.volumes, name: volume})
+
+    def offers(self) -> tuple[VolumeOffer, ...]:
+        """Return the group's volumes as the other site is told of them."""
+        return tuple(
+            VolumeOffer(name, volume.volume_id, volume.size_bytes, volume.track_bytes)
+            for name, volume in self.volumes.items()
+        )
 
     def judged(self, progress_count: int = 0) -> SenderState:
         """Return what a session is judged by; 0: no acked bit is relied on."""

@@ -51,11 +51,7 @@ def read_parted(files: Files, state_directory: str, group: str) -> Parted:
             bits = opened.load(when_damaged=True)
         changed[name] = with_grown_by(bits, geometry, volume)
     is_known = state.clean and all(map(_is_recorded, state.volumes.values()))
-    offers = tuple(
-        VolumeOffer(name, volume.volume_id, volume.size_bytes, volume.track_bytes)
-        for name, volume in state.volumes.items()
-    )
-    return Parted(state, offers, changed if is_known else None)
+    return Parted(state, state.offers(), changed if is_known else None)
 
 
 def _is_recorded(volume: VolumeState) -> bool:

@@ -293,7 +293,7 @@ async def _scrub(
 
 
 async def _identity(group: ReceivingGroup) -> dict[str, Any]:
-    return identity_of(group).model_dump(mode="json")
+    return identity_of(group).to_json()
 
 
 async def _drill(

@@ -22,7 +22,7 @@ from common.errors import FarshoreError, RefusedError
 from common.nbd.server import NbdServer
 from common.nbd.several_exports import SeveralExports
 from common.ports import Clock, Files
-from common.replication.lineage import ID_BYTES
+from common.replication.lineage import ID_BYTES, CycleName
 from common.replication.messages import Goodbye, Hello
 from common.service.config_primary import PrimaryGroup
 from common.service.config_remote import RemoteGroup
@@ -44,6 +44,7 @@ from primary_site.volume_requests import volume_request
 from remote_site.fork_requests import fork_request
 from remote_site.giving_up import Beginning
 from remote_site.group import ReceivingGroup
+from remote_site.identity import served_identity
 from remote_site.points_of_both import points_of_both
 from remote_site.receiving_groups import COMMANDS as RECEIVING
 from remote_site.receiving_groups import ReceivingGroups
@@ -219,26 +220,30 @@ class SiteGroups:
         hosted = self.sending.hosted.get(name)
         if hosted is None and name not in self._changing:
             return None
-        group = self.receiving.groups.get(name)
-        peer = group.config.peer if group is not None else _peer(self._homes[name][0])
+        peer = self._peer_of(name)
         if hosted is None:
             text = f"group {name!r} is changing its role at the remote just now"
             return peer, not_yet(hello, text)
-        state = hosted.replicator.group.state  # replaced as a whole
-        takeover = None if group is None else group.store.takeover
-        found = answer(
-            hello,
-            SenderHere(
-                name,
-                state.group_id,
-                state.lineage,
-                state.superseded,
-                state.handing,
-                state.reclaimed,
-                None if takeover is None else takeover.fork,
-            ),
-        )
+        found = answer(hello, self._sender_here(name))
         return None if found is None else (peer, found)
+
+    def _peer_of(self, name: str) -> str:
+        group = self.receiving.groups.get(name)
+        return group.config.peer if group is not None else _peer(self._homes[name][0])
+
+    def _sender_here(self, name: str) -> SenderHere:
+        state = self.sending.hosted[name].replicator.group.state  # replaced as a whole
+        group = self.receiving.groups.get(name)
+        takeover = None if group is None else group.store.takeover
+        return SenderHere(
+            name,
+            state.group_id,
+            state.lineage,
+            state.superseded,
+            state.handing,
+            state.reclaimed,
+            None if takeover is None else takeover.fork,
+        )
 
     # -- what operators ask ------------------------------------------------------------
 
@@ -267,6 +272,8 @@ class SiteGroups:
                 )
             case "forks":
                 return await fork_request(group, name, **arguments)
+            case "identity" if name in self.sending.hosted:
+                return self._served_identity(name)
         if name in self.sending.hosted and not (group and command in RECEIVING):
             return await self.sending.ask(command, name, arguments)
         found = await self.receiving.ask(command, name, arguments)
@@ -286,6 +293,17 @@ class SiteGroups:
                 "receiving site"
             )
         return await self.taken_over.ask(name, **arguments)
+
+    def _served_identity(self, name: str) -> dict[str, Any]:
+        replicator = self.sending.hosted[name].replicator
+        state = replicator.group.state  # replaced as a whole
+        return served_identity(
+            self._sender_here(name),
+            self._peer_of(name),
+            CycleName(state.cycle_number, state.cycle_id),
+            [each for each in state.offers() if not state.volumes[each.name].joining],
+            is_connected=replicator.link_state == "connected",
+        ).to_json()
 
     def _check_sent(self, command: str, name: str) -> None:
         if name not in self.sending.hosted:

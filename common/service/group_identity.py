@@ -1,4 +1,4 @@
-"""What a remote knows of a group's primary, for a primary that has lost its state.
+"""What one site knows of a group, for the other one, which has lost its state.
 
 A file that an operator carries from one site to the other: `farshore identity` writes
 it, `farshore adopt` reads it. It is no secret, but names who the group's sender is.
@@ -6,7 +6,7 @@ it, `farshore adopt` reads it. It is no secret, but names who the group's sender
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StrictInt
 
@@ -41,10 +41,26 @@ class VolumeIdentity(Identity):
     track_bytes: Count
 
 
-class GroupIdentity(Identity):
-    """`epoch` and `receipt`: of the newest session that the primary has shown.
+class ServedIdentity(Identity):
+    """The line of data that the site which tells this serves, and where it parted.
 
-    `begun`: the newest cycle of which tracks may have been applied.
+    `lineage` went on at `at_ns` from `point` of `parent`, which was cut at `cut_ns`.
+    """
+
+    lineage: Id
+    parent: Id
+    point: CycleIdentity
+    cut_ns: Count
+    at_ns: Count
+
+
+class GroupIdentity(Identity):
+    """`primary`: the name of the site that this is for.
+
+    `epoch` and `receipt`: of the newest session that the primary has shown. `begun`:
+    the newest cycle of which tracks may have been applied, or that was ever begun at
+    the site that tells this. `served`: that site serves the group, and who takes it up
+    receives it; None: who takes it up is the primary.
     """
 
     farshore_identity: Annotated[StrictInt, Field(ge=1, le=1)] = 1
@@ -58,3 +74,9 @@ class GroupIdentity(Identity):
     begun: CycleIdentity | None
     point: PointIdentity | None
     volumes: tuple[VolumeIdentity, ...]
+    served: ServedIdentity | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the form of the file; without `served` as earlier releases read it."""
+        left_out = {"served"} if self.served is None else set()
+        return self.model_dump(mode="json", exclude=left_out)

@@ -9,6 +9,8 @@ import shutil
 from pathlib import Path
 
 from common.cli.exit_codes import EXIT_CODES
+from common.nbd.protocol import TransmissionFlag
+from tests.support.exchanging_pair import ExchangingPair
 from tests.support.sites import Pair, VolumeSpec, run_cli, until
 
 MIB = 1 << 20
@@ -24,6 +26,10 @@ async def write(pair: Pair, offset: int, length: int) -> None:
 
 def refused_link(pair: Pair) -> bool:
     return str(pair.primary.group()["link"]["state"]) == "refused"
+
+
+def is_alone(pair: Pair) -> bool:
+    return str(pair.remote.group()["link"]["state"]) != "connected"
 
 
 async def test_a_primary_without_its_state_goes_on_without_a_full_copy(
@@ -82,6 +88,62 @@ async def test_a_primary_without_its_state_goes_on_without_a_full_copy(
         await write(pair, 5 * MIB, 4096)
         await pair.cut()
         assert await pair.remote.read_whole("g/v") == pair.content("v")
+
+
+async def test_who_has_lost_its_state_receives_from_the_site_that_took_over(
+    tmp_path: Path,
+) -> None:
+    """Of "v" the device is there, of "w" it is gone: as at a new site."""
+    with ExchangingPair(tmp_path, VOLUMES) as pair:
+        await pair.start()
+        await write(pair, 0, 6 * MIB)
+        small = await pair.primary.nbd("g/w")
+        await small.write(MIB, os.urandom(8192), fua=True)
+        await small.disconnect()
+        await pair.cut()
+        await write(pair, 7 * MIB, 8192)  # which no point has
+        asked = await pair.command(pair.primary, "identity", "g")
+        assert asked.returncode == CODES["refused"]
+        assert "accept_existing" in asked.stderr
+
+        pair.primary.kill()
+        own = pair.content("v")
+        await until(lambda: is_alone(pair), "the remote has noticed")
+        await pair.done(pair.remote, "takeover", "g")
+        host = await pair.remote.nbd("g/v")
+        await host.write(2 * MIB, os.urandom(8192), fua=True)
+        await host.disconnect()
+        shutil.rmtree(pair.primary.state_directory)
+        pair.device("w").unlink()
+
+        told = await pair.command(pair.remote, "identity", "g")
+        assert told.returncode == 0, told.stderr
+        identity = tmp_path / "identity.json"
+        identity.write_text(told.stdout)
+        words = ("adopt", "g", "--identity", str(identity))
+        config = ("--config", str(pair.primary.config_path))
+        declined = await asyncio.to_thread(run_cli, *words, *config, input="n\n")
+        assert declined.returncode == 1
+        assert "comes back superseded" in declined.stderr
+        assert not pair.device("w").exists()
+        taken = await asyncio.to_thread(run_cli, *words, "--yes", *config)
+        assert taken.returncode == 0, taken.stderr
+        assert "failback g" in taken.stdout
+
+        await pair.primary.start()
+        assert pair.primary.group()["state"] == "superseded"
+        host = await pair.primary.nbd("g/v")
+        assert host.info.flags & TransmissionFlag.READ_ONLY, "it was given up"
+        await host.disconnect()
+        fork = (await pair.done(pair.primary, "failback", "g"))["fork"]
+        await pair.received(pair.primary, fork)
+        sent = pair.remote.group()["last_cycle"]
+        assert sent["bytes_on_wire"] < MIB, "hashes, and what differs"
+        for name in ("v", "w"):
+            assert pair.content(name) == pair.secondary(name).read_bytes()
+        assert await pair.primary.read_whole(f"g/v@{fork}") == own
+        again = await pair.command(pair.remote, "identity", "g")
+        assert "it has lost nothing" in again.stderr
 
 
 async def test_a_forgotten_group_begins_anew_and_keeps_its_devices(

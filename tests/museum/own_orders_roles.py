@@ -114,4 +114,37 @@ EXHIBITS: tuple[Exhibit, ...] = (
         says="assert",
         order="begin_receiving",
     ),
+    Exhibit(
+        "O1310",
+        "hosts may write at a site that takes up what the other one serves",
+        (
+            swap(
+                "primary_site/adopting.py",
+                "        superseded=None if found.served is None "
+                "else _told(found.served),\n",
+                "        superseded=None,\n",
+            ),
+        ),
+        tests(
+            "integration/test_lost_sites.py::"
+            "test_who_has_lost_its_state_receives_from_the_site_that_took_over"
+        ),
+        says="superseded",
+    ),
+    Exhibit(
+        "O1311",
+        "who has lost its state is told a line of data that has ended",
+        (
+            swap(
+                "remote_site/identity.py",
+                "        served=_served(here.taken, here.lineage),\n",
+                "        served=_served(here.taken, here.taken.lineage),\n",
+            ),
+        ),
+        tests(
+            "unit/remote_site/test_sender_here.py::"
+            "test_who_has_lost_its_state_is_told_the_line_that_is_served_now"
+        ),
+        says="assert",
+    ),
 )

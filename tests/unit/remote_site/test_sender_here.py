@@ -6,9 +6,12 @@ from dataclasses import replace
 
 import pytest
 
+from common.errors import RefusedError
 from common.replication.features import EXCHANGE, TAKEOVER
 from common.replication.lineage import CycleName, Fork, SenderState, ToldFork
 from common.replication.messages import PROTOCOL_VERSION, GoodbyeReason, Hello
+from common.service.group_identity import GroupIdentity
+from remote_site.identity import served_identity
 from remote_site.sender_here import SenderHere, answer
 
 GROUP, OURS, THEIRS, NEW, FIRST = (bytes([n]) * 16 for n in range(1, 6))
@@ -91,3 +94,42 @@ def test_a_superseded_site_has_nobody_receive_its_line() -> None:
         assert told is not None
         assert told.reason == GoodbyeReason.NOT_YET
         assert "farshore takeover g --force there" in told.text
+
+
+NEWEST = CycleName(9, b"n" * 16)
+
+
+def told_to_one_without_state(here: SenderHere) -> GroupIdentity:
+    return served_identity(here, "b", NEWEST, (), is_connected=False)
+
+
+def test_who_has_lost_its_state_is_told_the_line_that_is_served_now() -> None:
+    here = replace(HERE, taken=TAKEN)
+    told = told_to_one_without_state(here)
+    assert told.served is not None
+    assert told.served.lineage == told.lineage == OURS.hex()
+    assert told.served.parent == FIRST.hex()
+    assert told.begun is not None
+    assert told.begun.number == NEWEST.number
+    assert told == GroupIdentity.model_validate(told.to_json())
+    since = replace(here, lineage=NEW, reclaimed=RECLAIMED)
+    again = told_to_one_without_state(since).served
+    assert again is not None
+    assert again.lineage == NEW.hex(), "not the line that it once took over with"
+
+
+@pytest.mark.parametrize(
+    "here",
+    [
+        HERE,
+        replace(HERE, taken=TAKEN, superseded=ToldFork(FORK, is_known=True)),
+        replace(HERE, taken=TAKEN, handing=FORK),
+    ],
+)
+def test_nobody_is_told_to_receive_what_is_not_served_for_certain(
+    here: SenderHere,
+) -> None:
+    with pytest.raises(RefusedError):
+        told_to_one_without_state(here)
+    with pytest.raises(RefusedError, match="lost nothing"):
+        served_identity(replace(HERE, taken=TAKEN), "b", NEWEST, (), is_connected=True)
