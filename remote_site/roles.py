@@ -250,13 +250,7 @@ class SiteGroups:
     async def ask(self, command: str, arguments: dict[str, Any]) -> Any:
         """Carry out a command for a group, in the role that it has now."""
         name = arguments.pop("group")
-        if name not in self.names:
-            known = ", ".join(self.names)
-            raise RefusedError(f"no group {name!r} here; this site has: {known}")
-        if name in self._changing:
-            raise RefusedError(
-                f"group {name} is changing its role; see farshore status"
-            )
+        self._require_settled(name)
         group = self.receiving.groups.get(name)
         match command:
             case "takeover":
@@ -274,14 +268,26 @@ class SiteGroups:
                 return await fork_request(group, name, **arguments)
             case "identity" if name in self.sending.hosted:
                 return self._served_identity(name)
+            case "points" if group and name in self.sending.hosted:
+                return await self._points(name, arguments)
         if name in self.sending.hosted and not (group and command in RECEIVING):
             return await self.sending.ask(command, name, arguments)
-        found = await self.receiving.ask(command, name, arguments)
-        if command == "points" and name in self.sending.hosted:
-            nothing = {"keep": None, "release": None}
-            sent = await self.sending.ask(command, name, nothing)
-            return points_of_both(found, sent)
-        return found
+        return await self.receiving.ask(command, name, arguments)
+
+    def _require_settled(self, name: str) -> None:
+        if name not in self.names:
+            known = ", ".join(self.names)
+            raise RefusedError(f"no group {name!r} here; this site has: {known}")
+        if name in self._changing:
+            raise RefusedError(
+                f"group {name} is changing its role; see farshore status"
+            )
+
+    async def _points(self, name: str, arguments: dict[str, Any]) -> Any:
+        """Of a group that this site sends and has received: those of both roles."""
+        found = await self.receiving.ask("points", name, arguments)
+        nothing = {"keep": None, "release": None}
+        return points_of_both(found, await self.sending.ask("points", name, nothing))
 
     async def _take_over(self, name: str, arguments: dict[str, Any]) -> Any:
         hosted = self.sending.hosted.get(name)
