@@ -287,7 +287,8 @@ class SiteGroups:
         """Of a group that this site sends and has received: those of both roles."""
         found = await self.receiving.ask("points", name, arguments)
         nothing = {"keep": None, "release": None}
-        return points_of_both(found, await self.sending.ask("points", name, nothing))
+        sent = await self.sending.ask("points", name, nothing)
+        return points_of_both(found, sent)
 
     async def _take_over(self, name: str, arguments: dict[str, Any]) -> Any:
         hosted = self.sending.hosted.get(name)

@@ -109,8 +109,8 @@ EXHIBITS: tuple[Exhibit, ...] = (
         (
             swap(
                 "remote_site/roles.py",
-                "            return points_of_both(found, sent)\n",
-                "            return found if sent else found\n",
+                "        return points_of_both(found, sent)\n",
+                "        return found if sent else found\n",
             ),
         ),
         tests(
