@@ -277,9 +277,18 @@ class SystemFiles:
             return sorted(os.listdir(directory))
 
     def make_directory(self, path: str) -> None:
-        if os.path.isdir(path):
-            return
+        """Create it and its parents, durably; an existing one is fine.
+
+        Order: the directory, then its name, durably; only then is anything put into it.
+        So an empty one may be of a process that was killed in between: its name is made
+        durable now. The crash it defends against: power that is lost after that takes
+        the directory, and all that was promised of the files in it.
+        """
         parent = os.path.dirname(os.path.abspath(path))
+        if os.path.isdir(path):
+            if _may_be_cut_short(path, parent):
+                self.sync_directory(parent)
+            return
         self.make_directory(parent)
         with _translated(path):
             try:
@@ -309,6 +318,15 @@ class SystemFiles:
         with _translated(path):
             found = os.statvfs(path)
         return found.f_bavail * found.f_frsize
+
+
+def _may_be_cut_short(path: str, parent: str) -> bool:
+    """Tell whether a directory may have no durable name yet.
+
+    Not where this process may not read the directory above: it did not make it.
+    """
+    with _translated(path):
+        return os.access(parent, os.R_OK) and not os.listdir(path)
 
 
 def _open_error(path: str, error: OSError) -> DeviceError | StorageError:

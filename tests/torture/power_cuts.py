@@ -48,7 +48,7 @@ from tests.torture.recovered_sites import (
 )
 
 NAMES = [volume.name for volume in VOLUMES]
-FLUSHES_PER_SECOND = 2.0
+FLUSHES_PER_SECOND = 1.2
 """How many flushes are recorded for each second that replaying may take."""
 
 FLUSHES_MIN = 60
@@ -162,7 +162,19 @@ class Replayer:
         )
         while first_pass or self._bench.left() > left:
             await self._pass(chance, left, exhaustive=first_pass)
+            if first_pass:
+                self._tell_what_time_left_out()
             first_pass = False
+
+    def _tell_what_time_left_out(self) -> None:
+        reached = self._counts["flush_boundaries"]
+        recorded = self._counts["flush_boundaries_recorded"]
+        if reached < recorded:
+            kind = self._recording.kind.name
+            self._bench.without(
+                f"{recorded - reached} of {recorded} flush boundaries on {kind}, for "
+                "want of time"
+            )
 
     async def _pass(
         self, chance: random.Random, left: float, *, exhaustive: bool

@@ -88,6 +88,19 @@ def test_every_directory_that_is_made_has_a_durable_name(
     assert kernel.lost(tmp_path) == []
 
 
+def test_a_directory_that_a_killed_process_left_empty_gets_a_durable_name(
+    kernel: Kernel, tmp_path: Path
+) -> None:
+    path = tmp_path / "a"
+    path.mkdir()
+    SystemFiles().make_directory(str(path))
+    assert kernel.synced == [("fsync", str(tmp_path))]
+    kernel.synced.clear()
+    (path / "file").touch()  # nobody puts one there before the name is durable
+    SystemFiles().make_directory(str(path))
+    assert kernel.synced == []
+
+
 def test_all_that_a_primary_s_first_start_makes_has_a_durable_name(
     kernel: Kernel, tmp_path: Path
 ) -> None:
