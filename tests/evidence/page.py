@@ -6,6 +6,7 @@ What changes the words is here, what changes the figures is `make evidence`.
 from __future__ import annotations
 
 from tests.evidence.figures import RUNS, Run
+from tests.evidence.summary import summary
 from tests.support.evidence import REPOSITORY, Record
 
 DIRECTORY = REPOSITORY / "docs" / "evidence"
@@ -87,7 +88,7 @@ code that keeps each and the tests that would notice.
 def generate(records: dict[str, Record]) -> str:
     """Return the page that tells these records."""
     made = records.get(MADE)
-    parts = [_HEAD, _standing(made)]
+    parts = [_HEAD, _standing(made), summary(records)]
     parts += [_section(run, records.get(run.record), made) for run in RUNS]
     return "\n".join(parts)
 

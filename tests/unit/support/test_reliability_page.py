@@ -8,6 +8,7 @@ import pytest
 
 from tests.evidence.figures import RUNS, Run
 from tests.evidence.page import DIRECTORY, MADE, PAGE, generate
+from tests.evidence.summary import LINES, summary
 from tests.support.evidence import Record, read_records
 
 GATHERED = Record(
@@ -51,6 +52,15 @@ def test_a_run_is_told_with_its_date_its_commit_and_its_command() -> None:
     assert "longest detection of a dead link: 8.59 s" in told
     assert "left out: 8 Mbit/s (tc is not installed)" in told
     assert "2026-01-01 10:11:12 UTC, commit `bbbbbbbbbb`: `make torture`" in told
+
+
+def test_the_table_has_what_was_run_and_says_what_was_not() -> None:
+    table = summary({LINKS.name: LINKS})
+    assert "| longest detection of a dead link | 8.59 s |" in table
+    assert table.count("**not run**") == len(LINES) - 1
+    whole = summary(read_records(DIRECTORY))
+    assert "not run" not in whole
+    assert table in generate({LINKS.name: LINKS})
 
 
 def test_a_run_of_other_sources_is_called_older() -> None:
