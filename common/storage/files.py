@@ -285,17 +285,11 @@ class SystemFiles:
         the directory, and all that was promised of the files in it.
         """
         parent = os.path.dirname(os.path.abspath(path))
-        if os.path.isdir(path):
-            if _may_be_cut_short(path, parent):
-                self.sync_directory(parent)
+        if not os.path.isdir(path):
+            self.make_directory(parent)
+            _make_directory(path)
+        elif not _may_be_cut_short(path, parent):
             return
-        self.make_directory(parent)
-        with _translated(path):
-            try:
-                os.mkdir(path, 0o700)
-            except FileExistsError:
-                if not os.path.isdir(path):
-                    raise
         self.sync_directory(parent)
 
     def rename(self, old: str, new: str) -> None:
@@ -318,6 +312,16 @@ class SystemFiles:
         with _translated(path):
             found = os.statvfs(path)
         return found.f_bavail * found.f_frsize
+
+
+def _make_directory(path: str) -> None:
+    """Make one; another process may have made it meanwhile."""
+    with _translated(path):
+        try:
+            os.mkdir(path, 0o700)
+        except FileExistsError:
+            if not os.path.isdir(path):
+                raise
 
 
 def _may_be_cut_short(path: str, parent: str) -> bool:
