@@ -318,6 +318,7 @@ RUNS = (
             ("host_writes_timed", "{} host writes timed"),
             ("host_writes_failed", "{} host writes failed"),
             ("rounds", "{} rounds"),
+            ("resets_in_frames", "{} resets in the middle of a frame"),
         ),
         "make torture",
     ),

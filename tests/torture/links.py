@@ -65,6 +65,7 @@ class Found:
     rounds: dict[str, int] = field(default_factory=dict)
     host: Measured = field(default_factory=Measured)
     stale_packets: int = 0
+    resets_in_frames: int = 0
     cut_seconds_max_at_200_ms: float = 0.0
 
     def detected(self, harm: str, site: str, seconds: float) -> None:
@@ -115,6 +116,7 @@ async def links(bench: Bench) -> Figures:
         "host_writes_failed": found.host.failed,
         "rounds": sum(found.rounds.values()),
         "rounds_by_harm": found.rounds,
+        "resets_in_frames": found.resets_in_frames,
         "stale_packets_released": found.stale_packets,
         "cut_seconds_max_at_200_ms": round(found.cut_seconds_max_at_200_ms, 2),
     }
@@ -219,10 +221,16 @@ async def loss(cable: Cable) -> None:
 
 
 async def resets(cable: Cable) -> None:
-    """RST in the middle of whatever was being sent; the remote hears nothing."""
-    for _ in range(RESETS):
-        with _ruled(f"{_of_link(cable)} reject with tcp reset", cable.remote):
+    """RST for whatever was being sent; the remote hears nothing.
+
+    Every other one in the middle of a frame: what is long and has no PSH is followed by
+    more of what was written at once, and a frame is.
+    """
+    for number in range(RESETS):
+        which = "meta length > 1000 tcp flags & psh == 0" if number % 2 else ""
+        with _ruled(f"{_of_link(cable)} {which} reject with tcp reset", cable.remote):
             await until(lambda: not cable.pair.is_connected(), "a reset is noticed")
+        cable.found.resets_in_frames += number % 2
         await cable.pair.connected()
         await cable.endurance.progress(HOST_WRITES)
 
