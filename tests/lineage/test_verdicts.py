@@ -62,7 +62,7 @@ def combinations() -> Iterator[tuple[Primary, Remote]]:
                     progress[1],
                 )
                 yield primary, remote
-                if lineage is not None and newest == begun and point == committed:
+                if lineage is not None:
                     # One that took over: from this primary's line, or from another.
                     yield primary, replace(remote, taken_from=lineage)
 
