@@ -55,10 +55,10 @@ def farshore(images: list[Path], where: Path, *, delta: bool) -> list[int]:
             site.call("cut", group="bench", wait=True, label=None)
             wait_until(lambda: idle(site), "first copy", SECONDS_MAX)
             for before, after in itertools.pairwise(images):
-                _write(pair.uri, before, after)
-                passed = _still(proxy)
+                write_version(pair.uri, before, after)
+                passed = passed_when_still(proxy)
                 site.call("cut", group="bench", wait=True, label=None)
-                sizes.append(_still(proxy) - passed)
+                sizes.append(passed_when_still(proxy) - passed)
     _compare(where / "remote.img", images[-1])
     return sizes
 
@@ -78,10 +78,10 @@ def qemu(images: list[Path], where: Path) -> list[int]:
         with _storage_daemon(source, proxy.port, where) as (uri, monitor):
             monitor.call("block-dirty-bitmap-add", node="src", name="b", **BITMAP)
             for number, pair in enumerate(itertools.pairwise(images)):
-                _write(uri, *pair)
-                passed = _still(proxy)
+                write_version(uri, *pair)
+                passed = passed_when_still(proxy)
                 monitor.back_up(f"job{number}")
-                sizes.append(_still(proxy) - passed)
+                sizes.append(passed_when_still(proxy) - passed)
     _compare(target, images[-1])
     return sizes
 
@@ -171,12 +171,12 @@ def _storage_daemon(
             monitor.close()
 
 
-def _write(uri: str, before: Path, after: Path) -> None:
+def write_version(uri: str, before: Path, after: Path) -> None:
     words = [SYSTEM_PYTHON, str(WRITES), uri, str(before), str(after)]
     subprocess.run(words, check=True)
 
 
-def _still(proxy: CountingProxy) -> int:
+def passed_when_still(proxy: CountingProxy) -> int:
     """Return the count once nothing but heartbeats has passed for a moment."""
     while True:  # ends: nobody writes meanwhile
         before = proxy.passed_bytes

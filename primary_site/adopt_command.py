@@ -7,6 +7,7 @@ from typing import TextIO
 import click
 from pydantic import ValidationError
 
+from common.cli.asking import ask_first
 from common.cli.daemon_options import json_option
 from common.cli.display import print_json
 from common.cli.named_on_site import group_argument
@@ -50,7 +51,7 @@ def adopt(group: str, identity: TextIO, config: str, yes: bool, as_json: bool) -
             f"identity {group} > FILE"
         ) from None
     if not yes:
-        click.confirm(_question(told), abort=True, err=True)
+        ask_first(_question(told))
     adopt_group(SystemFiles(), loaded, found, told)
     if as_json:
         print_json({"group": group, "point": told.point and told.point.number})

@@ -1,7 +1,7 @@
 """`farshore forget`: give up what a site knows of a group, at either site.
 
-It lives with the receiving role, whose points are what is lost; of a primary only
-folders are named, by its config.
+It lives with the receiving role, whose points are what is lost; of a primary that has
+never received only folders are named, by its config.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 
 import click
 
+from common.cli.asking import ask_first
 from common.cli.daemon_options import json_option
 from common.cli.display import print_json, size_text
 from common.cli.named_on_site import group_argument
@@ -23,9 +24,12 @@ from common.service.config_remote import RemoteConfig
 from common.service.logging import escape
 from common.service.site_record import open_state_directory
 from common.storage.files import SystemFiles
-from remote_site.restoring import RestoredSite
+from common.storage.flush_guard import FlushGuard
+from common.storage.unwritten import UnwrittenFiles
+from remote_site.store_record import StoreRecord
 
-RECORD_NAMES = {"primary": "group.record", "remote": "store"}
+RECORDS = {"primary": ("group.record", "receiving/store"), "remote": ("store",)}
+"""Below the group's folder, in the order in which they go; the last has points."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,19 +38,26 @@ class Known:
 
     role: str
     folders: tuple[Path, ...]
-    """The first has the record."""
+    """The first has the records."""
     size_bytes: int
     points: tuple[int, ...]
+    forks: tuple[int, ...]
+    """Of these points: what this site alone had once, and is nowhere else."""
 
     def lines(self, group: str) -> list[str]:
         found = [f"{group}: its state at this {self.role} site is deleted for good:"]
         found += [f"  {folder}" for folder in self.folders]
         found.append(f"  {size_text(self.size_bytes)} in all")
         if self.points:
-            found.append(
-                f"  {len(self.points)} recovery points, {self.points[0]} to "
-                f"{self.points[-1]}"
-            )
+            count, oldest, newest = len(self.points), self.points[0], self.points[-1]
+            told = f"recovery point {newest}, the only one"
+            if count > 1:
+                told = f"{count} recovery points, {oldest} to {newest}"
+            found.append(f"  {told}")
+        found += [
+            f"  of these fork {number}, the only copy of what it holds"
+            for number in self.forks
+        ]
         found.append("Devices stay as they are.")
         return found
 
@@ -73,7 +84,7 @@ def forget(group: str, config: str, yes: bool, as_json: bool) -> None:
         known = _known(loaded, role, group)
         if not yes:
             lines = [escape(line) for line in known.lines(group)]
-            click.confirm("\n".join([*lines, "Delete it?"]), abort=True, err=True)
+            ask_first("\n".join([*lines, "Delete it?"]))
         _delete(files, known)
     finally:
         held.lock.close()
@@ -85,6 +96,7 @@ def forget(group: str, config: str, yes: bool, as_json: bool) -> None:
                 "folders": [str(folder) for folder in known.folders],
                 "bytes": known.size_bytes,
                 "points": list(known.points),
+                "forks": list(known.forks),
             }
         )
     else:
@@ -101,21 +113,31 @@ def _known(config: PrimaryConfig | RemoteConfig, role: str, group: str) -> Known
     folders = [groups / group]
     folders += [folder for folder in _others(config, state, group) if folder.is_dir()]
     points: tuple[int, ...] = ()
-    if role == "remote" and (folders[0] / RECORD_NAMES[role]).exists():
-        restored = RestoredSite(str(state), SystemFiles(), is_locked=True)
-        points = tuple(point.number for point in restored.state(group).points)
-    return Known(role, tuple(folders), sum(map(_size_bytes, folders)), points)
+    forks: tuple[int, ...] = ()
+    store = folders[0] / RECORDS[role][-1]
+    if store.exists():
+        found = StoreRecord(
+            UnwrittenFiles(SystemFiles()), str(store.parent), FlushGuard()
+        ).load()
+        if found is not None:
+            points = tuple(point.number for point in found.points)
+            forks = tuple(fork.number for fork in found.forks)
+    size_bytes = sum(map(_size_bytes, folders))
+    return Known(role, tuple(folders), size_bytes, points, forks)
 
 
 def _others(
     config: PrimaryConfig | RemoteConfig, state: Path, group: str
 ) -> list[Path]:
-    """Return where the config has more of a group, or where it had by default."""
-    if isinstance(config, RemoteConfig):
-        places = [g.journal.directory for g in config.groups if g.name == group]
-        return [Path(places[0] if places else state / "journal") / group]
-    places = [g.flashcopy.directory for g in config.groups if g.name == group]
-    return [Path(places[0] if places else state / "flashcopy") / group]
+    """Return where the config has more of a group, or where it had by default.
+
+    Of either role, for a group may have had both.
+    """
+    found = next((each for each in config.groups if each.name == group), None)
+    if found is None:
+        return [state / name / group for name in ("flashcopy", "journal")]
+    places = found.flashcopy.directory, found.journal.directory
+    return [Path(place) / group for place in places]
 
 
 def _size_bytes(folder: Path) -> int:
@@ -125,15 +147,17 @@ def _size_bytes(folder: Path) -> int:
 
 
 def _delete(files: SystemFiles, known: Known) -> None:
-    """Delete the record, then all else.
+    """Delete the records, then all else.
 
-    Order: the record, durably, first. The crash it defends against: a record that names
+    Order: the records, durably, first; the sender's before a store's, which counts
+    where there are both. The crash it defends against: a record that names
     journals or bitmaps which are gone; what is left without one may be forgotten again.
     """
-    record = known.folders[0] / RECORD_NAMES[known.role]
-    if record.exists():
-        files.remove(str(record))
-        files.sync_directory(str(known.folders[0]))
+    for name in RECORDS[known.role]:
+        record = known.folders[0] / name
+        if record.exists():
+            files.remove(str(record))
+            files.sync_directory(str(record.parent))
     for folder in reversed(known.folders):
         try:
             shutil.rmtree(folder)

@@ -134,9 +134,9 @@ def _state(group: ReceivingGroup) -> GroupState:
     session = group.session
     if session is None or not session.is_open:
         return GroupState.DISCONNECTED
-    if session.receiver.cycle is None:
-        return GroupState.IDLE
-    return GroupState.DRAINING if group.store.points else GroupState.FIRST_COPY
+    if not group.store.points:
+        return GroupState.FIRST_COPY
+    return GroupState.DRAINING if session.receiver.cycle else GroupState.IDLE
 
 
 def _cycle_number(group: ReceivingGroup) -> int | None:

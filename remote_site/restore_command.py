@@ -167,7 +167,10 @@ def _list(site: RestoredSite, *, as_json: bool) -> None:
             for volume in group["volumes"]
         )
         click.echo(escape(f"{group['group']}, from {group['peer']}: {volumes_text}"))
-        console().print(_points_table(group["points"]))
+        if group["points"]:
+            console().print(_points_table(group["points"]))
+        else:
+            click.echo("  no recovery point: its first copy was never complete")
 
 
 def _points_table(points: list[dict[str, Any]]) -> Table:

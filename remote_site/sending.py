@@ -112,6 +112,8 @@ class TakenOverGroups:
         self.takeovers: dict[str, GroupTakeover] = {}
         self._clock = clock
         self._has_link: dict[str, bool] = {}
+        self._at_home: set[str] = set()
+        """Groups that this site sends by its config: nothing is left to go back to."""
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def attach(
@@ -154,6 +156,8 @@ class TakenOverGroups:
             self._hand_over(group.name, fork)
             return None
 
+        if home is not None:
+            self._at_home.add(group.name)
         group.on_hand_over = handed_over
         self._has_link[group.name] = group.config.link is not None
         takeover = GroupTakeover(group, prepare, begin, self._clock)
@@ -197,19 +201,25 @@ class TakenOverGroups:
     async def status(self, name: str) -> GroupStatus:
         """Return the status of a group that is sent, by what it does now.
 
-        `taken_over` as long as it has nobody to send to.
+        `taken_over` as long as the other site has never followed.
         """
         status = await self.sending.status(name)
-        intent = self.takeovers[name].intent
-        if status.role_change is None and intent is not None:
+        intent, is_followed = self.takeovers[name].intent, self._is_followed(name)
+        is_over = is_followed and name in self._at_home
+        if status.role_change is None and intent is not None and not is_over:
             changed = role_change(RoleStep.TAKEN_OVER, intent.fork)
             status = status.model_copy(update={"role_change": changed})
-        if status.state is GroupState.DISCONNECTED:
+        if status.state is GroupState.DISCONNECTED and not is_followed:
             status = status.model_copy(update={"state": GroupState.TAKEN_OVER})
         if not self._has_link[name]:
             link = status.link.model_copy(update={"state": LinkState.DOWN})
             status = status.model_copy(update={"link": link})
         return status
+
+    def _is_followed(self, name: str) -> bool:
+        """Tell whether the other site has received in the line that this one began."""
+        state = self.sending.hosted[name].replicator.group.state  # replaced as a whole
+        return state.epoch > 0 and state.reclaimed is None
 
     # -- the end -----------------------------------------------------------------------
 

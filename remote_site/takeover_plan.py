@@ -82,11 +82,12 @@ def chosen_point(group: str, points: Sequence[Point], number: int | None) -> Poi
     if not points:
         raise RefusedError(
             f"group {group!r} has no recovery point yet: what has come in of its first "
-            "copy is a mixture of times, and is not served, with --force neither. If "
-            "the sending site comes back the copy goes on (farshore status tells how "
-            "far it is); if that site is lost, restore from elsewhere: with this "
-            "daemon stopped the devices here can be copied and looked into, and "
-            f"farshore forget {group} --config FILE gives the group up, devices stay"
+            "copy, if anything, is a mixture of times, and is not served, with --force "
+            "neither. If the sending site comes back the copy goes on by itself "
+            "(farshore status there tells how far it is). If that site is lost, "
+            f"restore from elsewhere: farshore forget {group} --config FILE, with this "
+            "daemon stopped, gives the group up here, and the devices stay, to be "
+            "copied and looked into"
         )
     if number is None:
         return points[-1]

@@ -8,6 +8,7 @@ from typing import Any
 import click
 from rich.table import Table
 
+from common.cli.asking import ask_first
 from common.cli.daemon_options import connect, daemon_options, json_option
 from common.cli.display import (
     NARROW_COLUMNS,
@@ -116,6 +117,8 @@ def switchover(
         "roles now?"
     )
     with connect(socket_path, config) as client:
+        if not yes:
+            _check_may_switch_over(group, client.call("status", {}))
         asked = None if yes else question
         text = f"handing {group} over (Ctrl-C ends the wait only)"
         waiting = drain_shown(group, text, (socket_path, config))
@@ -132,6 +135,23 @@ def switchover(
     )
 
 
+def _check_may_switch_over(group: str, status: dict[str, Any]) -> None:
+    """Raise `RefusedError` before a question that the daemon would answer with no."""
+    for each in status["groups"]:
+        if each["name"] != group:
+            continue
+        if each["role"] == "receiving":
+            raise RefusedError(
+                f"switchover: this site receives group {group!r}; run the command at "
+                "the other site"
+            )
+        if each["link"]["state"] != "connected":
+            raise RefusedError(
+                f"group {group} has no link to its remote now "
+                f"({each['link']['state']}); see farshore status"
+            )
+
+
 def _carried_out(
     client: ControlClient,
     command: str,
@@ -141,7 +161,7 @@ def _carried_out(
 ) -> dict[str, Any]:
     """Ask, unless `question` is None, and wait until a change of roles is done."""
     if question is not None:
-        click.confirm(escape(question), abort=True, err=True)
+        ask_first(escape(question))
     with waiting:
         done: dict[str, Any] = client.call(
             command, {"group": group}, timeout_seconds=None
@@ -215,11 +235,9 @@ def delete_fork(
     with connect(socket_path, config) as client:
         kept = client.call("forks", {"group": group, "action": "list"})
         if not yes and any(fork["number"] == number for fork in kept):
-            click.confirm(
+            ask_first(
                 f"Delete fork {number} of {escape(group)}, the only copy of what it "
-                "holds?",
-                abort=True,
-                err=True,
+                "holds?"
             )
         left: list[dict[str, Any]] = client.call("forks", arguments)
     if as_json:

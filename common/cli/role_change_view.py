@@ -74,6 +74,8 @@ def _taken_over(group: dict[str, Any], change: dict[str, Any]) -> Told:
         return said + "the other site follows this one", [
             _typed(f"farshore switchover {name}", HERE, "returns the roles")
         ]
+    if group.get("state") == "disconnected":
+        return said + "the other site follows this one, and has no link now", []
     return said + "hosts may write here, and nothing goes to the other site", [
         _typed(
             f"farshore failback {name}", OTHER, "once it is back: it follows this one"

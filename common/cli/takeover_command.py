@@ -8,6 +8,7 @@ import click
 from rich.console import Console
 from rich.markup import escape as escape_markup
 
+from common.cli.asking import ask_first
 from common.cli.daemon_options import connect, daemon_options, json_option
 from common.cli.display import print_json
 from common.cli.named_on_site import group_argument
@@ -50,7 +51,7 @@ def takeover(
         for sentence in plan["sentences"]:
             click.echo(escape(sentence), err=True)
         if not (yes or plan["has_begun"]):
-            click.confirm(f"Take over {escape(group)} now?", abort=True, err=True)
+            ask_first(f"Take over {escape(group)} now?")
         waiting = Console(stderr=True).status(_waiting_text(group))
         with waiting:
             done: dict[str, Any] = client.call(

@@ -8,6 +8,7 @@ import click
 from rich.console import Console
 from rich.markup import escape as escape_markup
 
+from common.cli.asking import ask_first
 from common.cli.daemon_options import connect, daemon_options, json_option
 from common.cli.display import print_json, size_text
 from common.cli.named_on_site import volume_argument
@@ -68,7 +69,7 @@ def remove(
         for sentence in removal_sentences(name, plan):
             click.echo(escape(sentence), err=True)
         if not yes:
-            click.confirm(f"Remove {escape(name)} now?", abort=True, err=True)
+            ask_first(f"Remove {escape(name)} now?")
         arguments |= {"action": "remove", "cut_off": True}
         with _waiting(f"removing {name}"):
             done: dict[str, Any] = client.call(

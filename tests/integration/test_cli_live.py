@@ -194,7 +194,9 @@ async def test_points_lists_the_newest_with_its_label(pair: Pair) -> None:
             "label",
             "bytes",
             "pinned",
+            "here",
         }
+        assert point["here"] == (daemon is pair.remote)
         assert (point["number"], point["label"], point["pinned"]) == (
             2,
             "tuesday",

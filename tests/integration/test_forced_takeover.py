@@ -25,6 +25,8 @@ async def test_who_was_taken_over_from_is_superseded_and_speaks_of_no_split_brai
                 ),
                 "the roles are exchanged",
             )
+        at_home = pair.primary.group()
+        assert at_home["role_change"] is None, "there is nothing to go back to"
 
         await pair.done(pair.remote, "takeover", "g", "--force")
         await pair.reached(pair.primary, "it is told", state="superseded")

@@ -8,11 +8,13 @@ import random
 import shutil
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.support.certificates import Certificates
 from tests.support.changing_group import KeepingPair, fill
+from tests.support.daemon import run_cli
 from tests.support.exchanging_pair import ExchangingPair
 from tests.support.sites import Daemon, VolumeSpec, toml, until
 
@@ -94,6 +96,16 @@ async def test_two_circles_over_tls_with_a_volume_that_grows_at_either_site(
             assert bytes(await pair.remote.read_whole("g/v")) == now
 
 
+async def forgotten(daemon: Daemon) -> dict[str, Any]:
+    words = ("forget", "g", "--config", str(daemon.config_path))
+    asked = await asyncio.to_thread(run_cli, *words, input="n\n")
+    assert "recovery point" in asked.stderr
+    done = await asyncio.to_thread(run_cli, *words, "--yes", "--json")
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
 async def linked(daemon: Daemon) -> None:
     await until(lambda: daemon.group()["link"]["state"] == "connected", "a link")
 
@@ -124,6 +136,14 @@ async def test_roles_exchanged_again_and_again_by_whoever_has_just_grown(
             await site.stop()
             await site.start()
             assert bytes(await site.read_whole("g/v")) == now
+
+        # What is forgotten where a group was sent, received, and sent again.
+        for site in sites:
+            await site.stop()
+            has_points = (await forgotten(site))["points"] != []
+            assert has_points, "of before it sent again"
+            assert list((site.state_directory / "groups").iterdir()) == []
+            assert list((site.state_directory / "journal").iterdir()) == []
 
 
 @pytest.mark.hunt

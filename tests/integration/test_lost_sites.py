@@ -162,7 +162,11 @@ async def test_a_forgotten_group_begins_anew_and_keeps_its_devices(
 
         asked = await asyncio.to_thread(run_cli, *words, input="n\n")
         assert asked.returncode == 1
-        assert "1 recovery points, 1 to 1" in asked.stderr
+        assert "recovery point 1, the only one" in asked.stderr
+        assert "nothing was changed" in asked.stderr
+        unheard = await asyncio.to_thread(run_cli, *words, input="")
+        assert unheard.returncode == 1
+        assert "nobody is there to answer; --yes says it" in unheard.stderr
         assert (pair.remote.state_directory / "groups/g/store").exists()
         done = await asyncio.to_thread(run_cli, *words, "--yes", "--json")
         assert done.returncode == 0, done.stderr

@@ -119,4 +119,33 @@ EXHIBITS: tuple[Exhibit, ...] = (
         ),
         says="assert",
     ),
+    Exhibit(
+        "O1307",
+        "a primary forgets what it has received without a word of it",
+        (
+            swap(
+                "remote_site/forget_command.py",
+                "    store = folders[0] / RECORDS[role][-1]\n",
+                "    store = folders[0] / RECORDS[role][0]\n",
+            ),
+        ),
+        tests(
+            "integration/test_full_circles.py::"
+            "test_roles_exchanged_again_and_again_by_whoever_has_just_grown"
+        ),
+        says="assert|no record|Error",
+    ),
+    Exhibit(
+        "O1308",
+        "a site at home tells of a switchover to come, for good",
+        (
+            swap(
+                "remote_site/sending.py",
+                "        is_over = is_followed and name in self._at_home\n",
+                "        is_over = not is_followed and name in self._at_home\n",
+            ),
+        ),
+        tests("integration/test_forced_takeover.py"),
+        says="there is nothing to go back to",
+    ),
 )

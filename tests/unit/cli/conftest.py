@@ -21,11 +21,16 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
 
 @pytest.fixture
 def farshore(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
-    """Run `farshore ARGUMENTS...`; a bug's traceback fails the test."""
+    """Run `farshore ARGUMENTS...`; a bug's traceback fails the test.
+
+    `answer`: what there is to read, at what is no terminal.
+    """
     monkeypatch.delenv("FARSHORE_SOCKET", raising=False)
 
-    def run(*arguments: str, **environment: str) -> Result:
-        result = CliRunner(env=environment).invoke(cli, arguments, prog_name="farshore")
+    def run(*arguments: str, answer: str | None = None, **environment: str) -> Result:
+        result = CliRunner(env=environment).invoke(
+            cli, arguments, input=answer, prog_name="farshore"
+        )
         assert result.exit_code != EXIT_INTERNAL, result.stderr
         return result
 

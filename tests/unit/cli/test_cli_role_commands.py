@@ -64,6 +64,40 @@ def test_a_failback_that_would_be_refused_is_not_asked_about(
     assert "[y/N]" not in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("role", "link", "refusal"),
+    [
+        ("receiving", "connected", "run the command at the other site"),
+        ("sending", "down", "no link to its remote now (down)"),
+    ],
+)
+def test_a_switchover_that_would_be_refused_is_not_asked_about(
+    daemon: Daemon, farshore: Farshore, role: str, link: str, refusal: str
+) -> None:
+    group = {"name": "orders", "role": role, "link": {"state": link}}
+    daemon.replies = {"status": lambda _: {"groups": [group]}}
+    result = farshore("switchover", "orders", "--socket", daemon.path)
+    assert result.exit_code == 8
+    assert refusal in result.stderr
+    assert "[y/N]" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [("n\n", "nothing was changed"), ("", "--yes says it beforehand")],
+)
+def test_who_does_not_say_yes_is_told_that_nothing_was_changed(
+    daemon: Daemon, farshore: Farshore, answer: str, told: str
+) -> None:
+    group = {"name": "orders", "role": "sending", "link": {"state": "connected"}}
+    daemon.replies = {"status": lambda _: {"groups": [group]}}
+    result = farshore("switchover", "orders", "--socket", daemon.path, answer=answer)
+    assert result.exit_code == 1
+    assert told in result.stderr
+    assert "Aborted" not in result.stderr
+    assert [command for command, _ in daemon.received] == ["status"]
+
+
 def test_a_fork_that_is_not_kept_is_not_asked_about(
     daemon: Daemon, farshore: Farshore
 ) -> None:

@@ -57,6 +57,11 @@ def test_every_step_has_its_words_and_no_other_has() -> None:
     assert shown(None) == []
 
 
+def test_who_is_followed_and_has_no_link_now_is_told_of_no_failback() -> None:
+    (only,) = shown(RoleStep.TAKEN_OVER, state=GroupState.DISCONNECTED)
+    assert "the other site follows this one, and has no link now" in only
+
+
 def test_a_superseded_site_may_follow_or_go_on() -> None:
     said, follow, go_on = shown(RoleStep.SUPERSEDED)
 
