@@ -82,13 +82,15 @@ async def tell_sizes(
     the HELLO said of its size the remote may only take note of, and may be an older
     copy of itself.
     """
+    grown: list[tuple[int, int, int]] = []
     for index, volume in enumerate(group.volumes):
         saved, size_bytes = group.state.volumes[volume.name], volume.size_bytes
         if session.sizes[index] != size_bytes or not only_changed:
             if saved.first_bytes is None or GROW not in session.features:
                 _check_told(session.sizes[index], size_bytes)
                 continue
-            await session.resize(index, saved.first_bytes, size_bytes)
+            grown.append((index, saved.first_bytes, size_bytes))
+    await session.resize(grown)
 
 
 def check_volumes(group: ConsistencyGroup, session: SendingSession) -> None:

@@ -97,7 +97,7 @@ class SendingSession:
         self._window_of = b""
         self._committed: asyncio.Future[Committed] | None = None
         self._current: asyncio.Future[CurrentAsOf] | None = None
-        self._resized: asyncio.Future[Resize] | None = None
+        self._resized: dict[int, asyncio.Future[Resize]] = {}
         self._changed: asyncio.Future[Changed] | None = None
         self._offered: asyncio.Future[VolumeAnswered] | None = None
 
@@ -158,16 +158,23 @@ class SendingSession:
         await self.send(CurrentAsOf(self.epoch, number, time_ns))
         await self._current
 
-    async def resize(self, volume: int, from_bytes: int, size_bytes: int) -> None:
-        """Have the remote make a volume as large as it is here, durably."""
-        if GROW not in self.features:
+    async def resize(self, grown: Sequence[tuple[int, int, int]]) -> None:
+        """Have the remote make volumes as large as they are here, durably.
+
+        Of each: its index, the bytes that it began with, and those it has. All are told
+        before the first answer is waited for.
+        """
+        if grown and GROW not in self.features:
             raise ConnectionLostError("the remote's release can't grow a volume")
-        self._resized = asyncio.get_running_loop().create_future()
-        await self.send(Resize(self.epoch, volume, from_bytes, size_bytes))
-        answer = await self._resized
-        if (answer.volume, answer.size_bytes) != (volume, size_bytes):
-            raise ProtocolError("RESIZE answered for another volume or size")
-        self.sizes[volume] = size_bytes
+        loop = asyncio.get_running_loop()
+        self._resized = {volume: loop.create_future() for volume, _, _ in grown}
+        for volume, from_bytes, size_bytes in grown:
+            await self.send(Resize(self.epoch, volume, from_bytes, size_bytes))
+        for volume, _, size_bytes in grown:
+            answer = await self._resized[volume]
+            if answer.size_bytes != size_bytes:
+                raise ProtocolError("RESIZE answered for another size")
+            self.sizes[volume] = size_bytes
 
     async def ask_changed(self, volume: int, first: int) -> Changed:
         """Ask what the remote holds otherwise than its point, from a track on."""
@@ -211,14 +218,14 @@ class SendingSession:
                 self._answered(message)
 
     def _answered(self, message: Message) -> None:
-        """Settle what was asked, in this session and one at a time."""
+        """Settle what was asked, in this session."""
         match message:
             case Committed():
                 _settle(self._committed, message)
             case CurrentAsOf():
                 _settle(self._current, message)
             case Resize():
-                _settle(self._resized, message)
+                _settle(self._resized.get(message.volume), message)
             case Changed():
                 _settle(self._changed, message)
             case VolumeAnswered():

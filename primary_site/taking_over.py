@@ -17,6 +17,10 @@ from common.storage.geometry import SECTOR_BYTES, Geometry
 from common.storage.record import DurableRecord
 from primary_site.group_state import GroupState, VolumeState, to_record
 
+SMALLEST_BYTES = SECTOR_BYTES
+"""What a volume began with, where that is not known: it may have grown before this
+site took over, and a receiver that was put back to before that has to follow."""
+
 PAGES_PER_SAVE = 256
 """Pages of a bitmap written at once: a megabyte."""
 
@@ -79,7 +83,7 @@ class SendingStart:
                     volume.geometry.track_bytes,
                     volume.geometry.region_bytes,
                     full=False,
-                    first_bytes=SECTOR_BYTES,
+                    first_bytes=SMALLEST_BYTES,
                     growing_bytes=volume.growing_bytes,
                 )
                 for volume in self.volumes

@@ -58,21 +58,23 @@ def begin_receiving(disk: GroupDisk, beginning: Beginning) -> None:
     """Receive from the other site from now on. No host writes to the devices any more.
 
     Order: the group bound in no lineage, if it never received, so that no sender is
-    welcome; what has changed, durably; then the journals of the point, with the sizes
-    that volumes have come to while this site sent, fdatasynced; and one record that
-    names the point, the fork, the lineage, those sizes and the sizes of the points
-    before: the first that a sender is welcome in. Their devices are as long already, by
-    the sending role's own order. The crashes it defends against: tracks that overwrite
-    what no point keeps; a sender that is not told of all that differs; a point without
-    what its volume had grown by; a device of a length that no record explains, for
-    until that record it is the sending role's. Begun anew it goes the same way; done,
-    it changes nothing.
+    welcome; the devices fdatasynced, and memory told to forget them; what has changed,
+    durably; then the journals of the point, with the sizes that they have come to while
+    this site sent, fdatasynced; and one record that names the point, fork, lineage,
+    those sizes and the sizes of the points before: the first that a sender is welcome
+    in. Their devices are as long already, by the sending role's own order. The crashes
+    it defends against: tracks that overwrite what no point keeps; a point of what only
+    memory has; a sender that is not told of all that differs; a point without what its
+    volume had grown by; a device of a length that no record explains, for until that
+    record it is the sending role's. Begun anew it goes the same way; done, it changes
+    nothing.
     """
     if disk.state is None:
         disk.bind(beginning.group_id, NO_LINEAGE, beginning.peer, beginning.volumes)
     assert disk.state is not None
     if disk.state.lineage == beginning.lineage and disk.state.takeover is None:
         return
+    _forget_memory(disk)
     if beginning.is_fork and beginning.common is not None:
         _write_changed(disk, beginning.changed)
     point = beginning.point
@@ -91,6 +93,18 @@ def begin_receiving(disk: GroupDisk, beginning: Beginning) -> None:
     )
     with disk.record.lock:
         disk.make_current(disk.record.known(), point.current_as_of_ns)
+
+
+def _forget_memory(disk: GroupDisk) -> None:
+    """Have the devices show what the disk has: the point is made of that.
+
+    After a flush that failed while this site sent memory may show what the disk has
+    not, until it is asked again: a point would change under who reads it.
+    """
+    for volume in disk.volumes:
+        volume.is_unsynced = True  # by the sending role, past this volume
+        volume.datasync()
+        volume.device.drop_cache()
 
 
 def _write_changed(disk: GroupDisk, changed: Mapping[str, Bitmap]) -> None:

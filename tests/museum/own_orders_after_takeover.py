@@ -63,7 +63,7 @@ EXHIBITS: tuple[Exhibit, ...] = (
         (
             swap(
                 "primary_site/taking_over.py",
-                "                    first_bytes=SECTOR_BYTES,\n",
+                "                    first_bytes=SMALLEST_BYTES,\n",
                 "",
             ),
         ),

@@ -141,4 +141,20 @@ EXHIBITS: tuple[Exhibit, ...] = (
         tests(f"{_KEPT}test_what_has_begun_is_not_begun_again"),
         says="assert",
     ),
+    Exhibit(
+        "O1231",
+        "a site gives up what only memory has, after a flush that failed",
+        (
+            swap(
+                "remote_site/giving_up.py",
+                "        volume.device.drop_cache()\n",
+                "",
+            ),
+        ),
+        tests(
+            "unit/remote_site/test_what_is_given_up.py::"
+            "test_a_fork_is_what_the_disk_has_after_a_flush_that_failed"
+        ),
+        says="assert",
+    ),
 )

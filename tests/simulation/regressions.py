@@ -20,5 +20,7 @@ REGRESSIONS: dict[int, str] = {
     2046159: "a site that had reclaimed told an older copy of a line that had ended",
     2905: "the simulation: a volume grew behind the last cut, which then lacked it",
     3916: "a device older than its state directory: the start said to change size",
+    1527: "one that took over after a growth never told a receiver of before it",
+    3315: "a fork was what memory had after a failed flush, and the disk had not",
     501809: "a primary of before a growth was refused, and told to change its config",
 }

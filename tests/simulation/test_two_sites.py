@@ -71,6 +71,7 @@ def test_no_disaster_breaks_a_promise() -> None:
     assert counts["takeover_writes"] > 10 * counts["takeovers"]
     for role in ("circle_takeovers", "failbacks", "switchovers", "forks_kept"):
         assert counts[role] > totals.seeds // 20
+    assert counts["circle_growths"] > totals.seeds // 40
     assert counts["second_circles"] > totals.seeds // 40
     for verdict in ("go_on", "send_again", "compare_all"):
         assert counts[f"circle_{verdict}"] > 0, verdict

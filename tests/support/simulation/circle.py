@@ -76,17 +76,16 @@ class CircleSimulation(TwoSites):
             "commits": oracle.commits,
             "images_compared": oracle.points_compared,
             "starts": oracle.starts_checked,
-            "host_writes": sum(
-                hosts.writes_replied
-                for hosts in {line.hosts for line in oracle.lines.values()}
-            ),
+            "host_writes": oracle.host_writes,
             "copies_put_back": self.copies.count,
             "merges": oracle.merges,
             "references": oracle.references.count,
             "circles": 1,
             "second_circles": operators.exchanges > 1,
             "circle_takeovers": oracle.taken_over,
-            "circle_deaths": operators.deaths,
+            "circle_deaths": operators.deaths.count,
+            "circle_growths": oracle.growths,
+            "growths_followed": operators.growths.followed,
             "failbacks": operators.counts["failback"],
             "switchovers": oracle.handed_over,
             "reclaims": oracle.reclaimed,
@@ -158,7 +157,7 @@ class CircleSimulation(TwoSites):
         assert self._faults is not None
         self._faults.is_active = False
         self.is_healing = True
-        self.operators.no_more_deaths()
+        self.operators.deaths.no_more()
         self._healed_at = self.world.now
         self.end_trouble()
 
@@ -169,7 +168,7 @@ class CircleSimulation(TwoSites):
             text = f"I11: not well: {self.operators.said} with {roles}\n{waiting}"
             self.world.problem(text)
             return
-        if not self.operators.is_done:
+        if not self.operators.is_done or self.operators.growths.are_under_way:
             return
         roles_now = sorted(site.role for site in self.circle_sites)
         if roles_now != ["receiving", "sending"]:

@@ -11,6 +11,8 @@ from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 from common.errors import FarshoreError
+from tests.support.simulation.circle_deaths import CircleDeaths
+from tests.support.simulation.circle_growths import CircleGrowths
 from tests.support.simulation.circle_sites import CircleSite
 from tests.support.simulation.sites import GROUP
 
@@ -20,24 +22,11 @@ if TYPE_CHECKING:
 ASK_SECONDS = 1.0
 """Between two tries of what was refused."""
 
-DEATHS_MAX = 6
-STEPS = ("handing", "asks", "dr gave up", "amsterdam gave up", "dr begins")
-"""Beginnings of events in the trace."""
-
-DELAYS = (0.0, 0.01, 0.1, 0.4)
-"""From a step of a change of roles until somebody dies."""
-
-CUT_OFF_SECONDS = 3.0
-"""For so long, sometimes, it hears of nobody once it is back."""
-
 RECLAIM_ODDS = 0.2
 """Of a disaster after which the old site's data are what is wanted."""
 
 SPLIT_SECONDS = 12.0
 """A split brain has to last so long: a refused site asks again every 10 s."""
-
-OPERATIONS_MAX = 70
-"""On a disk, until its site dies: about what a change of roles takes there."""
 
 
 class CircleOperators:
@@ -51,7 +40,8 @@ class CircleOperators:
         self._wish = ""
         self._asked: tuple[CircleSite, int] | None = None
         self._next_at = 0.0
-        self._deaths_left = self._rng.randrange(DEATHS_MAX + 1)
+        self.deaths = CircleDeaths(simulation, self._rng)
+        self.growths = CircleGrowths(simulation)
         self._number: int | None = None
         self._split_site: CircleSite | None = None
         self._split_at = 0.0
@@ -60,7 +50,6 @@ class CircleOperators:
         self.counts = dict.fromkeys(("takeover", "failback", "switchover"), 0)
         self.deletions = 0
         self.exchanges = 0
-        self.deaths = 0
         self.refusals = 0
 
     # -- what faults ask of operators, by chance ---------------------------------------
@@ -69,7 +58,7 @@ class CircleOperators:
         return [self._ask_for_cut, self._ask_for_cut]
 
     def later_kinds(self) -> list[Callable[[], None]]:
-        return []
+        return [self.growths.grow]
 
     def _ask_for_cut(self) -> None:
         for site in self._simulation.circle_sites:
@@ -90,6 +79,7 @@ class CircleOperators:
                 self._wishes.append(self._switch_over)
             if self._rng.random() < 0.4:
                 self._wishes.append(self._delete_fork)
+        self.growths.plan(self._wishes)
 
     @property
     def is_done(self) -> bool:
@@ -103,9 +93,10 @@ class CircleOperators:
         """Take a step: look, ask, or let somebody die."""
         if self._simulation.copies.is_under_way:
             return
-        self._perhaps_die()
+        self.deaths.perhaps()
         self._watch_split()
-        self._mend()
+        if not self.growths.follow():
+            self._mend()
         if self._wishes and self._wishes[0]():
             self._world.note(f"done: {self.said}")
             del self._wishes[0]
@@ -119,38 +110,6 @@ class CircleOperators:
             copies.put_back()
         elif rng.random() < 0.7:
             copies.take(rng.choice(self._simulation.circle_sites))
-
-    def _perhaps_die(self) -> None:
-        """A site dies at some operation on its disk, or just after a step of a role."""
-        simulation, rng = self._simulation, self._rng
-        if not self._deaths_left or rng.random() < 0.7:
-            return
-        site = rng.choice(simulation.circle_sites)
-        if site.machine.fuse or not site.is_alive:
-            return
-        self._deaths_left -= 1
-        self.deaths += 1
-        power, is_cut_off = rng.random() < 0.5, rng.random() < 0.3
-
-        def blow() -> None:
-            if not site.is_alive:
-                return
-            simulation.kill(site, power=power)
-            if is_cut_off:
-                simulation.network.is_down = True
-                simulation.network.swallowed |= {"out", "back"}
-                self._world.after(CUT_OFF_SECONDS, simulation.network.heal)
-
-        if rng.random() < 0.5:
-            delay = rng.choice(DELAYS) * rng.random()
-            self._world.awaited = rng.choice(STEPS), delay, blow
-        else:
-            site.machine.fuse = rng.randrange(1, OPERATIONS_MAX)
-            site.machine.blow = blow
-
-    def no_more_deaths(self) -> None:
-        self._deaths_left = 0
-        self._world.awaited = None
 
     # -- wishes: each returns True once it has come true -------------------------------
 
@@ -275,7 +234,8 @@ class CircleOperators:
         Whoever refuses for good takes over; who is superseded then, or hears of a split
         brain, fails back. Who is superseded by a line that nobody sends reclaims.
         """
-        wish = self._wishes[0] if self._wishes else None
+        larger = self.growths.make_larger
+        wish = next((each for each in self._wishes if each != larger), None)
         if self._began is not None and wish in (
             self._fail_back,
             self._reclaim,
@@ -352,6 +312,13 @@ class CircleOperators:
         told = superseded.sent and superseded.sent.group.state.superseded
         sent = other.sent_group
         return not (told and sent) or told.fork.lineage == sent.state.lineage
+
+    def put_off(self, wish: Callable[[], bool]) -> bool:
+        """Have a wish come last if only what is wished for next can help it."""
+        if len(self._wishes) > 1 and self._with("superseded") is not None:
+            self._wishes.append(wish)
+            return True
+        return False
 
     def _insert(self, *wishes: Callable[[], bool]) -> None:
         self._wishes[:0] = wishes

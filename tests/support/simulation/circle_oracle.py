@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any
 
 from common.replication.lineage import judge
+from common.replication.messages import VolumeOffer
 from common.storage.bitmap_file import PAGE_BYTES
 from primary_site.group import ConsistencyGroup
 from primary_site.replicator import Replicator
@@ -22,9 +23,9 @@ from remote_site.recovery_point import PointImage
 from remote_site.store import GroupStore, Point
 from tests.support.simulation.circle_sites import CircleSite
 from tests.support.simulation.durability import device_bytes, durable_bytes
-from tests.support.simulation.lines import Line
+from tests.support.simulation.lines import Line, LineHosts
 from tests.support.simulation.loop import World
-from tests.support.simulation.model import summary
+from tests.support.simulation.model import VolumeModel, summary
 from tests.support.simulation.references import References
 
 Images = dict[str, bytes]
@@ -103,7 +104,7 @@ class CircleOracle:
             if data != wanted:
                 self._fail("I1", f"{volume.name}: begins otherwise than its point")
             if before is not None:
-                model = before.hosts.models[volume.name]
+                model = self._grown(before, volume)
                 wrong = model.wrong_sectors(data, may_be_torn=True)
                 if wrong:
                     self._fail("I3", f"{volume.name}: handed over, {summary(wrong)}")
@@ -120,13 +121,37 @@ class CircleOracle:
     def _opened_again(self, line: Line, group: ConsistencyGroup) -> None:
         site = line.site
         for volume in group.volumes:
-            wrong = line.hosts.models[volume.name].recovered(
+            wrong = self._grown(line, volume).recovered(
                 self.content(site, volume.name, volume.size_bytes),
                 lost_power=site.lost_power,
             )
             if wrong:
                 how = "a power loss" if site.lost_power else "a kill"
                 self._fail("I3", f"{volume.name}: after {how} {summary(wrong)}")
+
+    def _grown(self, line: Line, volume: Any) -> VolumeModel:
+        """Return a volume's model; a growth may have come true and nobody been told."""
+        model = line.hosts.models[volume.name]
+        if volume.size_bytes < model.size_bytes:
+            self._fail("I3", f"{volume.name}: has shrunk to {volume.size_bytes}")
+        line.hosts.grown(volume.name, volume.size_bytes)
+        return model
+
+    @property
+    def growths(self) -> int:
+        return sum(line.hosts.growths for line in self._served)
+
+    @property
+    def host_writes(self) -> int:
+        return sum(line.hosts.writes_replied for line in self._served)
+
+    @property
+    def _served(self) -> list[Line]:
+        """Each line once: one that was reclaimed has two names."""
+        return list({id(line): line for line in self.lines.values()}.values())
+
+    def hosts_of(self, group: ConsistencyGroup) -> LineHosts:
+        return self.lines[group.state.lineage].hosts
 
     def gone(self, site: CircleSite) -> None:
         line = self._served_by(site)
@@ -307,9 +332,10 @@ class CircleOracle:
             await begin_receiving(beginning)
 
         def begun(*what: Any, **how: Any) -> bytes:
-            gives_up = how.get("begin") is not None
-            if gives_up:
-                self._begins(site, store, what)
+            begin = how.get("begin")
+            gives_up = begin is not None
+            if begin is not None:
+                self._begins(site, what, begin(store._disk.state).volumes)
             relation: bytes = commit_point(*what, **how)
             # A thread of a process that has died on the way comes here, too.
             if gives_up and store._disk.files is site.machine.files:
@@ -343,13 +369,14 @@ class CircleOracle:
 
     # -- a site gives up what it had ---------------------------------------------------
 
-    def _begins(self, site: CircleSite, store: Any, what: tuple[Any, ...]) -> None:
+    def _begins(
+        self, site: CircleSite, what: tuple[Any, ...], volumes: Sequence[VolumeOffer]
+    ) -> None:
+        """`volumes`: with the sizes that they have come to while it sent."""
         number, cycle_id = what[:2]
         found = {
-            volume.offer.name: self.content(
-                site, volume.offer.name, volume.offer.size_bytes
-            )
-            for volume in store._disk.volumes
+            offer.name: self.content(site, offer.name, offer.size_bytes)
+            for offer in volumes
         }
         handed = self.images.setdefault(cycle_id, found)
         if handed != found:

@@ -11,14 +11,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from common.errors import FarshoreError
 from primary_site.replicator import Replicator
-from tests.support.simulation.model import SECTOR
+from tests.support.simulation.growths import Growths, chosen_growth
 
 if TYPE_CHECKING:
     from tests.support.simulation.scenario import Simulation
-
-
-SECTORS_MAX = 400
-"""A volume grows no further: a run has to stay short."""
 
 
 class OperatorKinds(Protocol):
@@ -35,8 +31,7 @@ class Operators:
     def __init__(self, simulation: Simulation) -> None:
         self._simulation = simulation
         self._rng = simulation.world.rng
-        self._growing: list[Any] = []
-        """Tasks of those who make a volume larger."""
+        self.growths = Growths(simulation.world)
 
     def kinds(self) -> list[Callable[[], None]]:
         return [
@@ -51,12 +46,12 @@ class Operators:
         """What seeds did not do once: chosen apart, so that most do what they did."""
         return [self._grow]
 
-    def ask(self, work: Callable[[Replicator], Awaitable[Any]]) -> Any:
-        """Ask the primary for something, if it serves; return the task, or None."""
+    def ask(self, work: Callable[[Replicator], Awaitable[Any]]) -> None:
+        """Ask the primary for something, if it serves."""
         simulation, site = self._simulation, self._simulation.primary
         replicator = site.replicator
         if not (site.is_alive and site.is_serving and replicator is not None):
-            return None
+            return
 
         async def asked() -> None:
             try:
@@ -64,18 +59,10 @@ class Operators:
             except FarshoreError as error:
                 simulation.world.note(f"refused: {error}")
 
-        return simulation.world.call(site.loop, asked())
+        simulation.world.call(site.loop, asked())
 
     def resume(self) -> None:
         self.ask(lambda replicator: replicator.resume())
-
-    @property
-    def are_growing(self) -> bool:
-        """Tell whether what was asked for is still to come.
-
-        What a killed daemon was about to do its start finishes, or nobody does.
-        """
-        return any(not (t.done() or t.get_loop().is_dead) for t in self._growing)
 
     def _ask_for_cut(self) -> None:
         label = f"label {self._rng.randrange(100)}"
@@ -87,33 +74,20 @@ class Operators:
         self._simulation.world.after(seconds, self.resume)
 
     def _grow(self) -> None:
-        """Make a volume larger: within its last track, by some, or past its regions.
+        """Make a volume larger.
 
         Not with an older state directory: the device would have grown, and the newest
         state, put back, would not know it.
         """
         if self._simulation.oracle.is_older_state:
             return
-        models = self._simulation.hosts.models
-        name = self._rng.choice(list(models))
-        sectors = self._rng.choice((1, 2, 7, 8, 40))
-        if models[name].sectors + sectors <= SECTORS_MAX:
-            self._make_larger(name, models[name].size_bytes + sectors * SECTOR)
-
-    def _make_larger(self, name: str, size_bytes: int) -> None:
-        """Hosts write in what is new once they are told that it is there."""
-        simulation, site = self._simulation, self._simulation.primary
-        life = site.lives
-
-        async def grown(replicator: Replicator) -> None:
-            growth = await replicator.grow(name, size_bytes)
-            if life == site.lives and site.is_alive:
-                simulation.hosts.grown(name, growth.size_bytes)
-                simulation.world.note(f"grown {name} {growth.size_bytes}")
-
-        growing = self.ask(grown)
-        if growing is not None:
-            self._growing.append(growing)
+        site, hosts = self._simulation.primary, self._simulation.hosts
+        chosen = chosen_growth(hosts, self._rng)
+        replicator = site.replicator
+        if chosen is None or replicator is None:
+            return
+        if site.is_alive and site.is_serving:
+            self.growths.ask(site.loop, replicator, hosts, *chosen)
 
     def _restore_remote(self) -> None:
         """Copy the remote's machine, or put the copy back: devices and state."""

@@ -229,7 +229,7 @@ class Simulation(TwoSites):
             or replicator is None
             or self.hosts.is_active
             or not self.hosts.is_idle
-            or self.operators.are_growing  # behind the last cut it would lack
+            or self.operators.growths.are_under_way  # behind the last cut it would lack
         ):
             return
         if group.state.suspended:

@@ -11,6 +11,7 @@ import pytest
 
 from common.errors import ConnectionLostError, ProtocolError
 from common.replication.codec import encode_meta
+from common.replication.features import GROW
 from common.replication.frame import encode_frame
 from common.replication.lineage import ReceiverState
 from common.replication.link import GARBLED_LINKS_MAX, Link
@@ -26,6 +27,7 @@ from common.replication.messages import (
     Joined,
     Message,
     Noted,
+    Resize,
     Tracks,
     Welcome,
 )
@@ -345,3 +347,20 @@ async def test_progress_that_names_everything_costs_what_was_sent() -> None:
         await site.frames(0, 1)
         site.links.durable(CYCLE, [(0, (1 << 63) - 1)] * 4096)
         assert site.links._placed == {}
+
+
+async def test_all_sizes_are_told_before_the_first_answer() -> None:
+    async with sending(1) as pair:
+        (far,) = pair.fars
+        pair.session.features, pair.session.sizes = (GROW,), [512, 512, 512]
+        telling = asyncio.create_task(
+            pair.session.resize([(0, 512, 4096), (2, 1024, 8192)])
+        )
+        asked = (await far.has(2))[-2:]
+        assert asked == [Resize(EPOCH, 0, 512, 4096), Resize(EPOCH, 2, 1024, 8192)]
+        assert pair.session.sizes == [512, 512, 512]
+        for each in reversed(asked):
+            await far.link.send(each)
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            await telling
+        assert pair.session.sizes == [4096, 512, 8192]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from common.errors import StorageError
 from common.replication.lineage import CycleName, Fork, ToldFork
 from common.storage.bitmap import Bitmap
 from common.storage.bitmap_file import BitmapFile
@@ -257,6 +259,35 @@ def test_where_nobody_knows_what_differs_nothing_is_written_of_it() -> None:
     assert disk.state is not None
     assert disk.state.judged().committed is None
     disk.close()
+
+
+@pytest.mark.parametrize("has_received", [False, True])
+def test_a_fork_is_what_the_disk_has_after_a_flush_that_failed(
+    has_received: bool,
+) -> None:
+    if has_received:
+        disk = with_points(1, 2)
+        take_over(disk, 2)
+        files: Any = disk.files
+        device: Any = PreservingDevice(disk.volumes[0])
+    else:
+        files = old_primary()
+        disk = opened(files)
+        device = files.open(SETTINGS.devices["data"])
+    device.write(0, filled(DATA, 7))
+    device.datasync()
+    device.write(0, filled(DATA, 8))
+    files.inject = lambda operation, _: errno.EIO if operation == "datasync" else None
+    with pytest.raises(StorageError):
+        device.datasync()
+    files.inject = None
+    assert device.read(0, TRACK) == filled(DATA, 8), "memory has it, the disk has not"
+    begin_receiving(disk, beginning(COMMON, 0))
+    shown = PointImage(disk.volumes[0], 12).read(0, TRACK)
+    disk.close()
+    again = opened(files)
+    assert PointImage(again.volumes[0], 12).read(0, TRACK) == shown == filled(DATA, 7)
+    again.close()
 
 
 # -- after a takeover ------------------------------------------------------------------
