@@ -75,8 +75,9 @@ class CircleGrowths:
         for alarm in sender.sent.alarms.all():
             command = COMMAND.search(alarm.message)
             if command is not None and alarm.name == "refused":
-                name, size_bytes = command.groups()
-                self.followed += self._ask_at_times(sender, name, int(size_bytes))
+                name, size_bytes = command[1], int(command[2])
+                if not self._has(sender, name, size_bytes):
+                    self.followed += self._ask_at_times(sender, name, size_bytes)
                 return True
         return False
 
