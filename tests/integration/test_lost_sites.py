@@ -130,8 +130,10 @@ async def test_who_has_lost_its_state_receives_from_the_site_that_took_over(
         assert taken.returncode == 0, taken.stderr
         assert "failback g" in taken.stdout
 
+        pair.remote.pause()  # it knows by itself, before it hears of the other one
         await pair.primary.start()
         assert pair.primary.group()["state"] == "superseded"
+        pair.remote.resume()
         host = await pair.primary.nbd("g/v")
         assert host.info.flags & TransmissionFlag.READ_ONLY, "it was given up"
         await host.disconnect()
