@@ -2,7 +2,8 @@
 
 Hosts write no more; the last cycle brings the remote everything; the record says to
 whom the group goes; then the remote is asked to take over from just that point. Its
-answer is its next goodbye. Nothing is lost, whatever stops it where.
+answer is its next goodbye. Nothing is lost, whatever stops it where, and whoever else
+asks for something meanwhile.
 """
 
 from __future__ import annotations
@@ -77,8 +78,10 @@ class Switchover:
         ended; then a cut, committed at the remote; then the record, durably; only then
         is the remote asked. The crashes it defends against: a write after the last
         cut that was acknowledged; two sites that serve. What fails before the record
-        leaves hosts as they were.
+        leaves hosts as they were, unless the remote has taken over meanwhile.
         """
+        if self.is_under_way or self.is_handing:
+            raise RefusedError(f"group {self._group.name} is being handed over already")
         if EXCHANGE not in session.features:
             raise RefusedError("the remote's release can't take a group over")
         group = self._group
@@ -92,7 +95,8 @@ class Switchover:
             async with self._cycles.boundary:
                 await self._record()
         except BaseException:
-            if group.state.handing is None and not self._is_in_doubt:
+            state = group.state
+            if not (state.handing or state.superseded or self._is_in_doubt):
                 allow_writes(group)
             raise
         finally:
@@ -189,6 +193,7 @@ class Switchover:
             return replace(state, superseded=told, gives_up=state.gives_up or is_agreed)
 
         await group.change(superseded)
+        refuse_writes(group)  # a switchover that failed meanwhile has let them go on
         self._alarms.clear(ALARM)
         if is_agreed:
             self.gave_up.set()
@@ -213,7 +218,15 @@ class Switchover:
                 "status at both sites"
             )
         refuse_writes(group)
-        await group.update(superseded=other, gives_up=True)
+        lineage = group.state.lineage
+
+        def given_up(state: GroupState) -> GroupState:
+            if state.lineage != lineage:
+                raise _decided(state)
+            return replace(state, superseded=other, gives_up=True)
+
+        await group.change(given_up)
+        refuse_writes(group)  # as above
         self.gave_up.set()
 
     async def reclaim(self) -> Fork:
@@ -234,12 +247,20 @@ class Switchover:
             parent=other.fork.lineage,
             at_ns=self._clock.now_ns(),
         )
-        await group.update(
-            lineage=fork.lineage,
-            superseded=None,
-            handing=None,
-            reclaimed=ToldFork(fork, other.is_known),
-        )
+        lineage = group.state.lineage
+
+        def reclaimed(state: GroupState) -> GroupState:
+            if state.gives_up or state.lineage != lineage:
+                raise _decided(state)
+            return replace(
+                state,
+                lineage=fork.lineage,
+                superseded=None,
+                handing=None,
+                reclaimed=ToldFork(fork, other.is_known),
+            )
+
+        await group.change(reclaimed)
         self.split_from = None
         allow_writes(group)
         log.warning(
@@ -251,3 +272,10 @@ class Switchover:
         self._cycles.wake.set()
         self.reclaimed.set()
         return fork
+
+
+def _decided(state: GroupState) -> RefusedError:
+    return RefusedError(
+        f"group {state.group}: another operator has chosen a side just now; see "
+        "farshore status at both sites"
+    )

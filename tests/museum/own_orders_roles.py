@@ -147,4 +147,60 @@ EXHIBITS: tuple[Exhibit, ...] = (
         ),
         says="assert",
     ),
+    Exhibit(
+        "O1312",
+        "a second switchover that is refused lets hosts write after the last cut",
+        (
+            swap(
+                "primary_site/switchover.py",
+                "        if self.is_under_way or self.is_handing:\n",
+                "        if self.is_handing:\n",
+            ),
+        ),
+        tests(
+            "unit/primary_site/test_handing_over.py::"
+            "test_a_second_operator_s_switchover_lets_no_host_write_after_the_last_cut"
+        ),
+        says="assert|DID NOT RAISE",
+    ),
+    Exhibit(
+        "O1313",
+        "a switchover that fails for a takeover lets hosts write at a superseded site",
+        (
+            swap(
+                "primary_site/switchover.py",
+                "            if not "
+                "(state.handing or state.superseded or self._is_in_doubt):\n",
+                "            if not (state.handing or self._is_in_doubt):\n",
+            ),
+        ),
+        tests(
+            "unit/primary_site/test_handing_over.py::"
+            "test_a_takeover_amid_a_switchover_leaves_no_host_writing"
+        ),
+        says="assert|DID NOT RAISE",
+    ),
+    Exhibit(
+        "O1314",
+        "two operators choose both sides, and the record has half of each",
+        (
+            swap(
+                "primary_site/switchover.py",
+                "            if state.gives_up or state.lineage != lineage:\n"
+                "                raise _decided(state)\n",
+                "",
+            ),
+            swap(
+                "primary_site/switchover.py",
+                "            if state.lineage != lineage:\n"
+                "                raise _decided(state)\n",
+                "",
+            ),
+        ),
+        tests(
+            "unit/primary_site/test_handing_over.py::"
+            "test_of_two_operators_who_choose_a_side_at_once_one_is_refused"
+        ),
+        says="assert|DID NOT RAISE",
+    ),
 )

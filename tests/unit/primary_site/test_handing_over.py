@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from common.errors import PeerRefusedError, RefusedError, StorageError
+from common.errors import (
+    NotCommittedError,
+    PeerRefusedError,
+    RefusedError,
+    StorageError,
+)
 from common.replication.features import EXCHANGE
 from common.replication.lineage import CycleName, Fork, ToldFork
 from common.replication.link import ForkedError
@@ -229,6 +234,45 @@ async def test_a_remote_that_is_not_there_yet_is_asked_again(site: Site) -> None
     assert await sender.write() == errno.EPERM
 
 
+async def test_a_second_operator_s_switchover_lets_no_host_write_after_the_last_cut(
+    site: Site,
+) -> None:
+    sender = Sender(site)
+    stopped = Stopped("write", "group.record")
+    second: list[asyncio.Task[None]] = []
+    receiver: Any = Receiver(EXCHANGE)
+
+    async def again() -> None:
+        second.append(asyncio.create_task(sender.switchover.hand_over(receiver)))
+        await asyncio.wait(second, timeout=0.05)
+        site.files.rules.append(stopped)
+
+    first = asyncio.create_task(sender.hand_over(again))
+    await reached(stopped)
+    await asyncio.wait(second)
+    assert await sender.write() == errno.EPERM, "it would be in no point, and lost"
+    stopped.go()
+    await first
+    with pytest.raises(RefusedError, match="being handed over already"):
+        await second[0]
+    assert await sender.write() == errno.EPERM
+
+
+async def test_a_takeover_amid_a_switchover_leaves_no_host_writing(site: Site) -> None:
+    sender = Sender(site)
+
+    receiver: Any = Receiver(EXCHANGE)
+    handing = asyncio.create_task(sender.switchover.hand_over(receiver))
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while not sender.replicator.cycles.tickets:
+            await asyncio.sleep(0.001)
+    await sender.switchover.superseded(forked(sender))
+    sender.replicator.cycles.fail_all("the remote took over")
+    with pytest.raises(NotCommittedError):
+        await handing
+    assert await sender.write() == errno.EPERM
+
+
 # -- superseded ------------------------------------------------------------------------
 
 
@@ -353,6 +397,31 @@ async def test_what_was_given_up_is_not_reclaimed(site: Site) -> None:
     with pytest.raises(RefusedError, match="not superseded here"):
         await sender.switchover.reclaim()
     assert sender.stored().gives_up
+
+
+@pytest.mark.parametrize("first", ["give_up", "reclaim"])
+async def test_of_two_operators_who_choose_a_side_at_once_one_is_refused(
+    site: Site, first: str
+) -> None:
+    sender = Sender(site)
+    await sender.switchover.superseded(forked(sender))
+    stopped = Stopped("write", "group.record")
+    site.files.rules.append(stopped)
+    chosen: list[Callable[[], Coroutine[Any, Any, object]]]
+    chosen = [sender.switchover.give_up, sender.switchover.reclaim]
+    if first == "reclaim":
+        chosen.reverse()
+    one = asyncio.create_task(chosen[0]())
+    await reached(stopped)
+    other = asyncio.create_task(chosen[1]())
+    await asyncio.sleep(0)
+    stopped.go()
+    await one
+    with pytest.raises(RefusedError):
+        await other
+    stored = sender.stored()
+    assert stored.gives_up == (stored.superseded is not None) == (first == "give_up")
+    assert await sender.write() == (errno.EPERM if first == "give_up" else 0)
 
 
 async def test_a_site_that_went_on_from_elsewhere_supersedes_nobody(site: Site) -> None:
