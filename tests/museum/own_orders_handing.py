@@ -62,9 +62,9 @@ EXHIBITS: tuple[Exhibit, ...] = (
         (
             swap(
                 _SWITCHOVER,
-                "            if group.state.handing is None "
-                "and not self._is_in_doubt:\n",
-                "            if group.state.handing is None:\n",
+                "            if not "
+                "(state.handing or state.superseded or self._is_in_doubt):\n",
+                "            if not (state.handing or state.superseded):\n",
             ),
         ),
         tests(
@@ -179,9 +179,8 @@ EXHIBITS: tuple[Exhibit, ...] = (
         (
             swap(
                 _SWITCHOVER,
-                "        await group.update(\n            lineage=fork.lineage,\n",
-                "        allow_writes(group)\n"
-                "        await group.update(\n            lineage=fork.lineage,\n",
+                "        await group.change(reclaimed)\n",
+                "        allow_writes(group)\n        await group.change(reclaimed)\n",
             ),
         ),
         tests(
@@ -199,6 +198,11 @@ EXHIBITS: tuple[Exhibit, ...] = (
                 "        if other is None or group.state.gives_up:\n",
                 "        if other is None:\n",
             ),
+            swap(
+                _SWITCHOVER,
+                "            if state.gives_up or state.lineage != lineage:\n",
+                "            if state.lineage != lineage:\n",
+            ),
         ),
         tests(f"{_TESTS}test_what_was_given_up_is_not_reclaimed"),
         says="DID NOT RAISE",
@@ -209,8 +213,8 @@ EXHIBITS: tuple[Exhibit, ...] = (
         (
             swap(
                 _SWITCHOVER,
-                "            reclaimed=ToldFork(fork, other.is_known),\n",
-                "            reclaimed=ToldFork(fork, True),\n",
+                "                reclaimed=ToldFork(fork, other.is_known),\n",
+                "                reclaimed=ToldFork(fork, True),\n",
             ),
         ),
         tests(
