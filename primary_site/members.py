@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import structlog
@@ -204,31 +205,35 @@ class GroupMembers:
         is_joining = saved.joining is not None
         return Leaving(name, saved.size_bytes, volume.device.path, is_joining)
 
-    async def remove(self, name: str) -> None:
+    async def remove(self, name: str, leaves: Callable[[str], None]) -> None:
         """Take a volume out of the group. Its hosts are gone, its export as well.
 
-        Raises `RefusedError`: then nothing has changed.
+        `leaves` is told of it, in a thread, before the record: what has points of the
+        volume here keeps them. Raises `RefusedError`: then nothing has changed.
         """
         async with self._changing:
             await self.leaving(name)
             await self._replicator.cycles.reshaping.run(
-                f"volume {name} leaves", lambda: self._remove(name)
+                f"volume {name} leaves", lambda: self._remove(name, leaves)
             )
             await self._met_again()
         self._log.info("volume_removed", volume=name)
 
-    async def _remove(self, name: str) -> None:
+    async def _remove(self, name: str, leaves: Callable[[str], None]) -> None:
         """Take a volume out between two cycles.
 
-        Order: the record without the volume; only then is anything of it let go of, and
-        the remote told. The crash it defends against: a record that names a volume
-        whose change records are gone, so that what hosts wrote is forgotten; a remote
-        that lets go of a volume which is still in the group.
+        Order: where its device is, for points of it that are kept here (`leaves`); the
+        record without the volume; only then is anything of it let go of, and the remote
+        told. The crashes it defends against: points of a device that no config names
+        and no record; a record that names a volume whose change records are gone, so
+        that what hosts wrote is forgotten; a remote that lets go of a volume which is
+        still in the group.
         """
         group = self._group
         self._check(why_not_remove(group.state, name))
         volume = find_volume(group, name)
         await volume.flush()  # a device that hangs hangs this, and nobody else
+        await group.state_threads.run(leaves, name)
         await group.change(lambda state: without(state, name))
         group.leave(volume)
         await self._let_go(volume)

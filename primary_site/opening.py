@@ -217,7 +217,8 @@ def find_device(
     if volume.size_bytes is None:
         raise DeviceError(
             f"{key}: device {volume.device} does not exist; create "
-            "it, or give size to have a sparse file made"
+            "it, or give size to have a sparse file made (a remote's config has no "
+            "such key: truncate -s makes one)"
         )
     folder = volume.device.rpartition("/")[0] or "/"
     if not files.exists(folder):

@@ -17,9 +17,9 @@ from common.errors import RefusedError
 from common.ports import Clock, Files, Threads
 from common.replication.credentials import Credentials
 from common.replication.link import Link
+from common.service.added_volumes import AddedVolumes
 from common.service.certificate_status import with_certificates
 from common.service.config_primary import PrimaryGroup
-from common.service.config_primary import PrimaryVolume as ConfiguredVolume
 from common.service.cycle_trace import Trace, no_trace
 from common.service.reload import Commit
 from common.service.runner import make_loop
@@ -31,8 +31,8 @@ from primary_site.hosted_group import HostedGroup
 from primary_site.live_config import followed
 from primary_site.opening import check_group
 from primary_site.operations import OPERATIONS
+from primary_site.points_here import NO_POINTS, PointsHere
 from primary_site.volume import PrimaryVolume
-from primary_site.volume_config import find_volume_config
 
 DEVICE_THREADS = 8
 """Calls that may block at once on one device: its queue depth, in a way."""
@@ -70,13 +70,12 @@ class SendingGroups:
         self._volumes: dict[str, Sequence[PrimaryVolume]] = {}
         self.exports = PrimaryExports(self._volumes)
         self._site = site
+        self.added = AddedVolumes(config_path)
         self._config_path = config_path
         self._clock = clock
         self._dialers: dict[str, Dialer] = {}
         self._newest: dict[str, PrimaryGroup] = {}
         """Configs of the last reload."""
-        self._added: dict[str, dict[str, ConfiguredVolume]] = {}
-        """By group: volumes that came since the config was read, as theirs says."""
         self._replicating: dict[str, asyncio.Task[None]] = {}
         self.when_gave_up: Callable[[str], Awaitable[None]] | None = None
         """Called once a group's sender has recorded that this site is to receive it."""
@@ -177,29 +176,33 @@ class SendingGroups:
         """Raise what ends the cycles of any group; for ever, where nothing does."""
         await asyncio.shield(self._failed)
 
-    async def add_volume(self, name: str, volume: str) -> int:
+    async def add_volume(
+        self, name: str, volume: str, points: PointsHere = NO_POINTS
+    ) -> int:
         """Add a volume, as the config has it now, to a group; return its size.
 
         It is served on return. Raises `RefusedError`, `ConfigError`, or what its device
         is refused for: then nothing has changed.
         """
-        config, found = await asyncio.to_thread(
-            find_volume_config, self._config_path, name, volume
-        )
+        found = await self.added.find(name)
+        config = found.volume(volume)
+        if config is None:
+            text = self.added.absent_text(name, volume)
+            raise RefusedError(f"{text}, and in the other site's config")
         hosted = self.hosted[name]
-        size_bytes = await hosted.ask(lambda: hosted.members.add(config, found))
+        if all(each.name != volume for each in hosted.volumes):
+            points.check_free(config)
+            self.added.keep(found, {volume})
+        size_bytes = await hosted.ask(lambda: hosted.members.add(found.sent, config))
         self._volumes[name] = hosted.volumes
-        self._added.setdefault(name, {})[volume] = found
         return size_bytes
 
-    def with_added(self, config: PrimaryGroup) -> PrimaryGroup:
-        """Return a config with the volumes that were added since it was read."""
-        added = self._added.get(config.name, {})
-        kept = [volume for volume in config.volumes if volume.name not in added]
-        return config.model_copy(update={"volumes": (*kept, *added.values())})
-
     async def remove_volume(
-        self, name: str, volume: str, cut_off: Callable[[str], Awaitable[None]]
+        self,
+        name: str,
+        volume: str,
+        cut_off: Callable[[str], Awaitable[None]],
+        points: PointsHere = NO_POINTS,
     ) -> None:
         """Take a volume out of a group; its exports end before, by `cut_off`.
 
@@ -211,7 +214,7 @@ class SendingGroups:
         try:
             for export in (f"{name}/{volume}", f"{name}/{volume}@cut"):
                 await cut_off(export)
-            await hosted.ask(lambda: hosted.members.remove(volume))
+            await hosted.ask(lambda: hosted.members.remove(volume, points.leaves))
         finally:
             self._volumes[name] = hosted.volumes
 

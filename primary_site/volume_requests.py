@@ -1,4 +1,4 @@
-"""`farshore volume`: asked of a site that sends a group, in the roles it began with."""
+"""`farshore volume`: asked of the site that sends a group, whichever that is."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 from common.errors import RefusedError
 from common.nbd.server import NbdServer
+from primary_site.points_here import NO_POINTS, PointsHere
 from primary_site.sending_groups import SendingGroups
 
 
@@ -15,18 +16,23 @@ async def volume_request(
     nbd: NbdServer | None,
     name: str,
     *,
-    is_received: bool,
+    points: PointsHere | None,
     action: str,
     volume: str,
     cut_off: bool = False,
 ) -> dict[str, Any]:
     """Add a volume, say what removing one would do (`plan`), or remove it.
 
-    `is_received`: the group has a store at this site. Raises `RefusedError`.
+    `points`: those of the group that this site keeps. Raises `RefusedError`.
     """
-    _check_role(sending, name, action, is_received=is_received)
+    points = points or NO_POINTS
+    if name not in sending.hosted:
+        raise RefusedError(
+            f"volume: this site receives group {name!r}; run the command at the "
+            "sending site"
+        )
     if action == "add":
-        size_bytes = await sending.add_volume(name, volume)
+        size_bytes = await sending.add_volume(name, volume, points)
         return {"group": name, "volume": volume, "size_bytes": size_bytes}
     hosted = sending.hosted[name]
     leaving = await hosted.ask(lambda: hosted.members.leaving(volume))
@@ -44,33 +50,8 @@ async def volume_request(
         if nbd is not None:
             await nbd.disconnect(export)
 
-    await sending.remove_volume(name, volume, disconnect)
+    await sending.remove_volume(name, volume, disconnect, points)
     return plan
-
-
-def _check_role(
-    sending: SendingGroups, name: str, action: str, *, is_received: bool
-) -> None:
-    if name not in sending.hosted:
-        raise RefusedError(
-            f"volume: this site receives group {name!r}; run the command at the "
-            "sending site"
-        )
-    if is_received:
-        raise RefusedError(
-            f"volume: the roles of group {name!r} were exchanged: such a group keeps "
-            f"the volumes that it has. {_instead(action)}"
-        )
-
-
-def _instead(action: str) -> str:
-    """Return what to do where a group keeps its volumes."""
-    if action == "add":
-        return (
-            "Give the new volume a group of its own: a [[group]] in the config of both "
-            "sites, and a start of both daemons"
-        )
-    return "Have hosts leave this one alone: unchanged, it sends nothing"
 
 
 def _hosts(nbd: NbdServer | None, export: str) -> int:

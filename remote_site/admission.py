@@ -35,7 +35,8 @@ class Expected:
 
     `fork`: of a group that was taken over here, or is about to be; `is_fork_common`:
     from a point that its sender may have. `is_divided`: the volumes are still those
-    that this site has sent itself.
+    that this site has sent itself. `missing`: what is to be written where, for a volume
+    that the config lacks.
     """
 
     group: str
@@ -46,6 +47,7 @@ class Expected:
     fork: Fork | None = None
     is_divided: bool = False
     is_fork_common: bool = True
+    missing: str = ""
 
 
 def refusal(hello: Hello, expected: Expected) -> Goodbye | None:
@@ -160,10 +162,11 @@ def _names_refusal(hello: Hello, expected: Expected) -> Goodbye | None:
         is_fitting = offered == sorted(here)
     if is_fitting and offered:
         return None
+    remedy = expected.missing or "name the same in group.volume of both"
     return goodbye(
         GoodbyeReason.VOLUME_MISMATCH,
         f"group {expected.group!r} has volumes {_listed(here)} at the "
-        f"remote and {_listed(offered)} here: name the same in group.volume of both",
+        f"remote and {_listed(offered)} here: {remedy}",
     )
 
 

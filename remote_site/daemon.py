@@ -58,7 +58,6 @@ class RemoteDaemon:
         self._files = SystemFiles()
         site = config.site.name
         self._groups = SiteGroups(site, config_path, self._files, self._clock)
-        self._groups.receiving.config_path = config_path
         self._http = SiteHttp(config.http, self._status, self._control, self._clock)
         self._tracing = SiteTracing(config.tracing, "remote", site)
         self.reloader = Reloader(config, self._load)

@@ -12,10 +12,11 @@ from contextlib import ExitStack
 from common.errors import StateMismatchError
 from common.replication.messages import VolumeOffer
 from remote_site.group_disk import GroupDisk
-from remote_site.member_transitions import with_members
+from remote_site.member_transitions import with_members, with_returned
 from remote_site.membership import Change, Membership, change_to
 from remote_site.secondary import SecondaryVolume
-from remote_site.secondary_device import make_devices
+from remote_site.secondary_device import make_devices, open_device
+from remote_site.store_checks import check_offer
 from remote_site.store_state import StoreState
 
 
@@ -66,6 +67,45 @@ def _change(
 ) -> Change:
     points = [point.number for point in disk.points]
     return change_to(offered, state.volumes, state.memberships, points)
+
+
+def take_sent_members(disk: GroupDisk, sent: Sequence[VolumeOffer]) -> None:
+    """Have a group the volumes that it has come to while this site sent it.
+
+    The sending role is closed, and the group is not received yet. Order: devices of
+    volumes that came, open and locked; then one record with all volumes, in which those
+    are joining: the point that the devices become is the first that has them
+    (`giving_up.begin_receiving`). The crash it defends against: that point, and the
+    first tracks of the other site, without a volume that the record does not name.
+    Begun anew it finds nothing to do.
+
+    Raises what opening devices raises; then nothing has changed.
+    """
+    assert disk.state is not None, "bound before"
+    paths = disk.settings.devices
+    check_offer(disk.settings.group, tuple(sent), paths)
+    change = _change(disk, with_returned(disk.state, sent), sent)
+    if not change and with_returned(disk.state, sent) == disk.state:
+        return
+    _check_names_free(disk.state, change)
+    new = tuple(offer for offer in sent if offer.name in change.added)
+    with ExitStack() as undo:
+        opened = []
+        for offer in new:
+            key = f"group {disk.settings.group!r}, volume {offer.name!r}"
+            path = paths[offer.name]
+            device = open_device(disk.files, path, offer.size_bytes, key, is_bound=True)
+            undo.callback(device.close)
+            opened.append(SecondaryVolume(offer, device, disk.guard))
+            opened[-1].is_unsynced = True  # by the sending role, if that was killed
+        created = (False,) * len(new)
+        disk.replace_volumes(
+            lambda state: with_members(
+                with_returned(state, sent), change, new, created, paths
+            ),
+            opened,
+        )
+        undo.pop_all()
 
 
 def _check_names_free(state: StoreState, change: Change) -> None:

@@ -7,7 +7,6 @@ sender asks, or comes with a volume that is not known yet.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -29,7 +28,7 @@ from common.replication.messages import (
     VolumeOffer,
     goodbye,
 )
-from common.service.config import load_remote
+from common.service.added_volumes import AddedVolumes
 from common.service.config_remote import RemoteGroup, RemoteVolume
 from remote_site.enrolling import name_taken_text
 from remote_site.group_disk import GroupDisk
@@ -44,8 +43,8 @@ class Enrolment:
 
     def __init__(self, config: RemoteGroup, store: GroupStore) -> None:
         self.config = config
-        self.config_path: str | None = None
-        """The file that may name more volumes; None: this group's are fixed."""
+        self.added: AddedVolumes | None = None
+        """Knows of more volumes than the config of the start; None: nobody does."""
         self._store = store
 
     async def learn(self, names: Sequence[str]) -> str:
@@ -57,23 +56,26 @@ class Enrolment:
         missing = [name for name in names if name not in current]
         if not missing:
             return ""
-        if self.config_path is None:
+        if self.added is None:
             return self._fixed_text()
+        name = self.config.name
         try:
-            loaded = await asyncio.to_thread(load_remote, self.config_path)
+            found = await self.added.find(name)
         except FarshoreError as error:
             return f"the remote's config can't be read again: {error}"
-        groups = [group for group in loaded.groups if group.name == self.config.name]
-        found = [v for g in groups for v in g.volumes if v.name in missing]
-        kept = [v for v in self.config.volumes if v.name not in missing]
-        self._take((*kept, *found))
-        left = sorted(set(missing) - {volume.name for volume in found})
+        self.added.keep(found, missing)
+        known = {volume.name for volume in found.received.volumes}
+        left = [each for each in missing if each not in known]
+        volumes = self.added.to_received(self.config).volumes
+        self._take(tuple(v for v in volumes if v.name not in left))
         if not left:
             return ""
-        return (
-            f"{self.config_path} at the remote has no [[group.volume]] with name = "
-            f'"{left[0]}" in group "{self.config.name}": add it there, with its device'
-        )
+        return self.added.absent_text(name, left[0], where=" at the remote")
+
+    def take_added(self) -> None:
+        """Know of the volumes that have come since the config was read."""
+        if self.added is not None:
+            self._take(self.added.to_received(self.config).volumes)
 
     def _take(self, volumes: tuple[RemoteVolume, ...]) -> None:
         self.config = self.config.model_copy(update={"volumes": volumes})
@@ -87,10 +89,7 @@ class Enrolment:
         )
 
     def _fixed_text(self) -> str:
-        return (
-            f"the remote's group {self.config.name!r} keeps the volumes it has: its "
-            "roles were exchanged"
-        )
+        return f"the remote's group {self.config.name!r} keeps the volumes it has"
 
     async def why_not(self, offer: OfferVolume) -> str:
         """Return why a volume can't come to the group, for an operator; empty: it can.
@@ -98,8 +97,13 @@ class Enrolment:
         Changes nothing but what is known of the config.
         """
         store = self._store
-        if self.config_path is None or store.takeover is not None or store.is_divided:
+        if store.takeover is not None:
             return self._fixed_text()
+        if store.is_divided:
+            return (
+                f"the remote has received no point of group {self.config.name!r} since "
+                "it gave the group up: wait for the first one"
+            )
         if offer.name in {each.name for each in store.current}:
             return f"the remote has {self.config.name}/{offer.name} already"
         if len(store.volumes) >= VOLUMES_MAX:
@@ -109,7 +113,26 @@ class Enrolment:
                 member.has(point.number) for point in store.points
             ):
                 return name_taken_text(self.config.name, offer.name, member)
-        return await self.learn([offer.name]) or await self._why_no_device(offer)
+        return (
+            await self.learn([offer.name])
+            or self._why_not_as_sent(offer)
+            or await self._why_no_device(offer)
+        )
+
+    def _why_not_as_sent(self, offer: OfferVolume) -> str:
+        """Return why this site could not send the volume, once it takes over."""
+        sent = (
+            None
+            if self.added is None
+            else self.added.sent(self.config.name, offer.name)
+        )
+        if sent is None or sent.track_bytes in {None, offer.track_bytes}:
+            return ""
+        return (
+            f"{self.config.name}/{offer.name} has tracks of {offer.track_bytes} bytes, "
+            f"and track_size is {sent.track_bytes} at the remote: mend it there, or "
+            "leave it out"
+        )
 
     async def _why_no_device(self, offer: OfferVolume) -> str:
         shape = VolumeOffer(

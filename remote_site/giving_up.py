@@ -19,6 +19,7 @@ from common.replication.lineage import CycleName
 from common.replication.messages import RUNS_MAX, VolumeOffer
 from common.storage.bitmap import Bitmap
 from common.storage.bitmap_file import PAGE_BITS, PAGE_BYTES, BitmapFile, page_of
+from remote_site.enrolling import take_sent_members
 from remote_site.group_disk import GroupDisk
 from remote_site.growing import with_sender_sizes
 from remote_site.store_state import (
@@ -58,22 +59,24 @@ def begin_receiving(disk: GroupDisk, beginning: Beginning) -> None:
     """Receive from the other site from now on. No host writes to the devices any more.
 
     Order: the group bound in no lineage, if it never received, so that no sender is
-    welcome; the devices fdatasynced, and memory told to forget them; what has changed,
-    durably; then the journals of the point, with the sizes that they have come to while
-    this site sent, fdatasynced; and one record that names the point, fork, lineage,
-    those sizes and the sizes of the points before: the first that a sender is welcome
-    in. Their devices are as long already, by the sending role's own order. The crashes
-    it defends against: tracks that overwrite what no point keeps; a point of what only
-    memory has; a sender that is not told of all that differs; a point without what its
-    volume had grown by; a device of a length that no record explains, for until that
-    record it is the sending role's. Begun anew it goes the same way; done, it changes
-    nothing.
+    welcome; the volumes that have come and gone while this site sent
+    (`take_sent_members`); the devices fdatasynced, and memory told to forget them; what
+    has changed, durably; then the journals of the point, with the sizes that volumes
+    have come to meanwhile, fdatasynced; and one record that names the point, the fork,
+    the lineage, those sizes and the sizes of the points before: the first that a sender
+    is welcome in. Their devices are as long already, by the sending role's own order.
+    The crashes it defends against: tracks that overwrite what no point keeps; a point of
+    what only memory has; a sender that is not told of all that differs; a point without
+    what its volume had grown by; a device of a length that no record explains, for until
+    that record it is the sending role's. Begun anew it goes the same way; done, it
+    changes nothing.
     """
     if disk.state is None:
         disk.bind(beginning.group_id, NO_LINEAGE, beginning.peer, beginning.volumes)
     assert disk.state is not None
     if disk.state.lineage == beginning.lineage and disk.state.takeover is None:
         return
+    take_sent_members(disk, beginning.volumes)
     _forget_memory(disk)
     if beginning.is_fork and beginning.common is not None:
         _write_changed(disk, beginning.changed)
@@ -88,8 +91,15 @@ def begin_receiving(disk: GroupDisk, beginning: Beginning) -> None:
         received = state.received_from(lineage, peer, divided, fork)
         return with_sender_sizes(received, beginning.volumes)
 
+    # What came while this site sent is here whole: this point is the first to have it.
+    here = frozenset(range(len(disk.volumes)))
     disk.commit_point(
-        point.number, point.cycle_id, point.cut_ns, point.label, begin=begun
+        point.number,
+        point.cycle_id,
+        point.cut_ns,
+        point.label,
+        begin=begun,
+        whole=here,
     )
     with disk.record.lock:
         disk.make_current(disk.record.known(), point.current_as_of_ns)

@@ -84,6 +84,8 @@ class ReceivingGroup:
         self._clock = clock
         self._admission = asyncio.Lock()
         self._hellos = 0
+        self._missing = ""
+        """What the config lacks of the newest HELLO's volumes, for an operator."""
         self._closing = False
         self._log = structlog.get_logger().bind(group=config.name)
         self.scrubbing = Scrubbing(
@@ -122,8 +124,10 @@ class ReceivingGroup:
                 return goodbye(
                     GoodbyeReason.SUPERSEDED_SESSION, "a newer connection came first"
                 )
+            self._missing = ""
             if MEMBERS in hello.features and self.store.group_id is not None:
-                await self.enrolment.learn([each.name for each in hello.volumes])
+                names = [each.name for each in hello.volumes]
+                self._missing = await self.enrolment.learn(names)
             refused = self._refusal(hello)
             if refused is None:
                 await self._supersede(hello)
@@ -210,6 +214,7 @@ class ReceivingGroup:
                 fork=store.takeover.fork if store.takeover else None,
                 is_divided=store.is_divided,
                 is_fork_common=store.has_taken_common,
+                missing=self._missing,
             ),
         )
 

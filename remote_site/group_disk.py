@@ -120,7 +120,9 @@ class GroupDisk:
             files.make_directory(settings.journal_directory)
             if state is not None:
                 if state.takeover is None:  # else the way back may need them all
-                    state = settled(state.since(self._oldest_retained(state)))
+                    state = state.since(self._oldest_retained(state))
+                if not state.is_on_its_way_back:
+                    state = settled(state)
                 volumes = open_volumes(files, settings.devices, state, self.guard, undo)
                 self.journals.attach(state, volumes, undo, self.record.path)
                 self.record.store(state)

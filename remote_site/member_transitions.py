@@ -38,6 +38,39 @@ def with_members(
     )
 
 
+def with_returned(state: StoreState, sent: Sequence[VolumeOffer]) -> StoreState:
+    """Return the state with volumes back that were to leave, and are sent on. Pure.
+
+    They were noted as leaving, and a crash came before the sending role recorded it. No
+    point was made since without them.
+    """
+    ids = {offer.volume_id for offer in sent}
+    members = tuple(
+        replace(member, last=None, device="") if offer.volume_id in ids else member
+        for offer, member in zip(state.volumes, state.memberships, strict=True)
+    )
+    return replace(state, members=members if any(m != ALWAYS for m in members) else ())
+
+
+def with_leaving(
+    state: StoreState, name: str, devices: Mapping[str, str]
+) -> StoreState:
+    """Return the state of a group that is sent here, which a volume leaves. Pure.
+
+    The same state where the group has no such volume here: it came since.
+    """
+    newest = state.points[-1].number if state.points else 0
+    return replace(
+        state,
+        members=tuple(
+            member.left(newest, devices[name])
+            if offer.name == name and not member.has_left
+            else member
+            for offer, member in zip(state.volumes, state.memberships, strict=True)
+        ),
+    )
+
+
 def _with_sizes(point: Point, sizes: tuple[int, ...]) -> Point:
     """Return the point with a size, which never counts, of volumes it does not have."""
     return replace(point, sizes=(*point.sizes, *sizes)) if point.sizes else point

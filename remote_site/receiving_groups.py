@@ -18,6 +18,7 @@ from common.nbd.server import NbdServer
 from common.ports import Clock, Files
 from common.replication.credentials import Credentials
 from common.replication.stream import Address
+from common.service.added_volumes import AddedVolumes
 from common.service.certificate_status import with_certificates
 from common.service.config_remote import RemoteGroup, ReplicationTable
 from common.service.cycle_trace import Trace, no_trace
@@ -91,8 +92,8 @@ class ReceivingGroups:
         self.exports = RecoveryExports(self.groups)
         self.trace: Trace = no_trace
         """Told of the cycles of groups that are opened from now on."""
-        self.config_path: str | None = None
-        """Of a remote: where groups may find volumes that are added to them."""
+        self.added: AddedVolumes | None = None
+        """Where groups find volumes that are added to them."""
         self.nbd: NbdServer | None = None
         """Who serves `exports` to hosts, once there is one."""
         self._site = site
@@ -135,7 +136,7 @@ class ReceivingGroups:
         await threads.run(drills.load)
         group = ReceivingGroup(config, self._site, store, self._clock, copies, drills)
         group.trace = self.trace
-        group.enrolment.config_path = self.config_path
+        group.enrolment.added = self.added
         path = f"{directory}/{SCRUB_RECORD_NAME}"
         await group.scrubbing.recall(
             KeptReport(path, self._files, ScrubReport), threads

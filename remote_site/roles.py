@@ -45,6 +45,7 @@ from remote_site.fork_requests import fork_request
 from remote_site.giving_up import Beginning
 from remote_site.group import ReceivingGroup
 from remote_site.identity import served_identity
+from remote_site.kept_volumes import KeptVolumes
 from remote_site.points_of_both import points_of_both
 from remote_site.receiving_groups import COMMANDS as RECEIVING
 from remote_site.receiving_groups import ReceivingGroups
@@ -87,6 +88,7 @@ class SiteGroups:
         self._tasks: set[asyncio.Task[None]] = set()
         self.sending.when_gave_up = self._gave_up
         self.receiving.listener.sent_here = self._sent_here
+        self.receiving.added = self.sending.added
 
     @property
     def names(self) -> list[str]:
@@ -117,8 +119,7 @@ class SiteGroups:
 
     async def _attach(self, group: ReceivingGroup, directory: str) -> None:
         home = self._homes.get(group.name)
-        config = home and _sized_by_its_state(self.sending.with_added(home[0]))
-        await self.taken_over.attach(group, directory, self._files, config)
+        await self.taken_over.attach(group, directory, self._files, home and home[0])
 
     async def check_sent(self, config: PrimaryGroup, state_directory: str) -> None:
         """Raise what `open_sent` would for an operator's mistake; change nothing."""
@@ -134,7 +135,7 @@ class SiteGroups:
         self._homes[config.name] = config, state_directory
         directory = _receiving_directory(config.name, state_directory)
         if self._is_received(config.name, state_directory):
-            received = _received(config)
+            received = receiving_group(config)
             group = await self.receiving.open(received, directory)
             if group.store.is_ready:
                 await self._attach(group, directory)
@@ -182,16 +183,18 @@ class SiteGroups:
         group = self.receiving.groups.get(name)
         if group is not None:
             directory = group.store.disk.settings.state_directory
+            group.enrolment.take_added()
             beginning = await self._beginning(sending_directory(directory), group)
             await group.store.begin_receiving(beginning)
             group.forget_refusal()
             await self._attach(group, directory)
             return
         assert home is not None
-        config, state_directory = self.sending.with_added(home[0]), home[1]
+        config, state_directory = self.sending.added.to_sent(home[0]), home[1]
         directory = _receiving_directory(name, state_directory)
-        received = _received(config)
-        async with self.receiving.opened_store(received, directory) as store:
+        received = receiving_group(config)
+        sent = _with_data(received)
+        async with self.receiving.opened_store(sent, directory) as store:
             beginning = await self._beginning(state_directory, None, config=config)
             await store.begin_receiving(beginning)
         await self.open_received(received, directory)
@@ -260,9 +263,9 @@ class SiteGroups:
             case "switchover":
                 return await self._switch_over(name)
             case "volume":
-                is_received = group is not None
+                points = None if group is None else KeptVolumes(group.store.disk)
                 return await volume_request(
-                    self.sending, self._nbd, name, is_received=is_received, **arguments
+                    self.sending, self._nbd, name, points=points, **arguments
                 )
             case "forks":
                 return await fork_request(group, name, **arguments)
@@ -456,17 +459,8 @@ def _of_both(
             yield alarm
 
 
-def _sized_by_its_state(config: PrimaryGroup) -> PrimaryGroup:
-    """Return a group whose volumes may have grown at the other site since."""
-    volumes = tuple(
-        volume.model_copy(update={"size_bytes": None}) for volume in config.volumes
-    )
-    return config.model_copy(update={"volumes": volumes})
-
-
-def _received(config: PrimaryGroup) -> RemoteGroup:
-    """Return a primary's group as it is received; its devices hold data, of course."""
-    group = receiving_group(config)
+def _with_data(group: RemoteGroup) -> RemoteGroup:
+    """Return a group that was sent: its devices hold data, of course."""
     volumes = tuple(
         volume.model_copy(update={"accept_existing": True}) for volume in group.volumes
     )

@@ -152,8 +152,8 @@ def find_devices(
                 raise DeviceHoldsDataError(
                     f"{key}: device {path} holds data, which the first copy would "
                     "replace; if that is meant, write accept_existing = true below "
-                    "its [[group.volume]] and restart farshore-remote; else name "
-                    "another device"
+                    "its [[group.volume]] and restart farshore-remote (a primary's "
+                    "config has no such key: empty the device); else name another one"
                 )
         elif not files.exists(str(PurePath(path).parent)):
             raise DeviceError(

@@ -90,16 +90,28 @@ def _newest(state: StoreState, takeover: Takeover) -> CycleName:
     return max(known, key=lambda cycle: cycle.number)
 
 
+def _sized_by_its_state(config: PrimaryGroup) -> PrimaryGroup:
+    """Return a group whose volumes may have grown at the other site since."""
+    volumes = tuple(
+        volume.model_copy(update={"size_bytes": None}) for volume in config.volumes
+    )
+    return config.model_copy(update={"volumes": volumes})
+
+
 def preserving_files(
     files: Files, disk: GroupDisk, make_room: MakeRoom = no_room
 ) -> PreservingFiles:
     """Return a file system whose secondary devices keep the points of before."""
+    assert disk.state is not None
     paths = disk.settings.devices
+    # Of one that has left, too: until the sending role has recorded that it is used.
     return PreservingFiles(
         files,
         {
-            paths[volume.offer.name]: PreservingDevice(volume, make_room)
-            for volume in disk.members
+            member.device or paths[volume.offer.name]: PreservingDevice(
+                volume, make_room
+            )
+            for volume, member in zip(disk.volumes, disk.state.memberships, strict=True)
         },
     )
 
@@ -125,21 +137,24 @@ class TakenOverGroups:
     ) -> GroupTakeover:
         """Make a group's takeover possible; one that was decided goes on by itself.
 
-        `home`: how a site sends it that sent it at first. Where it was taken over
-        already, hosts may write once this returns. Raises what
-        opening a group to be sent raises.
+        `home`: how a site sends it that sent it at first, by the config that it was
+        started with. Where it was taken over already, hosts may write once this
+        returns. Raises what opening a group to be sent raises.
         """
         state_directory = sending_directory(directory)
 
+        def config() -> PrimaryGroup:
+            sent = home or sending_group(group.config)
+            return _sized_by_its_state(self.sending.added.to_sent(sent))
+
         def prepare(disk: GroupDisk) -> None:
-            start = sending_start(disk, home or sending_group(group.config))
-            prepare_sending(files, state_directory, start)
+            prepare_sending(files, state_directory, sending_start(disk, config()))
 
         async def begin(group: ReceivingGroup) -> None:
             disk, takeover = group.store.disk, group.store.takeover
             assert takeover is not None
             hosted = await self.sending.open(
-                home or sending_group(group.config),
+                config(),
                 state_directory,
                 preserving_files(files, disk, room_maker(group)),
                 has_link=group.config.link is not None,

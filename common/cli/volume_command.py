@@ -26,7 +26,7 @@ def volume() -> None:
 @json_option
 @daemon_options
 def add(name: str, as_json: bool, socket_path: str | None, config: str | None) -> None:
-    """Add GROUP/VOLUME, as both sites' configs have it by now; at the primary.
+    """Add GROUP/VOLUME, as both sites' configs have it by now; where it is sent.
 
     Write its [[group.volume]] into the configs of both sites first; nobody need be
     restarted. Hosts may use it once this returns. Its first copy goes beside the
@@ -56,7 +56,7 @@ def add(name: str, as_json: bool, socket_path: str | None, config: str | None) -
 def remove(
     name: str, yes: bool, as_json: bool, socket_path: str | None, config: str | None
 ) -> None:
-    """Remove GROUP/VOLUME from its group; at the primary.
+    """Remove GROUP/VOLUME from its group; at the site that sends it.
 
     Its export ends, and recovery points from now on do not have it; those of before
     serve it on, until they are dropped. Its devices are left as they are, at both
@@ -80,9 +80,8 @@ def remove(
         return
     click.echo(
         escape(
-            f"{name}: removed. Delete its [[group.volume]] in both configs; the "
-            "remote's device is needed until the last recovery point that has it is "
-            "dropped"
+            f"{name}: removed. Delete its [[group.volume]] in both configs; a site "
+            "with recovery points of it needs its device until the last one is dropped"
         )
     )
 

@@ -128,10 +128,6 @@ async def test_roles_exchanged_again_and_again_by_whoever_has_just_grown(
             await pair.reached(receiving, "it sends", role="sending")
             assert bytes(await receiving.read_whole("g/v")) == now
             assert bytes(await sending.read_whole("g/v")) == now
-        for words in (("add", "g/w"), ("remove", "g/v", "--yes")):
-            refused = await pair.command(pair.primary, "volume", *words)
-            assert refused.returncode == 8
-            assert "roles of group 'g' were exchanged" in refused.stderr
         for site in sites:
             await site.stop()
             await site.start()

@@ -15,8 +15,10 @@ from tests.support.sites import Pair, toml
 class ExchangingPair(Pair):
     """The remote sends to the primary's port once it has taken over."""
 
+    back_port = 0
+
     def write_configs(self) -> None:
-        self.back_port = free_port()
+        self.back_port = self.back_port or free_port()  # also when written again
         super().write_configs()
 
     def primary_toml(self) -> str:

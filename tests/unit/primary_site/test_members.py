@@ -33,6 +33,7 @@ from primary_site.joining import (
 )
 from primary_site.members import GroupMembers, why_not_add, why_not_remove
 from primary_site.opening import open_group
+from primary_site.points_here import NO_POINTS
 from primary_site.replicator import Replicator
 from primary_site.volume import PrimaryVolume
 from tests.support.simulated_files import InlineThreads, SimulatedFiles
@@ -246,7 +247,7 @@ async def test_a_volume_leaves_whatever_a_crash_leaves_of_it() -> None:
     images: list[SimulatedFiles] = []
     rng = random.Random(3)
     site.files.hook = lambda *_: images.extend(site.files.crash_images(rng, 3))
-    await site.members._remove("later")
+    await site.members._remove("later", NO_POINTS.leaves)
     site.files.hook = None
     assert [volume.name for volume in site.group.volumes] == ["data"]
     counts = set()
@@ -271,11 +272,11 @@ async def test_what_is_refused_changes_nothing() -> None:
     with pytest.raises(RefusedError, match="no link"):
         await site.members.add(BOTH, BOTH.volumes[1])
     with pytest.raises(RefusedError, match="no link"):
-        await site.members.remove("data")
+        await site.members.remove("data", NO_POINTS.leaves)
     with pytest.raises(RefusedError, match="has volume data already"):
         await site.members._add(BOTH, BOTH.volumes[0], b"m" * 16)
     with pytest.raises(RefusedError, match="the only volume"):
-        await site.members._remove("data")
+        await site.members._remove("data", NO_POINTS.leaves)
     assert site.group.state == before
     await site.cycle()
     await site.close()
