@@ -104,7 +104,7 @@ def preserving_files(
     """Return a file system whose secondary devices keep the points of before."""
     assert disk.state is not None
     paths = disk.settings.devices
-    # Of one that has left, too: until the sending role has recorded that it is used.
+    # One that has left, too: a removal that was cut short leaves it with its hosts.
     return PreservingFiles(
         files,
         {

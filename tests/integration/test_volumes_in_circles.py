@@ -5,10 +5,16 @@ A host writes all the while; the devices of both sites are equal at each exchang
 
 from __future__ import annotations
 
+import asyncio
+import tomllib
 from pathlib import Path
 
+import pytest
+
+from common.errors import FarshoreError
 from tests.support.changing_group import CirclingPair, fill
-from tests.support.sites import Daemon, VolumeSpec
+from tests.support.killed_steps import Step, killed_after
+from tests.support.sites import Daemon, VolumeSpec, toml
 
 KIB = 1 << 10
 SIZE = 300 * KIB + 512
@@ -31,11 +37,15 @@ async def checked(pair: CirclingPair, wanted: Wanted) -> None:
                 assert await pair.served(number, site) == wanted[number], number
 
 
+def made(pair: CirclingPair, name: str) -> None:
+    with pair.secondary(name).open("wb") as device:
+        device.truncate(SIZE)
+
+
 async def added(pair: CirclingPair, at: Daemon, name: str) -> None:
-    pair.add_to_configs(VolumeSpec(name, SIZE))
+    pair.add_to_configs(VolumeSpec(name, SIZE, region_bytes=128 * KIB))
     if at is pair.remote:  # whose config has no size: a device of it is there before
-        with pair.secondary(name).open("wb") as device:
-            device.truncate(SIZE)
+        made(pair, name)
     async with pair.written(at, "v"):
         await pair.change(at, "add", name)
         async with pair.written(at, name):
@@ -46,6 +56,12 @@ async def removed(pair: CirclingPair, at: Daemon, name: str) -> None:
     async with pair.written(at, "v"):
         await pair.change(at, "remove", name)
     assert name not in pair.names(at)
+    pair.drop_from_configs(name)
+
+
+async def refused(pair: CirclingPair, at: Daemon, name: str, text: str) -> None:
+    with pytest.raises(FarshoreError, match=text):
+        await pair.change(at, "add", name)
 
 
 async def switched(pair: CirclingPair, sending: Daemon, receiving: Daemon) -> None:
@@ -58,11 +74,25 @@ async def switched(pair: CirclingPair, sending: Daemon, receiving: Daemon) -> No
     await pair.linked(receiving)
 
 
-async def restarted(pair: CirclingPair, *sites: Daemon) -> None:
-    for site in sites:
-        await site.stop()
-        await site.start()
-    await pair.linked(sites[0])
+async def restarted(pair: CirclingPair, site: Daemon, sending: Daemon) -> None:
+    await site.stop()
+    await site.start()
+    await pair.linked(sending)
+
+
+async def names_and_devices_are_kept(pair: CirclingPair, at: Daemon) -> None:
+    """What points at this site still have of a volume is given to no other one."""
+    device = str(pair.secondary("a"))
+    for name, path, text in (
+        ("a", f"{device}.new", "is the name of a volume that was removed"),
+        ("z", device, "is the device of g/a, which was removed"),
+    ):
+        config = tomllib.loads(pair.remote_toml())
+        config["group"][0]["volume"].append({"name": name, "device": path})
+        pair.remote.config_path.write_text(toml(config))
+        await refused(pair, at, name, text)
+    pair.write_configs()
+    await refused(pair, at, "z", 'remote.toml has no .* "z" in group "g"')
 
 
 async def test_volumes_come_and_go_wherever_the_group_is_sent(tmp_path: Path) -> None:
@@ -81,9 +111,10 @@ async def test_volumes_come_and_go_wherever_the_group_is_sent(tmp_path: Path) ->
         await removed(pair, away, "a")
         await noted(pair, away, wanted, 4)
         await checked(pair, wanted)
-        await restarted(pair, away, home)
+        await restarted(pair, away, away)  # and home knows only what it was told
         assert pair.names(away) == ["v", "b"]
         await checked(pair, wanted)
+        await names_and_devices_are_kept(pair, away)
 
         await switched(pair, away, home)
         await noted(pair, home, wanted, 5)
@@ -103,7 +134,7 @@ async def test_volumes_come_and_go_wherever_the_group_is_sent(tmp_path: Path) ->
         await added(pair, away, "d")
         await removed(pair, away, "c")
         await noted(pair, away, wanted, 8)
-        await restarted(pair, home, away)
+        await restarted(pair, home, away)  # and away goes on as it began
         await switched(pair, away, home)
         await removed(pair, home, "d")
         await noted(pair, home, wanted, 9)
@@ -113,3 +144,79 @@ async def test_volumes_come_and_go_wherever_the_group_is_sent(tmp_path: Path) ->
         assert set(pair.points_at(away)) >= {*sent_home, max(wanted)}
         fork = await pair.served(told["fork"], home)
         assert set(fork) == {"v", "c"}
+        await restarted(pair, home, home)
+        assert pair.names(home) == ["v"]
+
+
+REMOVALS = (
+    Step("fdatasync", "store"),  # where its device is; it is in the group still
+    Step("fdatasync", "group.record"),
+    Step("unlink", "n.changed"),
+)
+ADDITIONS = (
+    Step("fdatasync", "n.acked"),  # room for bitmaps; nothing names it
+    Step("fdatasync", "group.record"),
+    Step("fdatasync", "group.record", 2),  # the session that tells of it
+)
+EXCHANGES = (
+    Step("fdatasync", "store"),  # the store has the volumes that were sent
+    Step("fdatasync", ".journal"),  # the point that is given up is being made
+    Step("fdatasync", "store", 2),  # it is a receiver
+)
+
+
+async def killed(pair: CirclingPair, at: Daemon, step: Step, *words: str) -> None:
+    """Type a command until the daemon dies at the step; then start it again."""
+
+    async def ask() -> None:
+        await pair.command(at, *words, "--yes")
+
+    async with asyncio.TaskGroup() as tasks:
+        async with killed_after(at, step):
+            tasks.create_task(ask())
+        await at.start()
+
+
+@pytest.mark.hunt
+@pytest.mark.needs_root
+@pytest.mark.needs_package("strace")
+@pytest.mark.parametrize("turn", range(len(REMOVALS)))
+async def test_who_sends_with_points_of_its_own_is_killed(
+    tmp_path: Path, turn: int
+) -> None:
+    with CirclingPair(tmp_path, [VolumeSpec("v", SIZE), VolumeSpec("n", SIZE)]) as pair:
+        home, away = pair.primary, pair.remote
+        wanted: Wanted = {}
+        await pair.start()
+        await noted(pair, home, wanted, 1)
+        await switched(pair, home, away)
+        await noted(pair, away, wanted, 2)
+
+        await killed(pair, away, REMOVALS[turn], "volume", "remove", "g/n")
+        await pair.linked(away)
+        if "n" in pair.names(away):
+            await fill(pair, "n", 3, at=away)  # preserved for the point of before
+            await checked(pair, wanted)
+            await pair.change(away, "remove", "n")
+        pair.drop_from_configs("n")
+        await noted(pair, away, wanted, 4)
+        await checked(pair, wanted)
+
+        pair.add_to_configs(VolumeSpec("2n", SIZE))
+        made(pair, "2n")
+        await killed(pair, away, ADDITIONS[turn], "volume", "add", "g/2n")
+        await pair.linked(away)
+        if "2n" not in pair.names(away):
+            await pair.change(away, "add", "2n")
+        await pair.joined(away)
+        await noted(pair, away, wanted, 5)
+
+        await killed(pair, away, EXCHANGES[turn], "switchover", "g")
+        await pair.reached(home, "it sends", role="sending")
+        await pair.linked(home)
+        await noted(pair, home, wanted, 6)
+        await checked(pair, wanted)
+        await fill(pair, "2n", 7, at=home)
+        await switched(pair, home, away)
+        assert pair.names(away) == ["v", "2n"]
+        await checked(pair, wanted)

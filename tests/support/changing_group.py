@@ -16,11 +16,19 @@ from tests.support.sites import Daemon, Pair, VolumeSpec, read_all, until
 class KeepingPair(Pair):
     """Its remote keeps all points for an hour."""
 
+    gone: tuple[VolumeSpec, ...] = ()
+    """Removed, and in no config any more."""
+
     def _received(self, name: str, volumes: Any) -> dict[str, Any]:
         return {**super()._received(name, volumes), "retain": ["all for 1h"]}
 
     def add_to_configs(self, *volumes: VolumeSpec) -> None:
         self.volumes = [*self.volumes, *volumes]
+        self.write_configs()
+
+    def drop_from_configs(self, name: str) -> None:
+        self.gone += tuple(each for each in self.volumes if each.name == name)
+        self.volumes = [each for each in self.volumes if each.name != name]
         self.write_configs()
 
     def volume(self, action: str, name: str, **arguments: Any) -> Any:
@@ -40,7 +48,7 @@ class KeepingPair(Pair):
     async def served(self, number: int, at: Daemon | None = None) -> dict[str, bytes]:
         """Return what a site, the remote unless told, serves of a point, by volume."""
         found = {}
-        for volume in self.volumes:
+        for volume in (*self.volumes, *self.gone):
             try:
                 client = await (at or self.remote).nbd(f"g/{volume.name}@{number}")
             except OptionRefusedError:

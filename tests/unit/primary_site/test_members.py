@@ -247,7 +247,13 @@ async def test_a_volume_leaves_whatever_a_crash_leaves_of_it() -> None:
     images: list[SimulatedFiles] = []
     rng = random.Random(3)
     site.files.hook = lambda *_: images.extend(site.files.crash_images(rng, 3))
-    await site.members._remove("later", NO_POINTS.leaves)
+    told = []
+
+    def leaves(name: str) -> None:
+        told.append(name in site.group.state.volumes)
+
+    await site.members._remove("later", leaves)
+    assert told == [True], "points keep its device before the record is without it"
     site.files.hook = None
     assert [volume.name for volume in site.group.volumes] == ["data"]
     counts = set()
