@@ -65,11 +65,11 @@ def begin_receiving(disk: GroupDisk, beginning: Beginning) -> None:
     have come to meanwhile, fdatasynced; and one record that names the point, the fork,
     the lineage, those sizes and the sizes of the points before: the first that a sender
     is welcome in. Their devices are as long already, by the sending role's own order.
-    The crashes it defends against: tracks that overwrite what no point keeps; a point of
-    what only memory has; a sender that is not told of all that differs; a point without
-    what its volume had grown by; a device of a length that no record explains, for until
-    that record it is the sending role's. Begun anew it goes the same way; done, it
-    changes nothing.
+    The crashes it defends against: tracks that overwrite what no point keeps; a point
+    of what only memory has; a sender that is not told of all that differs; a point
+    without what its volume had grown by; a device of a length that no record explains,
+    for until that record it is the sending role's. Begun anew it goes the same way;
+    done, it changes nothing.
     """
     if disk.state is None:
         disk.bind(beginning.group_id, NO_LINEAGE, beginning.peer, beginning.volumes)
