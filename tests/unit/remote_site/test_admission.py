@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from common.replication.features import TAKEOVER
+from common.certificates import Certificate
+from common.replication.features import GROW, MEMBERS, TAKEOVER
 from common.replication.lineage import (
     CycleName,
     Fork,
@@ -13,7 +14,12 @@ from common.replication.lineage import (
     ToldFork,
 )
 from common.replication.messages import GoodbyeReason, Hello, VolumeOffer
-from remote_site.admission import Expected, refusal, unknown_group
+from remote_site.admission import (
+    Expected,
+    certificate_refusal,
+    refusal,
+    unknown_group,
+)
 
 DATA = VolumeOffer("data", b"d" * 16, 1 << 30, 4096)
 LOG = VolumeOffer("log", b"w" * 16, 1 << 20, 8192)
@@ -70,6 +76,24 @@ def test_who_belongs_here_is_let_in(expected: Expected) -> None:
             ["data, log, log"],
         ),
         (
+            replace(HELLO, volumes=(DATA,), features=(MEMBERS,)),
+            UNBOUND,
+            GoodbyeReason.VOLUME_MISMATCH,
+            ["data, log at", "data here", "group.volume"],
+        ),
+        (
+            replace(HELLO, volumes=(DATA, LOG, LOG), features=(MEMBERS,)),
+            BOUND,
+            GoodbyeReason.VOLUME_MISMATCH,
+            ["data, log, log"],
+        ),
+        (
+            replace(HELLO, volumes=(), features=(MEMBERS,)),
+            BOUND,
+            GoodbyeReason.VOLUME_MISMATCH,
+            ["data, log at"],
+        ),
+        (
             replace(HELLO, volumes=(DATA, replace(LOG, size_bytes=512))),
             BOUND,
             GoodbyeReason.SIZE_MISMATCH,
@@ -88,6 +112,20 @@ def test_who_belongs_here_is_let_in(expected: Expected) -> None:
             BOUND,
             GoodbyeReason.SIZE_MISMATCH,
             ["orders/log", "1048576", "512", "group.volume.size"],
+        ),
+        (
+            replace(
+                HELLO, volumes=(DATA, replace(LOG, size_bytes=512, volume_id=b"x" * 16))
+            ),
+            replace(BOUND, is_divided=True),
+            GoodbyeReason.SIZE_MISMATCH,
+            ["orders/log", "group.volume.size"],
+        ),
+        (
+            replace(HELLO, volumes=(DATA, replace(LOG, size_bytes=2 << 20))),
+            BOUND,
+            GoodbyeReason.SIZE_MISMATCH,
+            ["orders/log", "1048576", "2097152", "group.volume.size"],
         ),
         (
             replace(HELLO, volumes=(replace(DATA, track_bytes=65536), LOG)),
@@ -118,6 +156,33 @@ def test_an_unknown_group_is_named() -> None:
     found = unknown_group(HELLO)
     assert found.reason == GoodbyeReason.UNKNOWN_GROUP
     assert "'orders'" in found.text
+
+
+@pytest.mark.parametrize("volumes", [(DATA,), (DATA, LOG)])
+def test_volumes_of_a_bound_group_come_and_go_where_the_sender_can_say_so(
+    volumes: tuple[VolumeOffer, ...],
+) -> None:
+    bound = replace(BOUND, volume_names=["data", "log", "later"])
+    assert refusal(replace(HELLO, volumes=volumes, features=(MEMBERS,)), bound) is None
+    found = refusal(replace(HELLO, volumes=(DATA,)), bound)
+    assert found is not None, "of an earlier release: it would be a loss"
+    assert found.reason == GoodbyeReason.VOLUME_MISMATCH
+
+
+def test_a_volume_has_grown_where_the_sender_can_say_so() -> None:
+    larger = (DATA, replace(LOG, size_bytes=2 << 20))
+    assert refusal(replace(HELLO, volumes=larger, features=(GROW,)), BOUND) is None
+
+
+def test_a_certificate_names_the_peer() -> None:
+    assert certificate_refusal(None, "orders", "amsterdam") is None
+    both = Certificate(frozenset({"amsterdam", "berlin"}), 0)
+    assert certificate_refusal(both, "orders", "amsterdam") is None
+    found = certificate_refusal(both, "orders", "cologne")
+    assert found is not None
+    assert found.reason == GoodbyeReason.WRONG_PEER
+    for word in ("'cologne'", "amsterdam, berlin", "DNS:cologne"):
+        assert word in found.text
 
 
 def test_a_superseded_sender_is_told_where_if_it_can_be_told() -> None:

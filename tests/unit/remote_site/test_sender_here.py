@@ -69,7 +69,8 @@ def test_a_site_that_an_operator_had_go_on_supersedes_the_other_one() -> None:
     assert (found.reason, found.fork) == (GoodbyeReason.SUPERSEDED, RECLAIMED)
     stranger = replace(hello(THEIRS), sender=SenderState(NEW, THEIRS))
     assert answer(stranger, here) is None, "another group of that name"
-    assert answer(hello(FIRST, ()), here) is None, "to be refused, whatever the words"
+    for lineage in (FIRST, THEIRS):
+        assert answer(hello(lineage, ()), here) is None, "it can be told of no fork"
 
 
 def test_an_older_copy_is_told_the_line_that_is_sent_now() -> None:
