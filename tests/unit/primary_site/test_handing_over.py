@@ -11,16 +11,18 @@ from typing import Any
 import pytest
 
 from common.errors import (
+    ConnectionLostError,
     NotCommittedError,
     PeerRefusedError,
     RefusedError,
     StorageError,
 )
-from common.replication.features import EXCHANGE
+from common.replication.features import EXCHANGE, MEMBERS
 from common.replication.lineage import CycleName, Fork, ToldFork
 from common.replication.link import ForkedError
-from common.replication.messages import GoodbyeReason, HandOver
+from common.replication.messages import GoodbyeReason, HandOver, VolumeOffer
 from common.service.clock import SystemClock
+from common.service.config_primary import PrimaryGroup, PrimaryVolume
 from common.service.split_brain import ALARM as SPLIT_BRAIN
 from common.storage.record import DurableRecord
 from primary_site.group_state import GroupState, from_record, to_record
@@ -48,6 +50,14 @@ class Receiver:
         self.features = frozenset(features)
         self.sent: list[Any] = []
         self.is_aborted = False
+        self.takes: str | Exception = ""
+        """What it answers to a volume that is offered; empty: it takes it."""
+
+    async def offer_volume(self, offer: VolumeOffer) -> str:
+        self.sent.append(offer)
+        if isinstance(self.takes, Exception):
+            raise self.takes
+        return self.takes
 
     def abort(self) -> None:
         self.is_aborted = True
@@ -336,24 +346,66 @@ async def test_volumes_neither_come_nor_leave_where_the_group_is_another_s(
         await members.leaving("data")
 
 
+def with_later(site: Site) -> tuple[PrimaryGroup, PrimaryVolume]:
+    """Return the config of a group that has one volume more, and that one's."""
+    assert site.config is not None
+    (data,) = site.config.volumes
+    device = str(site.directory / "later.img")
+    later = data.model_copy(update={"name": "later", "device": device})
+    return site.config.model_copy(update={"volumes": (data, later)}), later
+
+
 async def test_the_remote_hears_of_a_volume_that_came_by_a_new_session(
     site: Site,
 ) -> None:
     sender, session = Sender(site), Receiver()
     replicator: Any = sender.replicator
     members = GroupMembers(replicator, str(site.directory / "state"), "a.toml")
-    assert site.config is not None
-    (data,) = site.config.volumes
-    device = str(site.directory / "later.img")
-    later = data.model_copy(update={"name": "later", "device": device})
-    both = site.config.model_copy(update={"volumes": (data, later)})
     await site.commit_cut()
     replicator.session = session
     replicator.met.set()
-    await members._add(both, later, b"n" * 16)
+    await members._add(*with_later(site), b"n" * 16)
     assert session.is_aborted, "it would go on without the volume"
     assert replicator.session is None
     assert not replicator.met.is_set()
+
+
+@pytest.mark.parametrize(
+    ("takes", "says"),
+    [
+        ("no room for it there", "^no room for it there$"),
+        (TimeoutError(), "does not answer: try again"),
+        (ConnectionLostError("gone"), "does not answer: try again"),
+    ],
+)
+async def test_a_volume_that_the_remote_does_not_take_stays_out(
+    site: Site, takes: str | Exception, says: str
+) -> None:
+    """Every later session would be refused, for the sake of a volume."""
+    sender, session = Sender(site), Receiver(MEMBERS)
+    session.takes = takes
+    replicator: Any = sender.replicator
+    members = GroupMembers(replicator, str(site.directory / "state"), "a.toml")
+    await site.commit_cut()
+    replicator.session = session
+    with pytest.raises(RefusedError, match=says):
+        await members.add(*with_later(site))
+    assert [offer.name for offer in session.sent] == ["later"]
+    assert list(sender.stored().volumes) == ["data"]
+    assert not (site.directory / "later.img").exists()
+
+
+async def test_a_remote_of_an_earlier_release_is_offered_no_volume(site: Site) -> None:
+    sender, session = Sender(site), Receiver()
+    replicator: Any = sender.replicator
+    members = GroupMembers(replicator, str(site.directory / "state"), "a.toml")
+    await site.commit_cut()
+    replicator.session = session
+    with pytest.raises(RefusedError, match="can't add volumes to a group"):
+        await members.add(*with_later(site))
+    with pytest.raises(RefusedError, match="can't remove volumes from a group"):
+        await members.leaving("data")
+    assert session.sent == []
 
 
 @pytest.mark.parametrize("role", ["handing", "superseded", "gives_up"])

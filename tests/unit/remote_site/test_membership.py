@@ -203,7 +203,10 @@ def test_a_takeover_from_before_a_volume_came_is_refused() -> None:
     scenario.run()
     with pytest.raises(RefusedError, match="of before volume later was added"):
         intend(scenario.disk, 3, b"m" * 16, 7)
-    intend(scenario.disk, 4, b"m" * 16, 7)
+    decided = intend(scenario.disk, 4, b"m" * 16, 7)
+    with pytest.raises(RefusedError, match="taken over already, from point 4"):
+        intend(scenario.disk, 5, b"o" * 16, 8)
+    assert intend(scenario.disk, None, b"o" * 16, 8) == decided
     for _ in roll_back(scenario.disk.members, 4):
         pass
     held = {

@@ -8,6 +8,7 @@ import pytest
 
 from common.errors import RefusedError
 from common.replication.lineage import CycleName, Fork
+from remote_site.membership import ALWAYS, Membership
 from remote_site.store_state import Divided, Point, StoreState, Takeover
 from remote_site.takeover_plan import (
     Situation,
@@ -64,6 +65,14 @@ def test_a_sender_that_is_well_is_taken_over_by_force_only() -> None:
         check_may_begin(WELL, STATE, None, force=False)
     for told in ("connected and well", "point 8", "60 s old", "--force"):
         assert told in str(refused.value)
+
+
+def test_a_point_of_before_a_volume_came_is_refused_before_anything_ends() -> None:
+    joined = replace(STATE, members=(ALWAYS, Membership(5)))
+    with pytest.raises(RefusedError, match="of before volume log was added"):
+        check_may_begin(ALONE, joined, 3, force=True)
+    for number in (5, 8, None):
+        check_may_begin(ALONE, joined, number, force=False)
 
 
 def test_what_is_lost_is_said() -> None:
