@@ -47,11 +47,11 @@ def open_added(
 ) -> OpenedVolume:
     """Open or make all that a volume needs, before the record names it.
 
-    Order: what an earlier volume of this name has left goes, and that is durable; the
-    device, its size and its name; region log and bitmaps with all their room, and their
-    names. The caller records the volume only then. The crashes it defends against: a
-    record that names a volume whose changes nothing can remember; bitmaps, or hot
-    regions, of another volume that had its name.
+    Order: what an earlier volume of this name has left goes; the device, its size and
+    its name; region log and bitmaps with all their room; their names, and with them
+    that of what went. The caller records the volume only then. The crashes it defends
+    against: a record that names a volume whose changes nothing can remember; bitmaps,
+    or hot regions, of another volume that had its name.
     """
     remove_leavings(files, directory, volume.name)
     with ExitStack() as undo:
@@ -77,12 +77,14 @@ def open_added(
 
 
 def remove_leavings(files: Files, directory: str, name: str) -> None:
-    """Delete what is kept of a volume that the record does not name, durably."""
+    """Delete what is kept of a volume that the record does not name.
+
+    Not durably: what comes back is deleted before the next volume of that name.
+    """
     for suffix in STATE_SUFFIXES:
         path = f"{directory}/{name}{suffix}"
         if files.exists(path):
             files.remove(path)
-    files.sync_directory(directory)
 
 
 def close_opened(opened: OpenedVolume) -> None:

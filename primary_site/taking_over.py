@@ -112,7 +112,6 @@ def prepare_sending(files: Files, state_directory: str, start: SendingStart) -> 
     for name in left:
         if files.exists(f"{directory}/{name}"):
             files.remove(f"{directory}/{name}")
-    files.sync_directory(directory)
     for volume in start.volumes:
         _write_bitmap(files, f"{directory}/{volume.name}.changed", volume.carried)
     files.sync_directory(directory)

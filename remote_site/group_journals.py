@@ -71,7 +71,7 @@ class GroupJournals:
         """
         if not state.points:
             return
-        self._guard.sync_directory(self._files, self._directory)
+        # Their names are durable: a record has them only after `sync_names`.
         present = set(self._files.list(self._directory))
         for index, volume in enumerate(volumes):
             journals: list[Journal] = []

@@ -22,6 +22,7 @@ from tests.museum import (
     own_orders_remote,
     own_orders_roles,
     own_orders_room,
+    own_orders_shapes,
     own_orders_starts,
     own_orders_takeover,
 )
@@ -66,6 +67,7 @@ OWN: tuple[Exhibit, ...] = tuple(
             *own_orders_handing.EXHIBITS,
             *own_orders_after_takeover.EXHIBITS,
             *own_orders_kernel.EXHIBITS,
+            *own_orders_shapes.EXHIBITS,
         ),
         key=_catalogue_place,
     )

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 
 from common.replication.lineage import CycleName
 from common.service.config_primary import PrimaryGroup
 from common.storage.bitmap import Bitmap
-from common.storage.bitmap_file import PAGE_BITS
+from common.storage.bitmap_file import PAGE_BITS, BitmapFile
 from common.storage.geometry import Geometry
+from common.storage.record import DurableRecord
+from primary_site.group_state import from_record
 from primary_site.opening import OpenedGroup, open_group
 from primary_site.taking_over import SendingStart, StartingVolume, prepare_sending
 from tests.support.simulated_files import SimulatedFiles
 
 TRACKS = PAGE_BITS + 500
+RECORD = "/state/sending/groups/orders/group.record"
 GEOMETRY = Geometry(TRACKS * 4096, 4096, 4 << 20)
 CONFIG = PrimaryGroup.model_validate(
     {
@@ -106,7 +110,45 @@ def test_preparing_again_after_it_was_cut_short_is_the_same() -> None:
     files = device()
     wanted = start((5, 5))
     prepare_sending(files, "/state/sending", start((9, 9)))
-    files.remove("/state/sending/groups/orders/group.record")
+    files.remove(RECORD)
     prepare_sending(files, "/state/sending", wanted)
     prepare_sending(files, "/state/sending", wanted)
     assert runs_of(opened(files)) == [(5, 5)]
+
+
+def lineage_and_runs(files: SimulatedFiles) -> tuple[bytes, list[tuple[int, int]]]:
+    """Return what the record and the bitmap beside it say, if there is a record."""
+    found = DurableRecord(RECORD, files).load() if files.exists(RECORD) else None
+    if found is None:
+        return b"", []
+    path = RECORD.replace("group.record", "data.changed")
+    assert files.exists(path), "a record, and no bitmap"
+    bitmap = BitmapFile.open(files, path, TRACKS)
+    runs = list(bitmap.load(when_damaged=False).runs())
+    bitmap.close()
+    return from_record(found, RECORD).lineage, runs
+
+
+def test_a_record_is_there_only_with_its_own_bitmaps_whatever_a_crash_leaves() -> None:
+    """Whoever opens a part of it would begin as if little, or nothing, had changed."""
+    files = device()
+    rng = random.Random(5)
+    earlier = b"E" * 16, [(0, TRACKS)]
+    later = b"N" * 16, [(3, 2), (TRACKS - 1, 1)]
+    prepare_sending(
+        files, "/state/sending", replace(start(*earlier[1]), lineage=earlier[0])
+    )
+    assert lineage_and_runs(files.crash_image(rng, "lost")) == earlier
+    seen = []
+
+    def check(_operation: str, _path: str) -> None:
+        seen.extend(lineage_and_runs(image) for image in files.crash_images(rng, 8))
+
+    files.hook = check
+    prepare_sending(files, "/state/sending", start(*later[1]))
+    files.hook = None
+    for each in (earlier, (b"", []), later):
+        assert each in seen
+        seen = [found for found in seen if found != each]
+    assert not seen
+    assert lineage_and_runs(files.crash_image(rng, "lost")) == later

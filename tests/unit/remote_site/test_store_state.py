@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import replace
 
 import msgpack  # type: ignore[import-untyped]
 import pytest
 
-from common.errors import ProtocolError
+from common.errors import ProtocolError, StorageError
 from common.replication.lineage import (
     NO_ID,
     CycleName,
@@ -18,6 +19,7 @@ from common.replication.lineage import (
 )
 from common.replication.messages import PROGRESS_MAX
 from remote_site.group_disk import GroupDisk
+from remote_site.membership import ALWAYS, Membership
 from remote_site.store_state import (
     Point,
     StoreState,
@@ -26,6 +28,7 @@ from remote_site.store_state import (
     to_record,
 )
 from tests.support.remote_store_group import BINDING, OFFERS, SETTINGS, make_files
+from tests.support.simulated_files import SimulatedFiles
 
 FRESH = SenderState(b"g" * 16, b"L" * 16)
 STATE = StoreState(
@@ -39,6 +42,8 @@ STATE = StoreState(
     created=(True, True),
 )
 ONE, TWO, THREE = b"1" * 16, b"2" * 16, b"3" * 16
+POINT = Point(4, ONE, 3, 3, None)
+POINTED = STATE.with_point(POINT, b"4" * 16)
 
 
 def shows(receipt: bytes, epoch: int) -> SenderState:
@@ -144,3 +149,43 @@ def test_a_takeover_is_kept_and_refused_by_releases_that_do_not_know_it() -> Non
         record = to_record(taken)
         assert record["version"] == 4
         assert from_record(msgpack.unpackb(msgpack.packb(record)), "store") == taken
+
+
+@pytest.mark.parametrize(
+    ("state", "version"),
+    [
+        (replace(POINTED, points=(replace(POINT, is_kept=True),)), 5),
+        (replace(POINTED, points=(replace(POINT, generation=1),)), 5),
+        (replace(POINTED, points=(replace(POINT, journal_bytes=4096),)), 5),
+        (replace(POINTED, members=(ALWAYS, Membership(0, 4, "/devices/log.img"))), 6),
+        (replace(POINTED, members=(ALWAYS, Membership(None))), 6),
+    ],
+)
+def test_a_record_is_refused_by_releases_that_would_misread_it(
+    state: StoreState, version: int
+) -> None:
+    """They would look for journals under names of before, or of volumes that left."""
+    assert to_record(POINTED)["version"] == 3
+    record = to_record(state)
+    assert record["version"] == version
+    assert from_record(msgpack.unpackb(msgpack.packb(record)), "store") == state
+
+
+def test_what_was_not_recorded_is_not_shown() -> None:
+    disk = opened()
+    disk.commit_point(1, ONE, 1, None)
+    shown = disk.points
+    files = disk.files
+    assert isinstance(files, SimulatedFiles)
+    files.inject = lambda operation, _: errno.ENOSPC if operation == "write" else None
+    for change in (
+        lambda: disk.advance_current(1, 7),
+        lambda: disk.keep(1, is_kept=True),
+        lambda: disk.grow(0, OFFERS[0].size_bytes, 2 * OFFERS[0].size_bytes),
+        lambda: disk.commit_point(2, TWO, 2, None),
+    ):
+        with pytest.raises(StorageError):
+            change()
+        assert disk.points == shown
+        assert disk.state is not None
+        assert disk.state.points == shown

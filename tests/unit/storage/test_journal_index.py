@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,6 +20,7 @@ from tests.support.simulated_files import SimulatedFiles
 
 PATH = "/journal/x.index"
 RELATION = b"r" * 16
+LATER = b"l" * 16
 
 
 def sealed(index: OpenIndex) -> tuple[SimulatedFiles, SealedIndex]:
@@ -124,3 +127,36 @@ def test_a_damaged_page_is_noticed_when_it_is_read() -> None:
     files.trash(PATH, 4096 + 20, b"\xff\xff")
     with pytest.raises(IndexDamagedError):
         stored.find(0, 1)
+
+
+def test_an_index_that_a_power_cut_left_answers_right_or_not_at_all() -> None:
+    """Also where a merge cut short had left another one under this name, whole."""
+    files, earlier = sealed(indexed(range(0, 30, 3)))
+    earlier.close()
+    later = indexed(range(0, 30, 2))
+    wanted = later.find(0, 30)
+    rng = random.Random(4)
+    found = 0
+
+    def check(_operation: str, _path: str) -> None:
+        nonlocal found
+        for image in files.crash_images(rng, 40):
+            try:
+                index = SealedIndex.open(image, PATH, LATER, 4096)
+                answer = index.find(0, 30)
+            except IndexDamagedError:
+                continue
+            assert answer == wanted
+            found += 1
+
+    files.hook = check
+    write_index(files, PATH, LATER, 4096, later)
+    files.hook = None
+    check("end", "")
+    assert found
+
+
+def indexed(tracks: range) -> OpenIndex:
+    index = OpenIndex()
+    index.add([(track, 1, 4096 * track) for track in tracks])
+    return index

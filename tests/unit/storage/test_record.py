@@ -114,6 +114,21 @@ def test_what_a_killed_process_stored_outlives_a_power_cut_once_loaded() -> None
         assert DurableRecord(PATH, image).load() == {"value": 2}
 
 
+def test_a_name_that_a_killed_process_gave_outlives_a_power_cut_once_loaded() -> None:
+    """Else every later store would be durable under a name that is not."""
+    rng = random.Random(7)
+    files = make_files()
+    files.lies = lambda operation, _path: operation == "sync_directory"
+    DurableRecord(PATH, files).store({"value": 1})  # its name is in memory only
+    files = files.after_kill()
+    files.lies = None
+    record = DurableRecord(PATH, files)
+    assert record.load() == {"value": 1}
+    record.store({"value": 2})
+    for image in files.crash_images(rng, 10):
+        assert DurableRecord(PATH, image).load() == {"value": 2}
+
+
 def test_nothing_is_stored_after_a_failed_flush() -> None:
     files = stored(1)
     record = DurableRecord(PATH, files)
