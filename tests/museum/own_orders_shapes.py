@@ -284,4 +284,15 @@ EXHIBITS: tuple[Exhibit, ...] = (
         says="assert",
         order="write_index",
     ),
+    Exhibit(
+        "O1257",
+        "a record of a later release is read as one of this",
+        (
+            swap(
+                _STATE, "    if version not in VERSIONS:\n", "    if version is None:\n"
+            ),
+        ),
+        tests(f"{_STATE_TESTS}test_a_record_of_a_version_that_is_not_known_is_refused"),
+        says="DID NOT RAISE",
+    ),
 )

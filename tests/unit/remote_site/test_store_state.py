@@ -8,7 +8,7 @@ from dataclasses import replace
 import msgpack  # type: ignore[import-untyped]
 import pytest
 
-from common.errors import ProtocolError, StorageError
+from common.errors import ProtocolError, StateMismatchError, StorageError
 from common.replication.lineage import (
     NO_ID,
     CycleName,
@@ -169,6 +169,14 @@ def test_a_record_is_refused_by_releases_that_would_misread_it(
     record = to_record(state)
     assert record["version"] == version
     assert from_record(msgpack.unpackb(msgpack.packb(record)), "store") == state
+
+
+@pytest.mark.parametrize("version", [None, 2, 7])
+def test_a_record_of_a_version_that_is_not_known_is_refused(
+    version: int | None,
+) -> None:
+    with pytest.raises(StateMismatchError, match="store"):
+        from_record({**to_record(POINTED), "version": version}, "store")
 
 
 def test_what_was_not_recorded_is_not_shown() -> None:
