@@ -84,7 +84,7 @@ EXHIBITS: tuple[Exhibit, ...] = (
             f"{_TESTS}"
             "test_a_fork_is_not_taken_over_and_its_room_is_free_as_it_is_deleted"
         ),
-        says="Timeout",
+        says="an operator has chosen",
     ),
     Exhibit(
         "O1116",

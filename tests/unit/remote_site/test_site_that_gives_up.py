@@ -28,6 +28,7 @@ from primary_site.group_state import GroupState, from_record, to_record
 from remote_site.applier import apply_tracks
 from remote_site.group import ReceivingGroup
 from remote_site.roles import SiteGroups
+from remote_site.thinning import POINTS_GIVEN_UP_ALARM
 from tests.support.nbd_client import NbdClient
 from tests.support.remote_store_group import read, tracks_of
 
@@ -367,7 +368,10 @@ async def test_a_fork_is_not_taken_over_and_its_room_is_free_as_it_is_deleted(
             await site.ask("forks", action="delete", number=fork)
         group = await site.receives()
         await receive(group, fork + 1)
+        group.raise_alarm(POINTS_GIVEN_UP_ALARM, "points are given up for hosts' room")
         await site.ask("forks", action="delete", number=fork)
+        (status,) = await site.groups.status()
+        assert not status.alarms, "an operator has chosen: its room is on its way"
 
         def numbers() -> list[int]:
             return [point.number for point in group.store.points]
