@@ -282,7 +282,6 @@ EXHIBITS: tuple[Exhibit, ...] = (
             "test_an_index_that_a_power_cut_left_answers_right_or_not_at_all"
         ),
         says="assert",
-        order="write_index",
     ),
     Exhibit(
         "O1257",
