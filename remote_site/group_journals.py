@@ -71,7 +71,7 @@ class GroupJournals:
         """
         if not state.points:
             return
-        # Their names are durable: a record has them only after `sync_names`.
+        # Their names are durable: made so before any record has them.
         present = set(self._files.list(self._directory))
         for index, volume in enumerate(volumes):
             journals: list[Journal] = []
