@@ -17,7 +17,7 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 
 from common.errors import ProtocolError, StorageError
-from common.replication.messages import (
+from common.replication.cycle_messages import (
     Committed,
     Credit,
     CycleBegin,

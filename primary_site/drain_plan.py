@@ -10,7 +10,7 @@ import enum
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 
-from common.replication.messages import HASH_BYTES, ZERO_BYTES_MAX
+from common.replication.cycle_messages import HASH_BYTES, ZERO_BYTES_MAX
 from common.storage.bitmap import Bitmap
 from common.storage.flashcopy import Runs
 from primary_site.changes import still_to_send

@@ -32,7 +32,7 @@ from common.replication.features import (
 )
 from common.replication.lineage import ToldFork
 from common.replication.link import ForkedError
-from common.replication.messages import (
+from common.replication.session_messages import (
     PROTOCOL_VERSION,
     Goodbye,
     GoodbyeReason,

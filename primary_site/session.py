@@ -15,6 +15,15 @@ from dataclasses import astuple, replace
 from typing import Protocol, TypeVar
 
 from common.errors import ConnectionLostError, PeerRefusedError, ProtocolError
+from common.replication.cycle_messages import (
+    Committed,
+    Credit,
+    CurrentAsOf,
+    Hashes,
+    NeedFull,
+    Progress,
+    Tracks,
+)
 from common.replication.features import GROW, LINKS
 from common.replication.lineage import judge, why_refused
 from common.replication.link import GOODBYE_SECONDS, Link
@@ -23,22 +32,14 @@ from common.replication.link_messages import (
     LinksClosed,
 )
 from common.replication.member_messages import OfferVolume, VolumeAnswered
-from common.replication.messages import (
+from common.replication.messages import Message
+from common.replication.role_messages import AskChanged, Changed
+from common.replication.session_messages import (
     PROTOCOL_VERSION,
-    AskChanged,
-    Changed,
-    Committed,
-    Credit,
-    CurrentAsOf,
     Goodbye,
     GoodbyeReason,
-    Hashes,
     Hello,
-    Message,
-    NeedFull,
-    Progress,
     Resize,
-    Tracks,
     VolumeOffer,
     Welcome,
 )

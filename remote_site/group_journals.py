@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from common.errors import CorruptStateError
 from common.ports import Files
-from common.replication.messages import VolumeOffer
+from common.replication.session_messages import VolumeOffer
 from common.storage.flush_guard import FlushGuard
 from common.storage.journal import Journal, index_path
 from common.storage.journal_format import JournalHeader

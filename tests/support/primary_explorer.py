@@ -27,7 +27,7 @@ import numpy as np
 
 from common.ports import Buffer, HostCommand, HostRequest
 from common.replication.lineage import CycleName, ReceiverState
-from common.replication.messages import Welcome
+from common.replication.session_messages import Welcome
 from common.service.config_primary import PrimaryGroup
 from common.storage.flashcopy import Runs
 from primary_site.changes import pages_of_tracks

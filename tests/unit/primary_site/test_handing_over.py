@@ -14,7 +14,8 @@ from common.errors import PeerRefusedError, RefusedError, StorageError
 from common.replication.features import EXCHANGE
 from common.replication.lineage import CycleName, Fork, ToldFork
 from common.replication.link import ForkedError
-from common.replication.messages import GoodbyeReason, HandOver
+from common.replication.role_messages import HandOver
+from common.replication.session_messages import GoodbyeReason
 from common.service.clock import SystemClock
 from common.service.split_brain import ALARM as SPLIT_BRAIN
 from common.storage.record import DurableRecord

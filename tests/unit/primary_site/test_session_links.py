@@ -11,6 +11,7 @@ import pytest
 
 from common.errors import ConnectionLostError, ProtocolError
 from common.replication.codec import encode_meta
+from common.replication.cycle_messages import Credit, Tracks
 from common.replication.frame import encode_frame
 from common.replication.lineage import ReceiverState
 from common.replication.link import GARBLED_LINKS_MAX, Link
@@ -19,16 +20,8 @@ from common.replication.link_messages import (
     LinksClosed,
     LinksLost,
 )
-from common.replication.messages import (
-    Credit,
-    Hello,
-    Join,
-    Joined,
-    Message,
-    Noted,
-    Tracks,
-    Welcome,
-)
+from common.replication.messages import Message
+from common.replication.session_messages import Hello, Join, Joined, Noted, Welcome
 from common.service.clock import SystemClock
 from common.service.config_primary import LinkTable
 from primary_site.background import first_of

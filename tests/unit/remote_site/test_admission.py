@@ -12,7 +12,7 @@ from common.replication.lineage import (
     SenderState,
     ToldFork,
 )
-from common.replication.messages import GoodbyeReason, Hello, VolumeOffer
+from common.replication.session_messages import GoodbyeReason, Hello, VolumeOffer
 from remote_site.admission import Expected, refusal, unknown_group
 
 DATA = VolumeOffer("data", b"d" * 16, 1 << 30, 4096)

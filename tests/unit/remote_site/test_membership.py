@@ -14,7 +14,7 @@ from common.errors import (
     RefusedError,
     StateMismatchError,
 )
-from common.replication.messages import VolumeOffer
+from common.replication.session_messages import VolumeOffer
 from remote_site.applier import apply_tracks
 from remote_site.enrolling import change_members
 from remote_site.group_disk import GroupDisk, StoreSettings

@@ -8,7 +8,7 @@ import pytest
 
 from common.replication.features import EXCHANGE, TAKEOVER
 from common.replication.lineage import CycleName, Fork, SenderState, ToldFork
-from common.replication.messages import PROTOCOL_VERSION, GoodbyeReason, Hello
+from common.replication.session_messages import PROTOCOL_VERSION, GoodbyeReason, Hello
 from remote_site.sender_here import SenderHere, answer
 
 GROUP, OURS, THEIRS, NEW, FIRST = (bytes([n]) * 16 for n in range(1, 6))
