@@ -383,7 +383,7 @@ FAULTS = (
         (
             swap(
                 "common/storage/journal.py",
-                "            file.truncate(self._end)\n"
+                "            file.truncate(self._stored.end)\n"
                 "            self._tail_is_torn = False\n",
                 "            self._tail_is_torn = False\n",
             ),

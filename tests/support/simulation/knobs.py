@@ -19,7 +19,7 @@ import structlog
 
 from common.service.config_primary import PrimaryGroup
 from common.service.config_remote import RemoteGroup
-from common.storage import journal, journal_merge, open_journals, region_log
+from common.storage import journal_files, journal_merge, open_journals, region_log
 from primary_site import (
     drain_plan,
     group_state,
@@ -113,7 +113,7 @@ def controlled(
         for place in (
             secondary,
             group_record,
-            journal,
+            journal_files,
             leases,
             listed_points,
             open_journals,
