@@ -754,9 +754,10 @@ DRAIN = (
         (
             swap(
                 "primary_site/drain.py",
-                "        self._note_sent(unit, await self._session.send_bulk(message))\n",
-                "        self._digest ^= await self._session.send_bulk(message)\n",
-                2,
+                "            checksum = await self._session.send_bulk(message)\n"
+                "        self._ledger.note_sent(unit, checksum)\n",
+                "            self._ledger.digest ^= "
+                "await self._session.send_bulk(message)\n",
             ),
         ),
         tests(
