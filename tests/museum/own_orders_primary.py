@@ -522,7 +522,7 @@ TRACKING = (
         "regions cool before the pages of their bitmaps are flushed",
         (
             swap(
-                "primary_site/regions.py",
+                "primary_site/durable_bitmaps.py",
                 "        self.changed.datasync()\n        self.acked.datasync()\n",
                 "        pass\n",
             ),
