@@ -53,8 +53,9 @@ from primary_site.live_config import followed
 from primary_site.not_yet import NotYet
 from primary_site.paced import Pacing
 from primary_site.rpo_watch import RpoWatch
-from primary_site.session import SendingSession, open_session
+from primary_site.session import SendingSession
 from primary_site.session_links import Connect
+from primary_site.session_opening import open_session
 from primary_site.superseded import ALARM, superseded_text
 from primary_site.switchover import Switchover
 from primary_site.tickets import CutTicket, CutTickets
