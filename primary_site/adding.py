@@ -13,12 +13,10 @@ from common.service.config_primary import PrimaryGroup, PrimaryVolume
 from common.storage.geometry import Geometry
 from primary_site.opening import (
     OpenedVolume,
-    create_device,
-    find_device,
-    make_names_durable,
     new_geometry,
     open_volume,
 )
+from primary_site.volume_devices import create_device, find_device, make_names_durable
 
 STATE_SUFFIXES = (".regions", ".changed", ".acked")
 

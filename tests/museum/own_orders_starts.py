@@ -346,7 +346,7 @@ STARTS = (
         "a device that is not there is made anew, empty",
         (
             swap(
-                "primary_site/opening.py",
+                "primary_site/volume_devices.py",
                 "    if saved is not None:\n        raise DeviceError(\n",
                 "    if False:\n        raise DeviceError(\n",
             ),
