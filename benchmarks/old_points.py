@@ -18,7 +18,8 @@ import tempfile
 import time
 from collections.abc import Sequence
 
-from common.replication.messages import Encoding, VolumeOffer
+from common.replication.cycle_messages import Encoding
+from common.replication.session_messages import VolumeOffer
 from common.replication.tracks import TrackRecord, run_hash
 from common.storage.files import SystemFiles
 from remote_site.applier import apply_tracks

@@ -11,14 +11,8 @@ from common.errors import StorageError
 from common.ports import Files
 from common.service.config_primary import PrimaryGroup, PrimaryVolume
 from common.storage.geometry import Geometry
-from primary_site.opening import (
-    OpenedVolume,
-    create_device,
-    find_device,
-    make_names_durable,
-    new_geometry,
-    open_volume,
-)
+from primary_site.opening import OpenedVolume, new_geometry, open_volume
+from primary_site.volume_devices import create_device, find_device, make_names_durable
 
 STATE_SUFFIXES = (".regions", ".changed", ".acked")
 

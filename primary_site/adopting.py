@@ -19,7 +19,7 @@ from common.service.group_identity import GroupIdentity, ServedIdentity, VolumeI
 from common.service.site_record import open_state_directory
 from common.storage.record import DurableRecord
 from primary_site.group_state import GroupState, VolumeState, to_record
-from primary_site.opening import create_device
+from primary_site.volume_devices import create_device
 
 RECORD_NAME = "group.record"
 

@@ -10,7 +10,6 @@ that is held, a device that was slow) goes to a thread as ever.
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterable
 
 from common.errors import StorageError
 from common.ports import Clock, File, HostRequest
@@ -21,24 +20,12 @@ from primary_site.changes import VolumeChanges
 from primary_site.preserving import Preserver
 from primary_site.promptness import PROMPT_SECONDS, Promptness
 from primary_site.regions import RegionHeat
+from primary_site.write_order import Span, overlaps, span
 
 PRESERVE_BYTES_MAX = 256 << 10
 """Old content copied on the loop for one write: some 50 microseconds."""
 
 _PAGE_MASK = mmap.PAGESIZE - 1
-
-
-Span = tuple[int, int]
-"""[start, end) in bytes."""
-
-
-def span(request: HostRequest) -> Span:
-    return request.offset, request.offset + request.length
-
-
-def overlaps(request: HostRequest, spans: Iterable[Span]) -> bool:
-    start, end = span(request)
-    return any(first < end and start < last for first, last in spans)
 
 
 class WritesAtOnce:

@@ -3,30 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from typing import Any
 
-import click
 import structlog
 
 from common.nbd.server import NbdServer
 from common.service.certificate_watch import CertificateWatch
 from common.service.clock import SystemClock
 from common.service.config import load_primary
-from common.service.config_nbd import (
-    NBD_ACCESS_KEYS,
-    NBD_TLS_KEYS,
-    nbd_access,
-    nbd_certificates,
-)
 from common.service.config_primary import PrimaryConfig
 from common.service.control import ControlServer
-from common.service.descriptor_store import descriptor_store
+from common.service.daemon_command import daemon_command
 from common.service.http.site import SiteHttp
+from common.service.nbd_hosts import nbd_server
 from common.service.nbd_status import nbd_status
 from common.service.notify import notify_ready, notify_status
 from common.service.reload import Commit, Reloader
-from common.service.runner import run, wait_for_stop
+from common.service.runner import wait_for_stop
 from common.service.site_record import SiteState, open_state_directory
 from common.service.status import SiteStatus
 from common.service.status_line import StatusLine
@@ -106,16 +99,9 @@ class PrimaryDaemon:
 
     async def _serve_hosts(self, stop: asyncio.Event) -> None:
         """Serve; on the way out hosts go first, so that nothing writes any more."""
-        groups, hosts = self._groups, self._config.nbd
-        nbd = NbdServer(
-            groups.exports,
-            hosts.limits.nbd_limits(),
-            hosts.security(),
-            descriptor_store(),
-        )
+        groups = self._groups
+        nbd = nbd_server(groups.exports, self._config.nbd, self.reloader)
         self._nbd = nbd
-        self.reloader.register(NBD_TLS_KEYS, nbd_certificates(nbd))
-        self.reloader.register(NBD_ACCESS_KEYS, nbd_access(nbd))
         control = ControlServer(self._config.site.control_socket, self._control)
         groups.serve(nbd)
         others = [
@@ -182,28 +168,16 @@ class PrimaryDaemon:
         )
 
 
-@click.command(name=NAME)
-@click.option(
-    "--config",
-    "path",
-    required=True,
-    type=click.Path(dir_okay=False),
-    help="The primary.toml of this site.",
+async def _serve(path: str, reload: asyncio.Event, stop: asyncio.Event) -> None:
+    await PrimaryDaemon(load_primary(path), path, reload).serve(stop)
+
+
+command = daemon_command(
+    NAME,
+    "primary.toml",
+    "Serve volumes to hosts and replicate them to the remote site.",
+    _serve,
 )
-@click.version_option(farshore_version(), prog_name=NAME)
-def command(path: str) -> None:
-    """Serve volumes to hosts and replicate them to the remote site.
-
-    Runs in the foreground until SIGTERM or SIGINT. SIGHUP has it read its config
-    again.
-    """
-
-    reload = asyncio.Event()
-
-    async def serve(stop: asyncio.Event) -> None:
-        await PrimaryDaemon(load_primary(path), path, reload).serve(stop)
-
-    sys.exit(run(NAME, serve, reload))
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from common.ports import Clock
 from common.replication.credentials import Credentials
 from common.replication.link import HANDSHAKE_SECONDS, Link
 from common.replication.link_life import LINK_SECONDS_MAX, LinkLife
-from common.replication.messages import GoodbyeReason
+from common.replication.session_messages import GoodbyeReason
 from common.replication.stream import Address, connect
 from common.replication.tls_stream import secure
 

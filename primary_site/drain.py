@@ -14,10 +14,9 @@ import contextlib
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
 
 from common.errors import ProtocolError, StorageError
-from common.replication.messages import (
+from common.replication.cycle_messages import (
     Committed,
     Credit,
     CycleBegin,
@@ -27,8 +26,6 @@ from common.replication.messages import (
     Progress,
     Tracks,
 )
-from common.replication.sequences import covered
-from common.storage.flashcopy import Runs
 from primary_site.background import first_of
 from primary_site.changes import pages_of_tracks
 from primary_site.compression import Compression
@@ -42,6 +39,7 @@ from primary_site.drain_plan import (
     plan,
 )
 from primary_site.drain_waits import DrainWaits, Stage
+from primary_site.frame_ledger import FrameLedger, without
 from primary_site.frames import FrameMaker
 from primary_site.group import ConsistencyGroup, Cut
 from primary_site.likeness import Habit
@@ -84,10 +82,8 @@ class CycleDrain:
         self._frame_bytes = frame_bytes
         self._workers = workers
         self._credit = 0
-        self._sequence = 0
-        self._digest = 0
+        self._ledger = FrameLedger()
         self._active = 0
-        self._pending: dict[int, Unit] = {}
         self._again: deque[Unit] = deque()
         self._units: AsyncIterator[Unit] | None = None
         self._units_lock = asyncio.Lock()
@@ -147,7 +143,10 @@ class CycleDrain:
         """Ask for the commit. Only once `run` and the group's destage are through."""
         await self._session.send(
             CycleEnd(
-                self._session.epoch, self._cut.cycle_id, self._sequence, self._digest
+                self._session.epoch,
+                self._cut.cycle_id,
+                self._ledger.count,
+                self._ledger.digest,
             )
         )
 
@@ -200,29 +199,16 @@ class CycleDrain:
         if message.cycle_id != self._cut.cycle_id:
             return
         self._group.remote_relation.note_progress(message.count)
-        for _, last in message.sequences:
-            if last >= self._sequence:
-                raise ProtocolError(f"PROGRESS of frame {last}, which was never sent")
-        for sequence in covered(self._pending, message.sequences):
-            self._ack(self._pending.pop(sequence))
+        for unit in self._ledger.acknowledged(message):
+            self._ack(unit)
         self._tell()
 
     def on_need_full(self, message: NeedFull) -> None:
         if message.cycle_id != self._cut.cycle_id:
             return
-        unit = self._pending.get(message.sequence)
-        if unit is None or not unit.based:
-            raise ProtocolError(f"NEED_FULL of frame {message.sequence}, sent whole")
+        unit = self._ledger.wanted_whole(message)
         if unit.referred:
             self._frames.refuse_references(unit.volume)
-        end = 0
-        if unit.excluded:  # they may come in several messages, ascending
-            end = sum(unit.excluded[-1])
-        for start, size in message.runs:
-            if start < end or without([(start, size)], unit.based):
-                raise ProtocolError("NEED_FULL of tracks that the frame did not hold")
-            end = start + size
-        unit.excluded = unit.excluded + list(message.runs)
         track_bytes = self._group.volumes[unit.volume].geometry.track_bytes
         gathered = Gatherer(unit.volume, track_bytes, self._bytes_of_frame, whole=True)
         for run in message.runs:
@@ -235,30 +221,14 @@ class CycleDrain:
     def on_frames_lost(
         self, cycle_id: bytes, open_cycle_id: bytes | None, sequences: Sequence[int]
     ) -> None:
-        """Send frames again, under their numbers: the remote never received them.
-
-        It has neither their credit used up nor their checksums in its digest.
-        """
+        """Send frames again, under their numbers: the remote never received them."""
         if cycle_id != self._cut.cycle_id:
             return
         if open_cycle_id != cycle_id:
             raise ProtocolError("the cycle under way is not open at the remote")
-        for sequence in sequences:
-            unit = self._pending.pop(sequence)
-            unit.is_lost = True
-            self._digest ^= unit.checksum
+        for unit in self._ledger.lost(sequences):
             self._credit += unit.cost_bytes
-            self._again.append(
-                replace(
-                    unit,
-                    based=[],
-                    excluded=[],
-                    referred=False,
-                    checksum=0,
-                    cost_bytes=0,
-                    is_lost=False,
-                )
-            )
+            self._again.append(unit.anew())
         self._tell()
 
     def _ack(self, unit: Unit) -> None:
@@ -290,7 +260,7 @@ class CycleDrain:
                 return unit
             if self._again:
                 continue
-            if not (self._pending or self._active):
+            if self._ledger.is_settled and not self._active:
                 return None
             # While others send, this one waits for them, not for the remote.
             await self._woken(None if self._active else Stage.REMOTE)
@@ -325,8 +295,7 @@ class CycleDrain:
         )
         self.tracks_sent += sum(count for _, count in unit.runs)
         began = self._compression.monotonic()
-        with self.waiting(Stage.LINK):
-            self._note_sent(unit, await self._session.send_bulk(message))
+        await self._send_frame(unit, message)
         self._compression.sent(packed, self._compression.monotonic() - began)
 
     async def _send_hashes(self, unit: Unit) -> None:
@@ -343,29 +312,21 @@ class CycleDrain:
             payload,
         )
         self.tracks_compared += count
-        with self.waiting(Stage.LINK):
-            self._note_sent(unit, await self._session.send_bulk(message))
+        await self._send_frame(unit, message)
 
-    def _note_sent(self, unit: Unit, checksum: int) -> None:
-        # Not `self._digest ^= await ...`: that reads the digest before it waits, and
-        # what other workers sent meanwhile would be lost from it.
-        if not unit.is_lost:  # else it goes again, and its checksum then counts
-            unit.checksum = checksum
-            self._digest ^= checksum
+    async def _send_frame(self, unit: Unit, message: Tracks | Hashes) -> None:
+        with self.waiting(Stage.LINK):
+            checksum = await self._session.send_bulk(message)
+        self._ledger.note_sent(unit, checksum)
 
     def _number(self, unit: Unit) -> int:
-        if unit.sequence is not None:  # it goes again
-            self._pending[unit.sequence] = unit
-            return unit.sequence
-        sequence = unit.sequence = self._sequence
-        self._sequence += 1
-        self._pending[sequence] = unit
-        track_bytes = self._group.volumes[unit.volume].geometry.track_bytes
-        unit_bytes = sum(count for _, count in unit.runs) * track_bytes
-        self._taken_bytes += unit_bytes
-        if not (unit.zero or unit.hashed):
-            self.data_bytes += unit_bytes
-        return sequence
+        if unit.sequence is None:  # else it goes again
+            track_bytes = self._group.volumes[unit.volume].geometry.track_bytes
+            unit_bytes = sum(count for _, count in unit.runs) * track_bytes
+            self._taken_bytes += unit_bytes
+            if not (unit.zero or unit.hashed):
+                self.data_bytes += unit_bytes
+        return self._ledger.number(unit)
 
     async def _take_credit(self, unit: Unit, size: int) -> None:
         unit.cost_bytes = size
@@ -397,18 +358,3 @@ class CycleDrain:
 
 def _now() -> float:
     return asyncio.get_running_loop().time()
-
-
-def without(runs: Runs, excluded: Runs) -> Runs:
-    """Return `runs` less `excluded`; both ascending and disjoint."""
-    left: Runs = []
-    for first, count in runs:
-        end = first + count
-        for start, size in excluded:
-            if start < end and start + size > first:
-                if start > first:
-                    left.append((first, start - first))
-                first = start + size
-        if first < end:
-            left.append((first, end - first))
-    return left

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import enum
 from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from common.replication.messages import HASH_BYTES, ZERO_BYTES_MAX
+from common.replication.cycle_messages import HASH_BYTES, ZERO_BYTES_MAX
 from common.storage.bitmap import Bitmap
 from common.storage.flashcopy import Runs
 from primary_site.changes import still_to_send
@@ -65,6 +65,18 @@ class Unit:
     cost_bytes: int = 0
     checksum: int = 0
     is_lost: bool = False
+
+    def anew(self) -> Unit:
+        """Return the same tracks, to be sent under the same number as if never sent."""
+        return replace(
+            self,
+            based=[],
+            excluded=[],
+            referred=False,
+            checksum=0,
+            cost_bytes=0,
+            is_lost=False,
+        )
 
 
 FrameBytes = Callable[[int], int]

@@ -12,7 +12,7 @@ import structlog
 
 from common.errors import ProtocolError
 from common.replication.features import EXCHANGE
-from common.replication.messages import Changed
+from common.replication.role_messages import Changed
 from common.storage.bitmap import Bitmap
 from common.storage.geometry import TRACK_BYTES_MIN, VOLUME_BYTES_MAX
 from primary_site.group_cycles import GroupCycles

@@ -15,10 +15,11 @@ import structlog
 
 from common.errors import ProtocolError, StorageError
 from common.ports import Clock
+from common.replication.cycle_messages import Abandon
 from common.replication.features import DELTA, MEMBERS, REFERENCE
 from common.replication.lineage import NO_ID
 from common.replication.member_messages import Whole
-from common.replication.messages import Abandon, Noted, Welcome
+from common.replication.session_messages import Noted, Welcome
 from common.service.config_primary import PrimaryGroup
 from common.service.cycle_trace import Trace, no_trace
 from primary_site.alarms import Alarms

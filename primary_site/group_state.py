@@ -18,7 +18,7 @@ from common.replication.lineage import (
     SenderState,
     ToldFork,
 )
-from common.replication.messages import VolumeOffer
+from common.replication.session_messages import VolumeOffer
 from common.storage.bitmap import Bitmap
 from common.storage.geometry import Geometry
 

@@ -28,7 +28,7 @@ from common.errors import (
 )
 from common.replication.features import MEMBERS
 from common.replication.lineage import ID_BYTES
-from common.replication.messages import VOLUMES_MAX, VolumeOffer
+from common.replication.session_messages import VOLUMES_MAX, VolumeOffer
 from common.service.config_primary import PrimaryGroup
 from common.service.config_primary import PrimaryVolume as ConfiguredVolume
 from common.storage.geometry import Geometry

@@ -10,7 +10,7 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from common.ports import Files
-from common.replication.messages import VolumeOffer
+from common.replication.session_messages import VolumeOffer
 from common.storage.bitmap import Bitmap
 from common.storage.bitmap_file import BitmapFile
 from common.storage.geometry import Geometry

@@ -11,7 +11,7 @@ import structlog
 
 from common.errors import PeerRefusedError
 from common.replication.lineage import CycleName, Verdict, judge, why_refused
-from common.replication.messages import GoodbyeReason, Welcome
+from common.replication.session_messages import GoodbyeReason, Welcome
 from primary_site.alarms import Alarms
 from primary_site.group import ConsistencyGroup
 

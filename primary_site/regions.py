@@ -16,11 +16,10 @@ from collections.abc import Callable
 
 from common.errors import StorageError
 from common.ports import Threads
-from common.storage.bitmap_file import BitmapFile
 from common.storage.geometry import Geometry
-from common.storage.region_log import RegionLog
 from primary_site.background import to_its_end
 from primary_site.changes import VolumeChanges, pages_of_tracks
+from primary_site.durable_bitmaps import DurableBitmaps
 from primary_site.shared_flush import SharedFlush
 
 PAGES_PER_SAVE = 64
@@ -43,37 +42,6 @@ class Region:
         self.pins = 0
         self.marked_at = 0
         self.waiting: list[Callable[[], None]] = []
-
-
-class DurableBitmaps:
-    """The files behind a volume's change records, and the orders they keep."""
-
-    def __init__(self, changed: BitmapFile, acked: BitmapFile, log: RegionLog) -> None:
-        self.changed = changed
-        self.acked = acked
-        self.log = log
-
-    def save_pages(
-        self,
-        changed: dict[int, bytes],
-        acked: dict[int, bytes],
-        tag: bytes,
-        progress_count: int,
-    ) -> None:
-        """Write pages and make them durable, both files, in one order."""
-        self.changed.save(changed)
-        self.acked.save(acked, tag, progress_count)
-        self.changed.datasync()
-        self.acked.datasync()
-
-    def extend(self, track_count: int) -> None:
-        """Make room for the pages of a larger volume, durably; the log needs none."""
-        self.changed.extend(track_count)
-        self.acked.extend(track_count)
-
-    def close(self) -> None:
-        for opened in (self.changed, self.acked, self.log):
-            opened.close()
 
 
 class RegionHeat:

@@ -32,7 +32,7 @@ from common.replication.features import (
 )
 from common.replication.lineage import ToldFork
 from common.replication.link import ForkedError
-from common.replication.messages import (
+from common.replication.session_messages import (
     PROTOCOL_VERSION,
     Goodbye,
     GoodbyeReason,
@@ -51,8 +51,9 @@ from primary_site.live_config import followed
 from primary_site.not_yet import NotYet
 from primary_site.paced import Pacing
 from primary_site.rpo_watch import RpoWatch
-from primary_site.session import SendingSession, open_session
+from primary_site.session import SendingSession
 from primary_site.session_links import Connect
+from primary_site.session_opening import open_session
 from primary_site.split_brain import SplitBrain
 from primary_site.superseded import ALARM, superseded_text
 from primary_site.switchover import Switchover

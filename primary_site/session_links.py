@@ -24,6 +24,7 @@ from common.errors import (
     ProtocolError,
 )
 from common.replication.control import ControlChannel
+from common.replication.cycle_messages import Hashes, Tracks
 from common.replication.link import GARBLED_LINKS_MAX, Link, encode_message
 from common.replication.link_messages import (
     LINKS_LOST_MAX,
@@ -31,15 +32,9 @@ from common.replication.link_messages import (
     LinksClosed,
     LinksLost,
 )
-from common.replication.messages import (
-    Hashes,
-    Join,
-    Joined,
-    Message,
-    Tracks,
-    Welcome,
-)
+from common.replication.messages import Message
 from common.replication.sequences import covered
+from common.replication.session_messages import Join, Joined, Welcome
 from primary_site.paced import Pacing
 
 Connect = Callable[[str], Awaitable[Link]]

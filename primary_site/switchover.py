@@ -19,7 +19,7 @@ from common.errors import FarshoreError, RefusedError, StorageError
 from common.ports import Clock
 from common.replication.features import EXCHANGE
 from common.replication.lineage import ID_BYTES, CycleName, Fork, ToldFork
-from common.replication.messages import HandOver
+from common.replication.role_messages import HandOver
 from primary_site.alarms import Alarms
 from primary_site.group import ConsistencyGroup
 from primary_site.group_cycles import GroupCycles

@@ -23,17 +23,10 @@ from common.errors import (
     ProtocolError,
     StorageError,
 )
-from common.ports import Buffer, Clock
+from common.ports import Clock
 from common.replication.features import VERIFY
-from common.replication.hash_tree import (
-    leaves_of,
-    leaves_of_zeroes,
-    root_of,
-    root_of_zeroes,
-)
 from common.replication.lineage import CycleName
 from common.replication.verify_messages import (
-    LEAVES_MAX,
     QUESTIONS_MAX,
     Outcome,
     Verified,
@@ -41,13 +34,12 @@ from common.replication.verify_messages import (
 )
 from common.storage.background_reading import BackgroundReading
 from primary_site.background import first_of
-from primary_site.cut_reader import CutReader, RelationEndedError
+from primary_site.cut_reader import RelationEndedError
 from primary_site.group import ConsistencyGroup
 from primary_site.group_cycles import GroupCycles
+from primary_site.piece_reading import PieceReader
 from primary_site.session import SendingSession
 from primary_site.verify_plan import (
-    HOLE_BYTES_MAX,
-    PIECE_BYTES_MAX,
     Findings,
     Piece,
     Span,
@@ -59,9 +51,6 @@ WAITING_MAX = 16384
 
 LOOK_AGAIN_SECONDS = 1.0
 """Nothing is waited for longer without another look."""
-
-HOLE_BYTES_MIN = 1 << 20
-"""A shorter hole is read with what is around it."""
 
 
 class VerifyEndedError(FarshoreError):
@@ -95,10 +84,7 @@ class Verification:
         self._asked: dict[int, Piece] = {}
         self._asked_in: SendingSession | None = None
         self._questions = 0
-        self._data_until: dict[int, int] = {}
-        """By volume: where a hole is worth looking for again, in bytes."""
-        self._piece_bytes = PIECE_BYTES_MAX
-        self._read_bytes = 0
+        self._reader = PieceReader(group.volumes, self._geometries)
         self._batches_seen = self._host_batches()
         self._wake = asyncio.Event()
         self.findings = Findings(self._geometries)
@@ -159,7 +145,7 @@ class Verification:
                 await self.woken()
                 continue
             self._reading = self._todo.take()
-            began, self._read_bytes = self._clock.monotonic(), 0
+            began = self._clock.monotonic()
             try:
                 await self._read(self._reading, cut)
             finally:
@@ -168,7 +154,7 @@ class Verification:
             self._pace.note(
                 began,
                 self._clock.monotonic(),
-                self._read_bytes,
+                self._reader.read_bytes,
                 beside_others=self._hosts_were_here(),
             )
 
@@ -199,74 +185,23 @@ class Verification:
 
     async def _read(self, span: Span, cut: CycleName) -> None:
         """Read the beginning of a span at the cut; what was not read goes back."""
-        volume = self._group.volumes[span.volume]
-        standing = volume.preserver.standing()
-        assert standing is not None
-        reader = CutReader(volume, standing, once=True)
         try:
-            piece, rest = await self._hashed(reader, span, cut)
+            piece, rest = await self._reader.read(span, cut)
         except RelationEndedError:
-            # The cut moved on: what is read at once has to fit in between.
-            self._piece_bytes = max(self._piece_bytes // 2, 1)
             self._again(span)
             return
         except StorageError as error:
-            tracks = min(span.count, self._tracks_max(span))
-            unread, rest = span.split(tracks)
+            unread, rest = span.split(self._reader.tracks_max(span))
             self.findings.note_unreadable(unread, f"this site: {error}")
             if rest is not None:
                 self._todo.again(rest)
             return
-        self._piece_bytes = min(self._piece_bytes * 2, PIECE_BYTES_MAX)
         if rest is not None:
             self._todo.again(rest)
         self._waiting.setdefault(cut, deque()).append(piece)
 
     def _waiting_count(self) -> int:
         return sum(len(pieces) for pieces in self._waiting.values())
-
-    def _tracks_max(self, span: Span) -> int:
-        """Return how many tracks of a span are read at once."""
-        track_bytes = self._geometries[span.volume].track_bytes
-        return min(max(self._piece_bytes // track_bytes, 1), span.count, LEAVES_MAX)
-
-    def _bytes(self, span: Span, count: int) -> int:
-        return self._geometries[span.volume].byte_range(span.first, count)[1]
-
-    async def _hole(self, reader: CutReader, span: Span) -> int:
-        """Return how many tracks of a span, from its first on, are a hole."""
-        geometry = self._geometries[span.volume]
-        tracks = min(HOLE_BYTES_MAX // geometry.track_bytes, span.count)
-        offset, length = geometry.byte_range(span.first, tracks)
-        if offset < self._data_until.get(span.volume, 0):
-            return 0
-        (told, is_hole), *_ = await reader.allocation(offset, length)
-        if not is_hole or told < min(HOLE_BYTES_MIN, length):
-            # Asking a file system for holes holds up who writes to the file.
-            self._data_until[span.volume] = offset + told
-            return 0
-        return geometry.tracks(offset, told)[1]
-
-    async def _hashed(
-        self, reader: CutReader, span: Span, cut: CycleName
-    ) -> tuple[Piece, Span | None]:
-        """Read and hash the first piece of a span; return it and what is left."""
-        run = reader.volume.threads.run
-        zeroes = 0 if span.in_detail else await self._hole(reader, span)
-        if zeroes:
-            read, rest = span.split(zeroes)
-            root = await run(root_of_zeroes, self._bytes(read, zeroes))
-            return Piece(read, cut, root, None), rest
-        count = self._tracks_max(span)
-        read, rest = span.split(count)
-        length = self._bytes(read, count)
-        self._read_bytes = length
-        (found,) = await reader.read([(read.first, count)])
-        track_bytes = self._geometries[span.volume].track_bytes
-        root, leaves = await run(
-            _hashes, found.data, length, track_bytes if span.in_detail else None
-        )
-        return Piece(read, cut, root, leaves), rest
 
     async def _paced(self) -> None:
         """Wait until the next piece may be read; raise once none may be any more.
@@ -380,13 +315,3 @@ class Verification:
             self.findings.note_differing(piece, message.leaves)
         else:
             self._todo.again(replace(span, in_detail=True))
-
-
-def _hashes(
-    data: Buffer | None, length: int, track_bytes: int | None
-) -> tuple[bytes, list[bytes] | None]:
-    """In a thread: return a piece's root and, for a track size, its leaves."""
-    if data is None:
-        leaves = track_bytes and leaves_of_zeroes(length, track_bytes)
-        return root_of_zeroes(length), leaves or None
-    return root_of([data]), leaves_of(data, track_bytes) if track_bytes else None

@@ -10,9 +10,9 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from common.replication.cycle_messages import COVERED_BYTES_MAX
 from common.replication.hash_tree import differing
 from common.replication.lineage import CycleName
-from common.replication.messages import COVERED_BYTES_MAX
 from common.storage.bitmap import Bitmap
 from common.storage.geometry import Geometry
 

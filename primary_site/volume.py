@@ -27,7 +27,7 @@ from common.ports import (
 )
 from common.storage.bitmap import Bitmap
 from common.storage.geometry import Geometry
-from primary_site.at_once import Span, WritesAtOnce, overlaps, span
+from primary_site.at_once import WritesAtOnce
 from primary_site.changes import Room, VolumeChanges
 from primary_site.extents import (
     CONTEXTS,
@@ -42,7 +42,9 @@ from primary_site.preserving import Preserver
 from primary_site.promptness import Promptness
 from primary_site.regions import RegionHeat
 from primary_site.shared_flush import SharedFlush
+from primary_site.sliced_write import SlicedWrite
 from primary_site.threaded_writes import ThreadedWrites, error_number
+from primary_site.write_order import WriteOrder
 
 SLICE_BYTES = 1 << 20
 """Longer writes, trims and zeroes enter and leave slice by slice, so that a huge
@@ -58,44 +60,6 @@ READS_OF_A_HOP_MAX = 16
 _READ = HostCommand.READ
 _WRITE = HostCommand.WRITE
 WRITES = frozenset({HostCommand.WRITE, HostCommand.TRIM, HostCommand.WRITE_ZEROES})
-
-
-class _Sliced:
-    """A long write in slices, one after the other; it ends with the first error."""
-
-    __slots__ = ("_complete", "_done", "_request", "_volume")
-
-    def __init__(
-        self, volume: PrimaryVolume, request: HostRequest, complete: Complete
-    ) -> None:
-        self._volume = volume
-        self._request = request
-        self._complete = complete
-        self._done = 0
-
-    def next(self, finished: list[HostRequest]) -> None:
-        request = self._request
-        if finished:
-            request.error = finished[0].error
-        if request.error or self._done == request.length:
-            self._volume.finish([request], self._complete)
-            return
-        length = min(
-            request.length - self._done,
-            self._volume.slice_bytes(request.offset + self._done),
-        )
-        data = request.data
-        if data is not None:
-            data = memoryview(data)[self._done : self._done + length]
-        part = HostRequest(
-            request.command,
-            request.offset + self._done,
-            length,
-            data,
-            no_hole=request.no_hole,
-        )
-        self._done += length
-        self._volume.start_writes([part], self.next)
 
 
 class PrimaryVolume:
@@ -139,10 +103,7 @@ class PrimaryVolume:
         self._flush = flush
         self._region_bytes = geometry.region_bytes
         self._region_mask = geometry.region_bytes - 1
-        # Writes, trims and zeroings that a thread is at, or will be.
-        self._under_way: dict[int, Span] = {}
-        # What overlaps one of them, or of these, in the order in which it came.
-        self._behind: list[tuple[HostRequest, Complete]] = []
+        self._order = WriteOrder()
         self.promptness = Promptness()
         self._threaded = ThreadedWrites(
             geometry,
@@ -208,7 +169,7 @@ class PrimaryVolume:
         await self._writes_ended.wait()
 
     def _note_quiet(self) -> None:
-        if self.read_only and not self._under_way:
+        if self.read_only and not self._order.under_way:
             self._writes_ended.set()
 
     def submit(self, requests: list[HostRequest], complete: Complete) -> None:
@@ -259,8 +220,8 @@ class PrimaryVolume:
         is held back. But a thread that waits may hold a lock of the file that the loop
         would wait for too.
         """
-        if self._under_way:
-            writes = [r for r in writes if not self._held_back(r, complete)]
+        if self._order.under_way:
+            writes = [r for r in writes if not self._order.hold_back(r, complete)]
         if not (self._gate.held or self._threaded.hops.overdue or self.failed):
             written: list[HostRequest] = []
             writes = self._at_once.take(writes, written)
@@ -271,30 +232,11 @@ class PrimaryVolume:
                 self._sync_then(synced, complete)
                 written = [request for request in written if not request.fua]
             finished += written
-        going = [request for request in writes if self._admit(request, complete)]
+        going = [r for r in writes if self._order.admit(r, complete)]
         if going:
-            self.start_writes(going, lambda ended: self.finish(ended, complete))
+            self.start_writes(going, lambda ended: self._finish(ended, complete))
 
-    def _admit(self, request: HostRequest, complete: Complete) -> bool:
-        """Note a write as under way, until `finish`, unless it has to be held back."""
-        if self._held_back(request, complete):
-            return False
-        self._under_way[id(request)] = span(request)
-        return True
-
-    def _held_back(self, request: HostRequest, complete: Complete) -> bool:
-        """Keep a write for later that overlaps one under way; tell whether it is.
-
-        Hosts are promised no order between what they send without waiting for
-        answers, but some go by it: fio trims a block and writes it at once.
-        """
-        behind = [span(waiting) for waiting, _ in self._behind]
-        if not overlaps(request, [*self._under_way.values(), *behind]):
-            return False
-        self._behind.append((request, complete))
-        return True
-
-    def slice_bytes(self, offset: int) -> int:
+    def _slice_bytes(self, offset: int) -> int:
         """Return how long a write at `offset` may be in one piece.
 
         It ends with its region: a write that held one region while it waited for
@@ -307,10 +249,15 @@ class PrimaryVolume:
             request.error = errno.ENOTSUP
             complete([request])
         elif request.command in WRITES and request.length:
-            if self._admit(request, complete):
-                _Sliced(self, request, complete).next([])
+            if self._order.admit(request, complete):
+                SlicedWrite(
+                    request,
+                    lambda ended: self._finish(ended, complete),
+                    self._slice_bytes,
+                    self.start_writes,
+                ).next([])
         elif request.command in WRITES:
-            self.finish([request], complete)
+            self._finish([request], complete)
         elif request.command == HostCommand.FLUSH:
             self._sync_then([request], complete)
         elif request.command == HostCommand.BLOCK_STATUS:
@@ -319,14 +266,10 @@ class PrimaryVolume:
             assert request.command == HostCommand.CACHE, request.command
             complete([request])
 
-    def finish(self, requests: list[HostRequest], complete: Complete) -> None:
+    def _finish(self, requests: list[HostRequest], complete: Complete) -> None:
         """Reply to writes that have left; those with FUA only once they are durable."""
-        for request in requests:
-            self._under_way.pop(id(request), None)
-        if self._behind:
-            behind, self._behind = self._behind, []
-            for request, answer in behind:
-                self.submit([request], answer)
+        for waited, answer in self._order.ended(requests):
+            self.submit([waited], answer)
         self._note_quiet()
         if self.looks:
             note_written(self.looks, requests)

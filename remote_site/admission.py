@@ -19,7 +19,7 @@ from common.replication.lineage import (
     judge,
     why_refused,
 )
-from common.replication.messages import (
+from common.replication.session_messages import (
     PROTOCOL_VERSION,
     Goodbye,
     GoodbyeReason,

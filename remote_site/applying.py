@@ -11,8 +11,9 @@ from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from functools import partial
 from typing import Any
 
+from common.replication.cycle_messages import RUNS_MAX, Hashes, NeedFull, Tracks
 from common.replication.features import DELTA, REFERENCE
-from common.replication.messages import RUNS_MAX, Hashes, Message, NeedFull, Tracks
+from common.replication.messages import Message
 from common.replication.referenced import Held
 from remote_site.bases import held_pieces
 from remote_site.batches import decode_batch

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from common.errors import CorruptStateError, ProtocolError
+from common.replication.cycle_messages import Encoding
 from common.replication.delta import apply_difference
-from common.replication.messages import Encoding
 from common.replication.referenced import PIECE_BYTES, Pieces
 from common.replication.tracks import TrackRecord, run_hash
 from remote_site.recovery_point import PointImage

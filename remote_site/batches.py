@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from common.replication.messages import COVERED_BYTES_MAX, Tracks
+from common.replication.cycle_messages import COVERED_BYTES_MAX, Tracks
 from common.replication.referenced import Held, decode_payload
 from common.replication.tracks import TrackRecord
 from remote_site.receiver import VolumeShape

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from common.replication.messages import CycleBegin
+from common.replication.cycle_messages import CycleBegin
 from common.service.cycle_trace import CycleTrace, in_turn
 
 

@@ -3,31 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from typing import Any
 
-import click
 import structlog
 
-from common.nbd.server import NbdServer
 from common.service.certificate_watch import CertificateWatch
 from common.service.clock import SystemClock
 from common.service.config import load_remote
-from common.service.config_nbd import (
-    NBD_ACCESS_KEYS,
-    NBD_TLS_KEYS,
-    nbd_access,
-    nbd_certificates,
-)
 from common.service.config_remote import RemoteConfig
 from common.service.config_roles import sending_group
 from common.service.control import ControlServer
-from common.service.descriptor_store import descriptor_store
+from common.service.daemon_command import daemon_command
 from common.service.http.site import SiteHttp
+from common.service.nbd_hosts import nbd_server
 from common.service.nbd_status import nbd_status
 from common.service.notify import notify_ready, notify_status
 from common.service.reload import Commit, Reloader
-from common.service.runner import run, wait_for_stop
+from common.service.runner import wait_for_stop
 from common.service.site_record import SiteState, open_state_directory
 from common.service.status import SiteStatus
 from common.service.status_line import StatusLine
@@ -101,17 +93,10 @@ class RemoteDaemon:
 
     async def _serve_peers(self, stop: asyncio.Event) -> None:
         """Serve; on the way out senders go first, then hosts, then operators."""
-        groups, hosts = self._groups, self._config.nbd
+        groups = self._groups
         receiving = groups.receiving
-        nbd = NbdServer(
-            groups.exports,
-            hosts.limits.nbd_limits(),
-            hosts.security(),
-            descriptor_store(),
-        )
+        nbd = nbd_server(groups.exports, self._config.nbd, self.reloader)
         groups.serve(nbd)
-        self.reloader.register(NBD_TLS_KEYS, nbd_certificates(nbd))
-        self.reloader.register(NBD_ACCESS_KEYS, nbd_access(nbd))
         control = ControlServer(self._config.site.control_socket, self._control)
         others = [
             asyncio.create_task(groups.sending.watch()),
@@ -185,28 +170,16 @@ class RemoteDaemon:
         )
 
 
-@click.command(name=NAME)
-@click.option(
-    "--config",
-    "path",
-    required=True,
-    type=click.Path(dir_okay=False),
-    help="The remote.toml of this site.",
+async def _serve(path: str, reload: asyncio.Event, stop: asyncio.Event) -> None:
+    await RemoteDaemon(load_remote(path), path, reload).serve(stop)
+
+
+command = daemon_command(
+    NAME,
+    "remote.toml",
+    "Receive volumes from primary sites and serve their recovery points.",
+    _serve,
 )
-@click.version_option(farshore_version(), prog_name=NAME)
-def command(path: str) -> None:
-    """Receive volumes from primary sites and serve their recovery points.
-
-    Runs in the foreground until SIGTERM or SIGINT. SIGHUP has it read its config
-    again.
-    """
-
-    reload = asyncio.Event()
-
-    async def serve(stop: asyncio.Event) -> None:
-        await RemoteDaemon(load_remote(path), path, reload).serve(stop)
-
-    sys.exit(run(NAME, serve, reload))
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 
 from common.errors import StateMismatchError
-from common.replication.messages import VolumeOffer
+from common.replication.session_messages import VolumeOffer
 from remote_site.group_disk import GroupDisk
 from remote_site.member_transitions import with_members, with_returned
 from remote_site.membership import Change, Membership, change_to

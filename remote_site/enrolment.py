@@ -21,7 +21,7 @@ from common.errors import (
     StateMismatchError,
 )
 from common.replication.member_messages import OfferVolume
-from common.replication.messages import (
+from common.replication.session_messages import (
     VOLUMES_MAX,
     Goodbye,
     GoodbyeReason,

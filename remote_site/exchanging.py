@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from common.errors import ProtocolError
 from common.replication.lineage import Fork
-from common.replication.messages import AskChanged, Changed, HandOver
+from common.replication.role_messages import AskChanged, Changed, HandOver
 from remote_site.receiver import Receiver
 from remote_site.store import GroupStore
 

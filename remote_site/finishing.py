@@ -6,16 +6,16 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
 from common.ports import Clock
-from common.replication.messages import (
+from common.replication.cycle_messages import (
     RUNS_MAX,
     Committed,
     Credit,
     CycleBegin,
     Hashes,
-    Message,
     Progress,
     Tracks,
 )
+from common.replication.messages import Message
 from remote_site.receiver import Receiver, credit_cost
 from remote_site.store import GroupStore
 

@@ -15,8 +15,9 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 
 from common.errors import RefusedError
+from common.replication.cycle_messages import RUNS_MAX
 from common.replication.lineage import CycleName
-from common.replication.messages import RUNS_MAX, VolumeOffer
+from common.replication.session_messages import VolumeOffer
 from common.storage.bitmap import Bitmap
 from common.storage.bitmap_file import PAGE_BITS, PAGE_BYTES, BitmapFile, page_of
 from remote_site.enrolling import take_sent_members

@@ -22,7 +22,7 @@ from common.ports import Clock
 from common.replication.features import MEMBERS, agreed
 from common.replication.lineage import ID_BYTES, ReceiverState
 from common.replication.link import Link
-from common.replication.messages import (
+from common.replication.session_messages import (
     PROTOCOL_VERSION,
     Goodbye,
     GoodbyeReason,

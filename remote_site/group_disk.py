@@ -15,8 +15,9 @@ from functools import partial
 
 from common.errors import ProtocolError
 from common.ports import File, Files
+from common.replication.cycle_messages import PROGRESS_MAX
 from common.replication.lineage import ID_BYTES, CycleName, SenderState
-from common.replication.messages import PROGRESS_MAX, VolumeOffer
+from common.replication.session_messages import VolumeOffer
 from common.storage.flush_guard import FlushGuard
 from common.storage.journal import Journal
 from remote_site.group_journals import GroupJournals

@@ -11,9 +11,10 @@ from dataclasses import replace
 
 from common.errors import CorruptStateError
 from common.ports import Files
-from common.replication.messages import VolumeOffer
+from common.replication.session_messages import VolumeOffer
 from common.storage.flush_guard import FlushGuard
-from common.storage.journal import Journal, index_path
+from common.storage.journal import Journal
+from common.storage.journal_files import JournalPlace, index_path
 from common.storage.journal_format import JournalHeader
 from common.storage.journal_merge import JournalMerge, remove_journal
 from common.storage.open_journals import OpenJournals
@@ -56,6 +57,9 @@ class GroupJournals:
         name = f"{offer.name}@{number}" + (f".{generation}" if generation else "")
         return f"{self._directory}/{name}{JOURNAL_SUFFIX}"
 
+    def _place(self, path: str, header: JournalHeader) -> JournalPlace:
+        return JournalPlace(self._files, path, header, self._guard, self._opened)
+
     def attach(
         self,
         state: StoreState,
@@ -91,12 +95,8 @@ class GroupJournals:
                         f"{path}: missing, but {record_path} names its point "
                         f"{point.number}; restore it, or start the group anew"
                     )
-                make = (
-                    Journal.recover if point is state.points[-1] else Journal.finished
-                )
-                journals.append(
-                    make(self._files, path, header, self._guard, self._opened)
-                )
+                make = Journal.recover if point is state.points[-1] else Journal
+                journals.append(make(self._place(path, header)))
                 undo.callback(journals[-1].close)
             volume.journals = tuple(journals)
 
@@ -117,10 +117,8 @@ class GroupJournals:
                 header = self._header(
                     group_id, offer, offer.size_bytes, relation_id, number
                 )
-                path = self._path(offer, number)
-                journals.append(
-                    Journal.create(self._files, path, header, self._guard, self._opened)
-                )
+                place = self._place(self._path(offer, number), header)
+                journals.append(Journal.create(place))
             self._guard.sync_directory(self._files, self._directory)
         except BaseException:
             for journal in journals:
@@ -164,9 +162,7 @@ class GroupJournals:
         header = replace(sources[0].header, relation_id=relation_id)
         assert header.point_number == into.number
         path = self._path(offer, into.number, into.generation + 1)
-        return JournalMerge(
-            self._files, path, header, sources, self._guard, self._opened
-        )
+        return JournalMerge(self._place(path, header), sources)
 
     def sync_names(self) -> None:
         """Make the names of new journals durable."""

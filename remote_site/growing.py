@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from common.errors import DeviceError, StateMismatchError, StorageError
 from common.ports import File
-from common.replication.messages import VolumeOffer
+from common.replication.session_messages import VolumeOffer
 from common.storage.extending import extend, forget_short_page
 from common.storage.flush_guard import FlushGuard
 from remote_site.secondary import SecondaryVolume

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from common.errors import RefusedError
 from common.replication.lineage import NO_ID, CycleName, Fork
-from common.replication.messages import VolumeOffer
+from common.replication.session_messages import VolumeOffer
 from common.service.group_identity import (
     CycleIdentity,
     GroupIdentity,

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from common.errors import ConnectionLostError, GarbledLinkError, ProtocolError
 from common.replication.control import ControlChannel
+from common.replication.cycle_messages import RUNS_MAX, Hashes, Tracks
 from common.replication.link import GARBLED_LINKS_MAX, Link
 from common.replication.link_messages import (
     ControlReceived,
@@ -20,12 +21,7 @@ from common.replication.link_messages import (
     LinksClosed,
     LinksLost,
 )
-from common.replication.messages import (
-    RUNS_MAX,
-    Hashes,
-    Message,
-    Tracks,
-)
+from common.replication.messages import Message
 from remote_site.receiver import Receiver
 
 

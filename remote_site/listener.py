@@ -13,13 +13,13 @@ from common.ports import Clock
 from common.replication.credentials import Credentials
 from common.replication.link import HANDSHAKE_SECONDS, Link
 from common.replication.link_life import LINK_SECONDS_MAX, LinkLife
-from common.replication.messages import (
+from common.replication.messages import Message
+from common.replication.session_messages import (
     Goodbye,
     GoodbyeReason,
     Hello,
     Join,
     Joined,
-    Message,
     goodbye,
 )
 from common.replication.stream import Address, SocketStream, StreamServer, serve

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from common.replication.messages import VolumeOffer
+from common.replication.session_messages import VolumeOffer
 from remote_site.membership import ALWAYS, Change, Membership, change_to
 from remote_site.store_state import Point, StoreState
 

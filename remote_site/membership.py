@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from common.replication.messages import VolumeOffer
+from common.replication.session_messages import VolumeOffer
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,15 +20,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from common.errors import ProtocolError
-from common.replication.messages import (
+from common.replication.cycle_messages import (
     COVERED_BYTES_MAX,
     Abandon,
     CycleBegin,
     CycleEnd,
     Hashes,
-    Resize,
     Tracks,
 )
+from common.replication.session_messages import Resize
 
 WINDOW_BYTES = 16 << 20
 """Raw bytes that may be on their way here or not yet durable: bounds memory, and what a

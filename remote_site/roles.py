@@ -23,7 +23,7 @@ from common.nbd.server import NbdServer
 from common.nbd.several_exports import SeveralExports
 from common.ports import Clock, Files
 from common.replication.lineage import ID_BYTES, CycleName
-from common.replication.messages import Goodbye, Hello
+from common.replication.session_messages import Goodbye, Hello
 from common.service.config_primary import PrimaryGroup
 from common.service.config_remote import RemoteGroup
 from common.service.config_roles import receiving_group

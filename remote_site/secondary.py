@@ -9,7 +9,8 @@ import threading
 from collections.abc import Iterator
 
 from common.ports import Buffer, File
-from common.replication.messages import HASH_BYTES, VolumeOffer
+from common.replication.cycle_messages import HASH_BYTES
+from common.replication.session_messages import VolumeOffer
 from common.replication.tracks import track_hash
 from common.storage.flush_guard import FlushGuard
 from common.storage.geometry import Geometry

@@ -8,7 +8,7 @@ from pathlib import PurePath
 
 from common.errors import DeviceError
 from common.ports import File, Files
-from common.replication.messages import VolumeOffer
+from common.replication.session_messages import VolumeOffer
 from common.storage.flush_guard import FlushGuard
 from common.storage.zeroes import is_zero
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from common.replication.features import EXCHANGE, TAKEOVER
 from common.replication.lineage import Fork, ToldFork
-from common.replication.messages import Goodbye, GoodbyeReason, Hello, goodbye
+from common.replication.session_messages import Goodbye, GoodbyeReason, Hello, goodbye
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,17 +24,11 @@ from common.errors import (
     StorageError,
 )
 from common.ports import Clock
+from common.replication.cycle_messages import CycleBegin, Hashes, Tracks
 from common.replication.features import LINKS
 from common.replication.link import GOODBYE_SECONDS, Link
-from common.replication.messages import (
-    CycleBegin,
-    Goodbye,
-    GoodbyeReason,
-    Hashes,
-    Message,
-    Tracks,
-    goodbye,
-)
+from common.replication.messages import Message
+from common.replication.session_messages import Goodbye, GoodbyeReason, goodbye
 from common.replication.verify_messages import (
     Verify,
 )

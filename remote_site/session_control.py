@@ -13,20 +13,21 @@ from structlog.typing import FilteringBoundLogger
 
 from common.errors import DeviceError, ProtocolError, StateMismatchError
 from common.ports import Clock
-from common.replication.lineage import CycleName
-from common.replication.member_messages import OfferVolume, Whole
-from common.replication.messages import (
+from common.replication.cycle_messages import (
     Abandon,
-    AskChanged,
     Committed,
     Credit,
     CurrentAsOf,
     CycleBegin,
     CycleEnd,
+)
+from common.replication.lineage import CycleName
+from common.replication.member_messages import OfferVolume, Whole
+from common.replication.messages import Message
+from common.replication.role_messages import AskChanged, HandOver
+from common.replication.session_messages import (
     Goodbye,
     GoodbyeReason,
-    HandOver,
-    Message,
     Noted,
     Resize,
     goodbye,

@@ -20,7 +20,7 @@ from common.replication.lineage import (
     ReceiverState,
     SenderState,
 )
-from common.replication.messages import VolumeOffer
+from common.replication.session_messages import VolumeOffer
 from common.replication.tracks import TrackRecord
 from common.storage.journal import Journal
 from remote_site.applier import apply_tracks

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 import structlog
 
 from common.errors import StateMismatchError
-from common.replication.messages import VolumeOffer
+from common.replication.session_messages import VolumeOffer
 from remote_site.store_state import StoreState
 
 log = structlog.get_logger()

@@ -17,7 +17,7 @@ from common.replication.lineage import (
     ReceiverState,
     SenderState,
 )
-from common.replication.messages import VolumeOffer
+from common.replication.session_messages import VolumeOffer
 from remote_site.membership import ALWAYS, Membership
 
 FORMAT_VERSION = 3

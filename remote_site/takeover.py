@@ -16,7 +16,7 @@ import structlog
 from common.errors import FarshoreError
 from common.ports import Clock
 from common.replication.lineage import ID_BYTES
-from common.replication.messages import GoodbyeReason, goodbye
+from common.replication.session_messages import GoodbyeReason, goodbye
 from common.service.status import ProgressStatus
 from common.service.takeover_status import TakeoverPlanStatus, TakeoverStatus
 from remote_site.group import ReceivingGroup

@@ -14,8 +14,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from common.replication.cycle_messages import ZERO_BYTES_MAX, Encoding
 from common.replication.lineage import CycleName, Fork
-from common.replication.messages import ZERO_BYTES_MAX, Encoding
 from common.replication.tracks import TrackRecord, run_hash
 from common.storage.bitmap import Bitmap
 from common.storage.zeroes import is_zero

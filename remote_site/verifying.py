@@ -16,6 +16,7 @@ from itertools import chain
 
 from common.errors import FarshoreError, ProtocolError
 from common.ports import Buffer, Clock
+from common.replication.cycle_messages import COVERED_BYTES_MAX
 from common.replication.hash_tree import (
     leaves_of,
     leaves_of_zeroes,
@@ -23,10 +24,7 @@ from common.replication.hash_tree import (
     root_of_zeroes,
     zero_parts,
 )
-from common.replication.messages import (
-    COVERED_BYTES_MAX,
-    Message,
-)
+from common.replication.messages import Message
 from common.replication.verify_messages import (
     LEAVES_MAX,
     QUESTIONS_MAX,

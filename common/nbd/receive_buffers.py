@@ -66,3 +66,27 @@ class ReceiveBuffers:
         """Give a buffer out no more; it goes when nothing looks into it."""
         if buffer in self._all:
             self._all.remove(buffer)
+
+
+class OwnPayload:
+    """A WRITE whose payload goes on into memory of exactly its size."""
+
+    __slots__ = ("_header", "filled_bytes", "request")
+
+    def __init__(self, request: HostRequest, header: bytes, begun: memoryview) -> None:
+        """`header` and `begun`: as they were received, the payload's beginning."""
+        self.request = request
+        self.filled_bytes = len(begun)
+        """How much of the payload has been received."""
+        self._header = header
+        request.data = uninitialised(request.length)
+        request.data[: len(begun)] = begun
+
+    def writable(self) -> memoryview:
+        """Return memory for the rest."""
+        payload: memoryview = self.request.data
+        return payload[self.filled_bytes :]
+
+    def as_received(self) -> bytes:
+        """Return all of it that has come, as it came."""
+        return self._header + bytes(self.request.data[: self.filled_bytes])

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from common.nbd import replies
 from common.nbd.limits import (
     OWN_PAYLOAD_BYTES_MIN,
     RECEIVE_BUFFER_BYTES,
@@ -25,37 +24,21 @@ from common.nbd.protocol import (
     REQUEST_MAGIC,
     Command,
     CommandFlag,
-    NbdError,
     WireForm,
 )
-from common.nbd.receive_buffers import ReceiveBuffer, ReceiveBuffers, uninitialised
-from common.nbd.requests import Fault, Rules
+from common.nbd.receive_buffers import OwnPayload, ReceiveBuffer, ReceiveBuffers
+from common.nbd.requests import BareRequest, Rules
+from common.nbd.unusual_requests import UnusualRequests
 from common.ports import Complete, HostRequest
 
 # Plain ints: comparing with an enum's member is several times slower.
-_READ: Final = int(Command.READ)
 _WRITE: Final = int(Command.WRITE)
-_DISC: Final = int(Command.DISC)
-_FLUSH: Final = int(Command.FLUSH)
 _BLOCK_STATUS: Final = int(Command.BLOCK_STATUS)
 _FUA: Final = int(CommandFlag.FUA)
 _NO_HOLE: Final = int(CommandFlag.NO_HOLE)
 _DF: Final = int(CommandFlag.DF)
-_REQ_ONE: Final = int(CommandFlag.REQ_ONE)
 _FAST_ZERO: Final = int(CommandFlag.FAST_ZERO)
-_PAYLOAD_LEN: Final = int(CommandFlag.PAYLOAD_LEN)
 _NO_CONTEXTS: Final = ()
-
-
-class _BareRequest(HostRequest):
-    """A request whose attributes the parser sets one by one.
-
-    A class without a Python `__init__` is made in a third of the time.
-    """
-
-    __slots__ = ()
-
-    __init__ = object.__init__
 
 
 class RequestStream:
@@ -95,6 +78,7 @@ class RequestStream:
         self._header_bytes = header.size
         self._unpack = header.unpack_from
         self._rules = rules
+        self._unusual_requests = UnusualRequests(rules, limits, header.size)
         self._limits = limits
         self._answer = answer
         self._completed = completed
@@ -114,9 +98,7 @@ class RequestStream:
         self._ended_after_held: Ended | None = None
         # A WRITE whose payload is read into memory of its own, once there is some.
         self._awaiting_memory = False
-        self._filling: HostRequest | None = None
-        self._filling_header = b""
-        self._filled = 0
+        self._filling: OwnPayload | None = None
         # A refused request whose payload is read away, and the answer it then gets.
         self._drain_left = 0
         self._drain_answer = b""
@@ -145,14 +127,12 @@ class RequestStream:
         rest = bytes(self._buffer.memory[self._start : self._end])
         if self._filling is None:
             return rest
-        return self._filling_header + bytes(self._filling.data[: self._filled]) + rest
+        return self._filling.as_received() + rest
 
     def writable(self) -> memoryview:
         """Return memory for the next read; never empty unless `is_stopped`."""
-        filling = self._filling
-        if filling is not None:
-            payload: memoryview = filling.data
-            return payload[self._filled :]
+        if self._filling is not None:
+            return self._filling.writable()
         return self._buffer.memory[self._end :]
 
     def received(self, length: int) -> None:
@@ -160,7 +140,7 @@ class RequestStream:
         self.received_bytes += length
         self.missing_bytes -= length
         if self._filling is not None:
-            self._filled += length
+            self._filling.filled_bytes += length
         else:
             self._end += length
 
@@ -225,9 +205,10 @@ class RequestStream:
         self.has_more = True
         return batch
 
-    def _take_filled(self, request: HostRequest) -> list[HostRequest]:
-        if self._filled < request.length:
-            self.missing_bytes = request.length - self._filled
+    def _take_filled(self, filling: OwnPayload) -> list[HostRequest]:
+        request = filling.request
+        if filling.filled_bytes < request.length:
+            self.missing_bytes = request.length - filling.filled_bytes
             return []
         self._filling = None
         self.taken_count += 1
@@ -251,7 +232,7 @@ class RequestStream:
         self, in_flight: int, in_flight_bytes: int
     ) -> list[HostRequest]:
         memory, unpack, magic_wanted = self._buffer.memory, self._unpack, self._magic
-        header_bytes, bare = self._header_bytes, _BareRequest
+        header_bytes, bare = self._header_bytes, BareRequest
         forbidden_flags, ceilings = self._rules.forbidden_flags, self._rules.ceilings
         size_bytes = self._rules.size_bytes
         may_fragment = self._rules.form >= WireForm.STRUCTURED
@@ -308,7 +289,8 @@ class RequestStream:
                 request.sparse_ok = False
                 start = payload
                 if command == _BLOCK_STATUS:
-                    self._ask_status(request, cookie, flags, self._rules.context_ids)
+                    rules = self._rules
+                    rules.ask_status(request, flags, cookie, rules.context_ids)
                 else:
                     request.contexts = _NO_CONTEXTS
                     request.cookie = cookie
@@ -330,99 +312,28 @@ class RequestStream:
         self.batch_bytes = room_bytes_before - room_bytes
         return batch
 
-    def _ask_status(
-        self, request: HostRequest, cookie: int, flags: int, ids: tuple[int, ...]
-    ) -> None:
-        names = self._rules.context_names
-        request.contexts = tuple(names[context_id] for context_id in ids)
-        request.cookie = (cookie, flags & _REQ_ONE != 0, ids)
-
-    # What is outside the plain rules
-
     def _unusual(
         self, flags: int, command: int, cookie: int, offset: int, length: int
     ) -> HostRequest | None:
         """Deal with the request at `start`; return it if it is to be run after all.
 
-        `start` is moved past its header, and past its payload if that is looked at;
-        it stays if the payload has not arrived.
+        `start` is moved past what of it was taken; it stays if the payload has not
+        arrived.
         """
-        if command == _DISC:
-            self.ended = Ended("the client disconnected", refused=False)
-            return None
-        payload_bytes = self._rules.payload_bytes(command, flags, length)
-        if self._is_absurd(command, payload_bytes):
-            return None
-        if payload_bytes and self._rules.takes_status_payload(command, length):
-            return self._chosen_status(flags, cookie, offset, payload_bytes)
-        self.taken_count += 1
-        self._start += self._header_bytes
-        if payload_bytes and command != _WRITE:
-            fault: Fault | None = Fault(NbdError.EINVAL, "a payload of no use")
-        else:
-            fault = self._rules.fault(command, flags, offset, length)
-        if fault is not None:
-            self._refuse(fault, cookie, offset, payload_bytes)
-        elif command == _FLUSH:
-            # Its range means nothing, but an extended reply repeats the offset.
-            fua = flags & _FUA != 0
-            return HostRequest(command, 0, 0, cookie=(cookie, offset), fua=fua)
-        else:
-            assert length == 0, (command, flags, offset, length)
-            is_read = command == _READ
-            reply = replies.empty_read if is_read else replies.success
-            self._answer(reply(self._rules.form, cookie, offset))
-        return None
-
-    def _is_absurd(self, command: int, payload_bytes: int) -> bool:
-        """End if there is more payload than is worth reading away."""
-        is_write = command == _WRITE
-        limits = self._limits
-        if payload_bytes <= (
-            limits.payload_bytes_drained_max if is_write else limits.payload_bytes_max
-        ):
-            return False
-        what = "WRITE" if is_write else "payload"
-        self.ended = Ended(f"a {what} of {payload_bytes} bytes", refused=True)
-        return True
-
-    def _refuse(
-        self, fault: Fault, cookie: int, offset: int, payload_bytes: int
-    ) -> None:
-        answer = replies.failure(
-            self._rules.form, cookie, offset, fault.error, fault.text
+        following = self._buffer.memory[self._start + self._header_bytes : self._end]
+        ruling = self._unusual_requests.rule(
+            flags, command, cookie, offset, length, following
         )
-        if payload_bytes:
-            # The payload is on the way whatever we think of it.
-            self._drain_left = payload_bytes
-            self._drain_answer = answer
-        else:
-            self._answer(answer)
-
-    def _chosen_status(
-        self, flags: int, cookie: int, offset: int, payload_bytes: int
-    ) -> HostRequest | None:
-        """Read a BLOCK_STATUS whose payload chooses contexts, once it is whole."""
-        payload = self._start + self._header_bytes
-        stop = payload + payload_bytes
-        if stop > self._end:
-            return None
-        self.taken_count += 1
-        self._start = stop
-        asked = self._rules.status_asked(bytes(self._buffer.memory[payload:stop]))
-        if asked is None:
-            fault: Fault | None = Fault(NbdError.EINVAL, "contexts not selected")
-        else:
-            plain_flags = flags & ~_PAYLOAD_LEN
-            fault = self._rules.fault(_BLOCK_STATUS, plain_flags, offset, asked[0])
-        if fault is not None or asked is None:
-            assert fault is not None
-            self._refuse(fault, cookie, offset, 0)
-            return None
-        length, ids = asked
-        request = HostRequest(_BLOCK_STATUS, offset, length, fua=flags & _FUA != 0)
-        self._ask_status(request, cookie, flags, ids)
-        return request
+        self.ended = ruling.ended
+        self._start += ruling.taken_bytes
+        if ruling.drained_bytes:
+            self._drain_left = ruling.drained_bytes
+            self._drain_answer = ruling.answer
+        elif ruling.answer:
+            self._answer(ruling.answer)
+        if ruling.taken_bytes and ruling.request is None:
+            self.taken_count += 1
+        return ruling.request
 
     # Room for what comes next
 
@@ -485,10 +396,7 @@ class RequestStream:
 
     def _fill_own(self, write: HostRequest) -> None:
         payload_start = self._start + self._header_bytes
-        payload = self._buffer.memory[payload_start : self._end]
-        self._filling_header = bytes(self._buffer.memory[self._start : payload_start])
-        write.data = uninitialised(write.length)
-        write.data[: len(payload)] = payload
-        self._filling = write
-        self._filled = len(payload)
+        memory = self._buffer.memory
+        header = bytes(memory[self._start : payload_start])
+        self._filling = OwnPayload(write, header, memory[payload_start : self._end])
         self._start = self._end

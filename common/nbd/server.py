@@ -6,26 +6,20 @@ import asyncio
 import contextlib
 import os
 import socket
-import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 import structlog
 
-from common.addresses import Address, UnixAddress
 from common.certificates import TlsFiles
 from common.nbd.access import AccessRule
 from common.nbd.addresses import (
     Listening,
-    bind,
-    bound_address,
     demands_tls,
-    file_identity,
     parse_address,
-    remove_socket_file,
 )
 from common.nbd.budget import MemoryBudget
 from common.nbd.connections import (
@@ -33,9 +27,11 @@ from common.nbd.connections import (
     HostConnections,
     release_where_it_lives,
 )
+from common.nbd.connections_by_loop import ConnectionsByLoop
 from common.nbd.handshake import Handshake
 from common.nbd.kept_connection import NAME_PREFIX, DescriptorStore, KeptConnection
 from common.nbd.limits import NbdLimits
+from common.nbd.listeners import Listeners
 from common.nbd.opening import ExportTable
 from common.nbd.relay import Relay
 from common.nbd.reopening import NotWelcomeError, reopen
@@ -46,12 +42,6 @@ from common.nbd.tls import TlsServer
 __all__ = ["ExportTable", "NbdLimits", "NbdSecurity", "NbdServer"]
 
 _log = structlog.get_logger(__name__)
-
-# From Python 3.13 on a loop would remove files of sockets, systemd's as well as ours.
-_KEEP_SOCKET_FILE: Final[dict[str, Any]] = (
-    {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
-)
-
 
 GRACE_SECONDS: Final = 5.0
 """For what is in flight at a stop to end, before all connections are closed."""
@@ -87,8 +77,6 @@ class NbdServer:
         store: DescriptorStore | None = None,
     ) -> None:
         """`store`: where connections outlive this process, see `kept_connection`."""
-        self.addresses: list[str] = []
-        """Where it listens, with the ports that were really bound."""
         self._exports = exports
         self._limits = limits or NbdLimits()
         self._security = security or NbdSecurity()
@@ -96,19 +84,27 @@ class NbdServer:
             self._limits.daemon_bytes_in_flight_max, self._limits.connections_max
         )
         """What all connections hold together, on whichever loops they live."""
-        self._servers: list[asyncio.Server] = []
-        self._socket_files: list[tuple[str, tuple[int, int]]] = []
+        self._listeners = Listeners(
+            self._security.listening, self._limits.backlog_connections
+        )
         # In the order in which they came.
         self._handshakes: dict[Handshake, None] = {}
         self._handed: set[HandedOver] = set()
         self._relays: dict[Relay, HandedOver] = {}
-        self._hosts: dict[asyncio.AbstractEventLoop, HostConnections] = {}
+        self._hosts = ConnectionsByLoop(
+            self._limits, self.budget, self._ended_elsewhere
+        )
         self._succession = Succession(store)
         self._closing = False
         self._departure = asyncio.Event()
         """A connection that was handed over has ended."""
         self._all_closed = asyncio.Event()
         self._all_closed.set()
+
+    @property
+    def addresses(self) -> list[str]:
+        """Where it listens, with the ports that were really bound."""
+        return self._listeners.addresses
 
     @property
     def connection_count(self) -> int:
@@ -142,40 +138,21 @@ class NbdServer:
             listening = [
                 (address, closing.enter_context(bound))
                 for address in map(parse_address, addresses)
-                for bound in self._bind(address, handed)
+                for bound in self._listeners.bind(address, handed)
             ]
             # Before anybody new: the client of one of these may have come back.
             plain = [bound for address, bound in listening if not demands_tls(address)]
             await self._take_up(kept, plain)
             closing.pop_all()
         for address, bound in listening:
-            await self._accept_at(address, bound)
+            accept = partial(self._accept, demands_tls=demands_tls(address))
+            await self._listeners.accept_at(address, bound, accept)
         for name in handed.names:
             _log.warning("nbd_socket_not_used", name=name)
 
     def go_by(self, rules: tuple[AccessRule, ...]) -> None:
         """Have other rules say who opens which export; what is open stays open."""
         self._security = replace(self._security, rules=rules)
-
-    def _bind(self, address: Address, handed: SystemdSockets) -> list[socket.socket]:
-        found = bind(
-            address, self._limits.backlog_connections, self._security.listening, handed
-        )
-        if isinstance(address, UnixAddress):
-            self._socket_files.append((address.path, file_identity(address.path)))
-        return found
-
-    async def _accept_at(self, address: Address, bound: socket.socket) -> None:
-        backlog = self._limits.backlog_connections
-        accept = partial(self._accept, demands_tls=demands_tls(address))
-        if bound.family == socket.AF_UNIX:
-            server = await self._loop.create_unix_server(
-                accept, sock=bound, backlog=backlog, **_KEEP_SOCKET_FILE
-            )
-        else:
-            server = await self._loop.create_server(accept, sock=bound, backlog=backlog)
-        self._servers.append(server)
-        self.addresses.append(bound_address(bound, address))
 
     async def _take_up(
         self, stored: dict[str, list[int]], plain: Sequence[socket.socket]
@@ -189,13 +166,7 @@ class NbdServer:
             self._all_closed.clear()
             return handed
 
-        by_loop = await self._succession.take_up(stored, reopened)
-        # All at once: whoever is disconnected from now on is known where he lives.
-        taking = [
-            asyncio.run_coroutine_threadsafe(self._hosts_on(loop).take_up(each), loop)
-            for loop, each in by_loop.items()
-        ]
-        await asyncio.gather(*map(asyncio.wrap_future, taking))
+        await self._hosts.take_up(await self._succession.take_up(stored, reopened))
 
     def prepare_certificates(self, files: TlsFiles | None = None) -> Callable[[], None]:
         """Read other certificates, or the same files again; see `TlsServer.prepare`."""
@@ -219,33 +190,26 @@ class NbdServer:
         if grace_seconds is None:
             is_kept = self._succession.is_possible
             grace_seconds = KEEPING_SECONDS if is_kept else GRACE_SECONDS
-        for path, identity in self._socket_files:
-            remove_socket_file(path, identity)
-        self._socket_files.clear()
-        for server in self._servers:
-            server.close()
+        self._listeners.stop()
         for handshake in list(self._handshakes):
             handshake.shut_down()
         farewell = asyncio.get_running_loop().call_later(
             self._limits.farewell_seconds, self._close_handshakes
         )
         if self._succession.is_possible:
-            self._tell_hosts(lambda hosts: hosts.keep(self._kept_elsewhere))
+            self._hosts.tell(lambda hosts: hosts.keep(self._kept_elsewhere))
         else:
-            self._tell_hosts(HostConnections.finish)
+            self._hosts.tell(HostConnections.finish)
         try:
             await asyncio.wait_for(self._all_closed.wait(), grace_seconds)
         except TimeoutError:
             self._close_handshakes()
-            self._tell_hosts(HostConnections.abort)
+            self._hosts.tell(HostConnections.abort)
             for relay in list(self._relays):
                 relay.abort()
         finally:
             farewell.cancel()
-        for server in self._servers:
-            await server.wait_closed()
-        self._servers.clear()
-        self.addresses.clear()
+        await self._listeners.stopped()
         await self._succession.give()
 
     async def disconnect(self, export_name: str, *, grace_seconds: float = 5.0) -> None:
@@ -258,14 +222,14 @@ class NbdServer:
             if handshake.holds(export_name):
                 handshake.close()
         leaving = {h for h in self._handed if h.agreed.export_name == export_name}
-        self._tell_hosts(lambda hosts: hosts.disconnect(leaving))
+        self._hosts.tell(lambda hosts: hosts.disconnect(leaving))
         try:
             async with asyncio.timeout(grace_seconds):
                 while leaving & self._handed:
                     self._departure.clear()
                     await self._departure.wait()
         except TimeoutError:
-            self._tell_hosts(lambda hosts: hosts.drop(leaving))
+            self._hosts.tell(lambda hosts: hosts.drop(leaving))
 
     def _close_handshakes(self) -> None:
         for handshake in list(self._handshakes):
@@ -308,10 +272,8 @@ class NbdServer:
         self._handed.add(handed)
         if relay is not None:
             self._relays[relay] = handed
-        loop = handed.volume.loop
-        hosts = self._hosts_on(loop)
         try:
-            loop.call_soon_threadsafe(hosts.adopt, handed)
+            self._hosts.hand_over(handed)
         except RuntimeError:
             _log.warning(
                 "nbd_connection_refused", peer=handed.peer, reason="its loop has ended"
@@ -319,14 +281,6 @@ class NbdServer:
             handed.connection.close()
             release_where_it_lives(handed.volume)
             self._ended(handed)
-
-    def _hosts_on(self, loop: asyncio.AbstractEventLoop) -> HostConnections:
-        hosts = self._hosts.get(loop)
-        if hosts is None:
-            self._forget_closed_loops()
-            hosts = HostConnections(self._limits, self.budget, self._ended_elsewhere)
-            self._hosts[loop] = hosts
-        return hosts
 
     def _full(self) -> str | None:
         count = len(self._handed)
@@ -359,14 +313,6 @@ class NbdServer:
             self._loop.call_soon_threadsafe(self._succession.add, kept)
         except RuntimeError:  # ours is closed: it comes too late
             kept.connection.close()
-
-    def _tell_hosts(self, what: Callable[[HostConnections], None]) -> None:
-        for loop, hosts in self._hosts.items():
-            with contextlib.suppress(RuntimeError):  # closed: nothing runs there
-                loop.call_soon_threadsafe(what, hosts)
-
-    def _forget_closed_loops(self) -> None:
-        self._hosts = {k: v for k, v in self._hosts.items() if not k.is_closed()}
 
     def _note_closed(self) -> None:
         if self.connection_count == 0:

@@ -38,6 +38,7 @@ from common.nbd.precedence import Precedence
 from common.nbd.progress import Position, ProgressWatch, Underway
 from common.nbd.request_stream import RequestStream
 from common.nbd.requests import Rules
+from common.nbd.sending import Sending
 from common.ports import HostRequest, HostVolume
 
 _log = structlog.get_logger(__name__)
@@ -107,15 +108,10 @@ class Transmission(asyncio.BufferedProtocol):
         self._submitting = False
         self._completed_meanwhile: list[list[HostRequest]] = []
         self._has_abandoned = False
-        # Of READs whose replies the transport has not sent yet.
-        self._unsent_payload_bytes = 0
-        self._is_unsent = False
-        # How often, and how much was handed over while, replies waited to be sent.
-        self._unsent_count = 0
-        self._queued_bytes = 0
         self._precedence = Precedence(
             self, transport, agreed.form, ask, read_only=volume.read_only
         )
+        self._sending = Sending(transport, self._answers, self._precedence, self._share)
         self._in_turn = False
         self._turn_due = False
         # Received by the daemon before, and not taken by the stream yet.
@@ -191,15 +187,12 @@ class Transmission(asyncio.BufferedProtocol):
 
     def pause_writing(self) -> None:
         """Note that the last `writelines` could not be sent whole."""
-        self._is_unsent = True
-        self._unsent_count += 1
-        self._queued_bytes = self._transport.get_write_buffer_size()
+        self._sending.note_unsent()
         self._progress.arm()
 
     def resume_writing(self) -> None:
         """Note that all has been sent."""
-        self._is_unsent = False
-        self._free_sent()
+        self._sending.note_sent()
         self.schedule_turn()
 
     def connection_lost(self, _error: Exception | None) -> None:
@@ -208,9 +201,7 @@ class Transmission(asyncio.BufferedProtocol):
         self._progress.stop()
         self._precedence.stop()
         self._share.stop_waiting()
-        self._unsent_payload_bytes += self._answers.payload_bytes
-        self._answers.take()
-        self._free_sent()
+        self._sending.drop()
         self._release_if_idle()
 
     # One turn: parse, submit, answer, choose whether to read on
@@ -240,7 +231,7 @@ class Transmission(asyncio.BufferedProtocol):
             if self._early and not more:
                 more = self._feed_early()
             if self._answers.pending:
-                self._send()
+                self._sending.send()
                 answered = True
         self._in_turn = False
         if self._precedence.followers and self.in_flight == 0:
@@ -310,32 +301,12 @@ class Transmission(asyncio.BufferedProtocol):
             read_away(self._transport.get_extra_info("socket"))
             self._transport.close()
 
-    def _send(self) -> None:
-        answers = self._answers
-        self._unsent_payload_bytes += answers.payload_bytes
-        pending = answers.take()
-        if self._transport.is_closing():
-            return
-        if self._precedence.begun_bytes:
-            pending[0] = self._precedence.rest_of(pending[0])
-        if self._is_unsent:
-            self._queued_bytes += sum(map(len, pending))
-        # Calls `pause_writing` if not all of it could be sent at once.
-        self._transport.writelines(pending)
-        if not self._is_unsent:
-            self._free_sent()
-
-    def _free_sent(self) -> None:
-        if self._unsent_payload_bytes:
-            self._share.give_back(self._unsent_payload_bytes)
-            self._unsent_payload_bytes = 0
-
     def _must_wait(self) -> bool:
         """Tell whether no request may be taken now, whatever its kind."""
         return self._precedence.waits or (
             self._share.is_waiting
             or (
-                self._is_unsent
+                self._sending.is_unsent
                 and self._transport.get_write_buffer_size()
                 > self._limits.write_buffer_bytes_max
             )
@@ -440,25 +411,21 @@ class Transmission(asyncio.BufferedProtocol):
     def send_answered(self) -> None:
         """Hand all replies there are to the transport."""
         if self._answers.pending:
-            self._send()
+            self._sending.send()
 
     def expect_acknowledgement(self, begun_bytes: int) -> None:
         """Watch that the peer takes what it has not, of which so much is new."""
-        self._unsent_count += not begun_bytes
-        self._queued_bytes += begun_bytes
+        self._sending.note_begun(begun_bytes)
         self._progress.arm()
 
     # What the peer has to go on with
 
     def _underway(self) -> Underway:
         stream = self._stream
-        receiving = replying = None
+        receiving = None
         if self._reading and stream.is_within_request:
             receiving = Position(stream.taken_count, stream.received_bytes)
-        if self._is_unsent or self._precedence.awaits_proof:
-            unsent_bytes = self._transport.get_write_buffer_size()
-            replying = Position(self._unsent_count, self._queued_bytes - unsent_bytes)
-        return Underway(receiving, replying)
+        return Underway(receiving, self._sending.position())
 
     def _stuck(self, reason: str) -> None:
         _log.warning(

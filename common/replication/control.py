@@ -18,9 +18,7 @@ from common.replication.link import Link
 from common.replication.link_messages import (
     ControlReceived,
 )
-from common.replication.messages import (
-    Message,
-)
+from common.replication.messages import Message
 
 UNTOLD_MAX = 64
 """Control messages received after which the peer is told that it may forget them."""

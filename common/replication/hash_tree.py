@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 
 from common.ports import Buffer
-from common.replication.messages import HASH_BYTES
+from common.replication.cycle_messages import HASH_BYTES
 from common.replication.tracks import track_hash
 
 Runs = list[tuple[int, int]]

@@ -18,6 +18,7 @@ from common.errors import (
 )
 from common.ports import Buffer, ByteStream, Clock
 from common.replication.codec import decode, encode_meta
+from common.replication.cycle_messages import Hashes, Tracks
 from common.replication.frame import (
     PAYLOAD_BYTES_MAX,
     Frame,
@@ -26,14 +27,9 @@ from common.replication.frame import (
 )
 from common.replication.lineage import ToldFork
 from common.replication.link_life import LinkLife
-from common.replication.messages import (
-    Goodbye,
-    Hashes,
-    Heartbeat,
-    Message,
-    Tracks,
-)
+from common.replication.messages import Message
 from common.replication.pacing import TokenBucket
+from common.replication.session_messages import Goodbye, Heartbeat
 
 HEARTBEAT_SECONDS = 2.0
 SILENCE_SECONDS = 8.0

@@ -27,8 +27,8 @@ import zstandard
 
 from common.errors import ProtocolError
 from common.ports import Buffer
+from common.replication.cycle_messages import RAW_BYTES_MAX
 from common.replication.gathered import gather, part
-from common.replication.messages import RAW_BYTES_MAX
 from common.replication.tracks import (
     RECORD_HEADER_BYTES,
     DeltaRun,

@@ -20,7 +20,7 @@ from common.certificates import Certificate
 from common.errors import ConnectionLostError, PeerRefusedError, ProtocolError
 from common.ports import Buffer, ByteStream
 from common.replication.credentials import SERVER_NAME, Credentials
-from common.replication.messages import GoodbyeReason
+from common.replication.session_messages import GoodbyeReason
 
 RECORD_BYTES_MAX: Final = 16 << 10
 """RFC 8446 5.1; asking OpenSSL for more gives no more."""

@@ -31,14 +31,14 @@ import zstandard
 
 from common.errors import ProtocolError
 from common.ports import Buffer
-from common.replication.gathered import COUNT_BYTES, gather, part
-from common.replication.messages import (
+from common.replication.cycle_messages import (
     COVERED_BYTES_MAX,
     HASH_BYTES,
     RAW_BYTES_MAX,
     ZERO_BYTES_MAX,
     Encoding,
 )
+from common.replication.gathered import COUNT_BYTES, gather, part
 from common.replication.unpacking import decompressed
 
 _HEADER = struct.Struct("<QIBB16s16sI")

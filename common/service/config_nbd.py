@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import grp
 import ipaddress
 import pwd
 import re
-from collections.abc import Awaitable, Callable, Iterable
-from typing import Annotated, Literal, Protocol, Self
+from collections.abc import Callable, Iterable
+from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, StrictInt, StrictStr, model_validator
 
@@ -17,7 +16,7 @@ from common.certificates import TlsFiles
 from common.errors import ConfigError
 from common.nbd.access import Access, AccessRule
 from common.nbd.addresses import Listening
-from common.nbd.server import NbdSecurity, NbdServer
+from common.nbd.server import NbdSecurity
 from common.nbd.tls import TlsServer
 from common.service.config_common import (
     ADDRESSES_MAX,
@@ -255,33 +254,3 @@ def _number(key: str, value: int | str, look_up: Callable[[str], int]) -> int:
         raise ConfigError(
             f"nbd.{key}: this machine knows no {value!r}: create it, or write a number"
         ) from None
-
-
-class WithNbd(Protocol):
-    @property
-    def nbd(self) -> NbdTable: ...
-
-
-def nbd_certificates(
-    server: NbdServer,
-) -> Callable[[WithNbd], Awaitable[Callable[[], None]]]:
-    """Return what reads NBD's certificates anew at a reload (`Reloader.register`)."""
-
-    async def prepare(new: WithNbd) -> Callable[[], None]:
-        if new.nbd.tls is None:
-            return lambda: None  # a restart is needed, and said
-        return await asyncio.to_thread(server.prepare_certificates, new.nbd.tls.files())
-
-    return prepare
-
-
-def nbd_access(
-    server: NbdServer,
-) -> Callable[[WithNbd], Awaitable[Callable[[], None]]]:
-    """Return what has other access rules count from a reload on."""
-
-    async def prepare(new: WithNbd) -> Callable[[], None]:
-        rules = await asyncio.to_thread(new.nbd.rules)
-        return lambda: server.go_by(rules)
-
-    return prepare

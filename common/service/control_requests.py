@@ -17,7 +17,7 @@ from pydantic import (
 )
 
 from common.errors import RefusedError
-from common.replication.messages import LABEL_BYTES_MAX
+from common.replication.cycle_messages import LABEL_BYTES_MAX
 from common.service.config_common import Name
 from common.service.drill_status import DrillReport
 from common.service.units import format_bandwidth, parse_bandwidth

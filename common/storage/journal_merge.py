@@ -13,14 +13,13 @@ from contextlib import suppress
 
 from common.errors import StorageError
 from common.ports import File, Files
-from common.storage.flush_guard import FlushGuard
-from common.storage.journal import Journal, index_path
+from common.storage.journal import Journal
+from common.storage.journal_files import JournalPlace, index_path
 from common.storage.journal_format import (
     BATCH_RECORDS_MAX,
     BLOCK_BYTES,
     Encoding,
     Entry,
-    JournalHeader,
     OldRun,
     StoredRun,
     format_batch,
@@ -28,36 +27,29 @@ from common.storage.journal_format import (
 )
 from common.storage.journal_index import OpenIndex
 from common.storage.journal_window import WINDOW_TRACKS, Piece, Window
-from common.storage.open_journals import OpenJournals
 
 BATCH_BYTES = 1 << 20
 """Raw bytes of a batch, which is one step: what a thread does in one go."""
 
 
 class JournalMerge:
-    """Merges `sources`, oldest first, into a new file with `header`.
+    """Merges `sources`, oldest first, into a new file at `place`.
 
-    Drive `steps` to its end, then call `finish`; or `close`
-    and `remove` at any time. Synchronous;
-    the sources must not be removed during a step. Memory: a batch, a window's map, and
-    16 bytes for each run that is merged.
+    Drive `steps` to its end, then call `finish`; or `close` and `remove` at any time.
+    Synchronous; the sources must not be removed during a step. Memory: a batch, a
+    window's map, and 16 bytes for each run that is merged.
     """
 
     def __init__(
         self,
-        files: Files,
-        path: str,
-        header: JournalHeader,
+        place: JournalPlace,
         sources: Sequence[Journal],
-        guard: FlushGuard,
-        opened: OpenJournals | None = None,
     ) -> None:
-        self.path = path
-        self.header = header
-        self._files = files
+        self.path = place.path
+        self.header = place.header
+        self._place = place
         self._sources = sources
-        self._guard = guard
-        self._opened = opened
+        self._guard = place.guard
         self._file: File | None = None
         self._end = BLOCK_BYTES
         self._sequence = 0
@@ -68,7 +60,7 @@ class JournalMerge:
 
     def steps(self) -> Iterator[int]:
         """Yield after each batch: the bytes it wrote. Ends when all is written."""
-        self._file = self._files.open(self.path, create=True)
+        self._file = self._place.files.open(self.path, create=True)
         self._file.truncate(0)  # left by a merge that was cut short
         self._file.write(0, format_header(self.header))
         cursor, end = 0, self.header.track_count
@@ -139,10 +131,7 @@ class JournalMerge:
         """
         assert self._file is not None
         self._guard.datasync(self._file)
-        written = self._file, self._end, self._index
-        journal = Journal.merged(
-            self._files, self.path, self.header, self._guard, self._opened, written
-        )
+        journal = Journal.written(self._place, self._file, self._end, self._index)
         self._file = None
         with suppress(StorageError):
             journal.seal()  # no room: it stays in memory for now
@@ -156,7 +145,7 @@ class JournalMerge:
 
     def remove(self) -> None:
         """Delete what was written."""
-        remove_journal(self._files, self.path)
+        remove_journal(self._place.files, self.path)
 
 
 def remove_journal(files: Files, path: str) -> None:

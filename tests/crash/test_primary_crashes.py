@@ -8,8 +8,8 @@ import pytest
 
 from tests.support.adoption_explorer import AdoptionExploration
 from tests.support.crash.campaign import COMPONENTS, Campaign
-from tests.support.crash.disk import Lies
 from tests.support.crash.exploration import ViolationError
+from tests.support.disk_in_memory import Lies
 from tests.support.primary_explorer import PrimaryExploration
 
 

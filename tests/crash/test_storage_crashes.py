@@ -8,11 +8,11 @@ import pytest
 
 from tests.support.crash.bitmap_explorer import BitmapExploration
 from tests.support.crash.campaign import COMPONENTS, IMAGES_MIN, Campaign, outcomes
-from tests.support.crash.disk import Lies
 from tests.support.crash.exploration import Exploration, ViolationError
 from tests.support.crash.journal_explorer import JournalExploration
 from tests.support.crash.record_explorer import RecordExploration
 from tests.support.crash.region_log_explorer import RegionLogExploration
+from tests.support.disk_in_memory import Lies
 
 STORAGE = ["record", "bitmap", "region_log", "journal"]
 

@@ -303,7 +303,7 @@ class Script:
     def _start(self, site: Site) -> None:
         if site.is_alive:
             return
-        devices = self.primary.machine.files._directories["/devices"].names.values()
+        devices = self.primary.machine.files.directories["/devices"].names.values()
         if site is self.primary and any(inode.has_lost for inode in devices):
             self.oracle.lost_power = True
         site.start()

@@ -8,7 +8,7 @@ import random
 import pytest
 
 from common.errors import DeviceError, StorageError
-from common.replication.messages import VolumeOffer
+from common.replication.session_messages import VolumeOffer
 from primary_site.opening import OpenedGroup, open_group
 from remote_site.group_disk import GroupDisk, StoreSettings
 from tests.faults.fault_script import PRIMARY, SIZES

@@ -13,19 +13,18 @@ from typing import Any
 
 from common.errors import ConnectionLostError, ProtocolError
 from common.replication.control import ControlChannel
-from common.replication.link_messages import (
-    LinksClosed,
-)
-from common.replication.messages import (
+from common.replication.cycle_messages import (
     HASH_BYTES,
     Abandon,
     CycleBegin,
     CycleEnd,
     Hashes,
-    Noted,
-    Resize,
     Tracks,
 )
+from common.replication.link_messages import (
+    LinksClosed,
+)
+from common.replication.session_messages import Noted, Resize
 from primary_site.session_links import SessionLinks
 from remote_site.receiver import (
     WINDOW_BYTES,

@@ -17,8 +17,8 @@ from common.nbd.limits import NbdLimits
 from common.nbd.negotiation import Negotiation, TlsMode
 from common.nbd.outcome import Agreed
 from common.replication.codec import decode, encode_meta
+from common.replication.cycle_messages import Encoding
 from common.replication.frame import PAYLOAD_BYTES_MAX, FrameParser, encode_frame
-from common.replication.messages import Encoding
 from common.replication.referenced import (
     REFERENCE_PIECES_MAX,
     Pieces,

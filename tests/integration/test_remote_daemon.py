@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from common.errors import PeerRefusedError, RefusedError
+from common.replication.cycle_messages import Committed, CycleBegin
 from common.replication.lineage import CycleName
-from common.replication.messages import Committed, CycleBegin, GoodbyeReason
+from common.replication.session_messages import GoodbyeReason
 from common.replication.stream import Address, connect
 from common.replication.tracks import RunData
 from common.service.control_client import CommandFailedError

@@ -18,7 +18,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from common.certificates import TlsFiles
 from common.errors import ConnectionLostError, PeerRefusedError
 from common.replication.credentials import Credentials
-from common.replication.messages import GoodbyeReason, Join
+from common.replication.session_messages import GoodbyeReason, Join
 from common.replication.tracks import RunData
 from remote_site.unknown_connections import UNKNOWN_CONNECTIONS_MAX
 from tests.support.certificates import Certificates

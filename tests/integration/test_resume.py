@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from common.replication.messages import HASH_BYTES
+from common.replication.cycle_messages import HASH_BYTES
 from primary_site.group_state import SENT_AHEAD_BYTES
 from remote_site.receiver import WINDOW_BYTES
 from tests.support import evidence

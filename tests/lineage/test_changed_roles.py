@@ -11,7 +11,7 @@ from itertools import product
 import pytest
 
 from common.replication.lineage import CycleName, Fork, SenderState, judge
-from common.replication.messages import VolumeOffer
+from common.replication.session_messages import VolumeOffer
 from common.storage.bitmap import Bitmap
 from common.storage.geometry import Geometry
 from primary_site.taking_over import SendingStart, StartingVolume

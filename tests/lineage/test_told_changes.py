@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from common.replication.messages import VolumeOffer
+from common.replication.session_messages import VolumeOffer
 from common.storage.bitmap import Bitmap
 from remote_site.giving_up import Beginning
 from remote_site.store_state import Point

@@ -14,11 +14,11 @@ EXHIBITS = (
             swap(
                 "common/storage/journal.py",
                 """\
-        self._file.write(self._end, batch)
-        self._guard.datasync(self._file)
+        file.write(stored.end, batch)
+        self._guard.datasync(file)
 """,
                 """\
-        self._file.write(self._end, batch)
+        file.write(stored.end, batch)
 """,
             ),
         ),

@@ -48,7 +48,7 @@ EXHIBITS: tuple[Exhibit, ...] = (
         "the device of a first start is gone after a power cut",
         (
             swap(
-                "primary_site/opening.py",
+                "primary_site/volume_devices.py",
                 "        files.sync_directory(folder)\n",
                 "        files.exists(folder)\n",
             ),

@@ -125,9 +125,9 @@ EXHIBITS: tuple[Exhibit, ...] = (
         "a frame that goes again is in the digest twice",
         (
             swap(
-                "primary_site/drain.py",
-                "            self._digest ^= unit.checksum\n            self._credit",
-                "            self._credit",
+                "primary_site/frame_ledger.py",
+                "            self.digest ^= unit.checksum\n",
+                "",
             ),
         ),
         tests(
@@ -141,7 +141,7 @@ EXHIBITS: tuple[Exhibit, ...] = (
         "a frame found lost while it is being sent leaves its checksum behind",
         (
             swap(
-                "primary_site/drain.py",
+                "primary_site/frame_ledger.py",
                 "        if not unit.is_lost:  # else it goes again, and its checksum then counts\n",
                 "        if unit.sequence is not None:\n",
             ),
@@ -171,8 +171,9 @@ EXHIBITS: tuple[Exhibit, ...] = (
         (
             swap(
                 "primary_site/drain.py",
-                "            unit.checksum = checksum\n",
-                "            unit.checksum = checksum\n            self._ack(unit)\n",
+                "        self._ledger.note_sent(unit, checksum)\n",
+                "        self._ledger.note_sent(unit, checksum)\n"
+                "        self._ack(unit)\n",
             ),
         ),
         tests(DRAIN + "test_answers_about_another_cycle_count_for_nothing"),

@@ -522,7 +522,7 @@ TRACKING = (
         "regions cool before the pages of their bitmaps are flushed",
         (
             swap(
-                "primary_site/regions.py",
+                "primary_site/durable_bitmaps.py",
                 "        self.changed.datasync()\n        self.acked.datasync()\n",
                 "        pass\n",
             ),
@@ -754,9 +754,10 @@ DRAIN = (
         (
             swap(
                 "primary_site/drain.py",
-                "        self._note_sent(unit, await self._session.send_bulk(message))\n",
-                "        self._digest ^= await self._session.send_bulk(message)\n",
-                2,
+                "            checksum = await self._session.send_bulk(message)\n"
+                "        self._ledger.note_sent(unit, checksum)\n",
+                "            self._ledger.digest ^= "
+                "await self._session.send_bulk(message)\n",
             ),
         ),
         tests(

@@ -165,15 +165,15 @@ STORE = (
         (
             swap(
                 "common/storage/journal.py",
-                "        self._file.write(self._end, batch)\n"
-                "        self._guard.datasync(self._file)\n",
-                "        self._file.write(self._end, batch)\n"
-                "        self._index.add(entries)\n"
-                "        self._guard.datasync(self._file)\n",
+                "        file.write(stored.end, batch)\n"
+                "        self._guard.datasync(file)\n",
+                "        file.write(stored.end, batch)\n"
+                "        index.add(entries)\n"
+                "        self._guard.datasync(file)\n",
             ),
             swap(
                 "common/storage/journal.py",
-                "        self._sequence += 1\n        self._index.add(entries)\n",
+                "        self._sequence += 1\n        index.add(entries)\n",
                 "        self._sequence += 1\n",
             ),
         ),
@@ -190,8 +190,8 @@ STORE = (
             swap(
                 "common/storage/journal.py",
                 """\
-            if file.size() != journal._end:
-                file.truncate(journal._end)
+            if file.size() != whole.end:
+                file.truncate(whole.end)
                 guard.datasync(file)
 """,
                 "",

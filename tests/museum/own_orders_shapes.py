@@ -255,9 +255,9 @@ EXHIBITS: tuple[Exhibit, ...] = (
         (
             swap(
                 "common/storage/journal.py",
-                "            self._cut_tail(self._file)\n"
-                "            self._guard.datasync(self._file)\n",
-                "            self._cut_tail(self._file)\n",
+                "            self._cut_tail(file)\n"
+                "            self._guard.datasync(file)\n",
+                "            self._cut_tail(file)\n",
             ),
         ),
         tests(

@@ -346,7 +346,7 @@ STARTS = (
         "a device that is not there is made anew, empty",
         (
             swap(
-                "primary_site/opening.py",
+                "primary_site/volume_devices.py",
                 "    if saved is not None:\n        raise DeviceError(\n",
                 "    if False:\n        raise DeviceError(\n",
             ),
@@ -383,7 +383,7 @@ FAULTS = (
         (
             swap(
                 "common/storage/journal.py",
-                "            file.truncate(self._end)\n"
+                "            file.truncate(self._stored.end)\n"
                 "            self._tail_is_torn = False\n",
                 "            self._tail_is_torn = False\n",
             ),

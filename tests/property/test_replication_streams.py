@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 
 from common.errors import ProtocolError
 from common.replication.codec import decode, encode_meta
+from common.replication.cycle_messages import Hashes, Tracks
 from common.replication.frame import Frame, FrameParser, encode_frame
-from common.replication.messages import Hashes, Message, Tracks
+from common.replication.messages import Message
 from common.replication.tracks import RunData, decode_records, encode_records
 from tests.support.replication_messages import EXAMPLES
 

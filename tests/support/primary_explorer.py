@@ -27,7 +27,7 @@ import numpy as np
 
 from common.ports import Buffer, HostCommand, HostRequest
 from common.replication.lineage import CycleName, ReceiverState
-from common.replication.messages import Welcome
+from common.replication.session_messages import Welcome
 from common.service.config_primary import PrimaryGroup
 from common.storage.flashcopy import Runs
 from primary_site.changes import pages_of_tracks
@@ -36,9 +36,10 @@ from primary_site.group import ConsistencyGroup, CutStarvedError
 from primary_site.opening import OpenedGroup, open_group
 from primary_site.promptness import PROOF_BATCHES
 from primary_site.replicator import Replicator
-from tests.support.crash.disk import CrashDisk, Lies
+from tests.support.crash.disk import CrashDisk
 from tests.support.crash.exploration import Exploration, ViolationError
 from tests.support.crash.region_log_explorer import small_areas
+from tests.support.disk_in_memory import Lies
 
 SECTOR = 512
 HOT_REGIONS_MAX = 16

@@ -18,9 +18,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from common.errors import StorageError
+from common.replication.cycle_messages import Encoding
 from common.replication.delta import apply_difference
 from common.replication.lineage import CycleName, SenderState
-from common.replication.messages import Encoding, VolumeOffer
+from common.replication.session_messages import VolumeOffer
 from common.replication.tracks import TrackRecord, run_hash, track_hash
 from common.storage.extents import HOLE_AND_ZERO
 from remote_site import store_record

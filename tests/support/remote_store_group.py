@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 
 from common.ports import HostRequest, HostVolume
+from common.replication.cycle_messages import Encoding
 from common.replication.lineage import SenderState
-from common.replication.messages import Encoding, VolumeOffer
+from common.replication.session_messages import VolumeOffer
 from common.replication.tracks import TrackRecord, run_hash
 from remote_site.store import StoreSettings
 from tests.support.simulated_files import SimulatedFiles

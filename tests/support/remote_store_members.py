@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from common.replication.messages import VolumeOffer
+from common.replication.session_messages import VolumeOffer
 from remote_site.applier import apply_tracks
 from remote_site.group_disk import GroupDisk, StoreSettings
 from remote_site.recovery_point import PointGoneError, PointImage

@@ -2,6 +2,18 @@
 
 from __future__ import annotations
 
+from common.replication.cycle_messages import (
+    Abandon,
+    Committed,
+    Credit,
+    CurrentAsOf,
+    CycleBegin,
+    CycleEnd,
+    Hashes,
+    NeedFull,
+    Progress,
+    Tracks,
+)
 from common.replication.lineage import (
     CycleName,
     Fork,
@@ -16,29 +28,17 @@ from common.replication.link_messages import (
     LinksLost,
 )
 from common.replication.member_messages import OfferVolume, VolumeAnswered, Whole
-from common.replication.messages import (
-    Abandon,
-    AskChanged,
-    Changed,
-    Committed,
-    Credit,
-    CurrentAsOf,
-    CycleBegin,
-    CycleEnd,
+from common.replication.messages import Message
+from common.replication.role_messages import AskChanged, Changed, HandOver
+from common.replication.session_messages import (
     Goodbye,
     GoodbyeReason,
-    HandOver,
-    Hashes,
     Heartbeat,
     Hello,
     Join,
     Joined,
-    Message,
-    NeedFull,
     Noted,
-    Progress,
     Resize,
-    Tracks,
     VolumeOffer,
     Welcome,
 )

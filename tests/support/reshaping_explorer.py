@@ -15,7 +15,7 @@ from dataclasses import replace
 
 import structlog
 
-from common.replication.messages import VolumeOffer
+from common.replication.session_messages import VolumeOffer
 from remote_site.enrolling import change_members
 from remote_site.group_disk import GroupDisk
 from remote_site.recovery_point import PointGoneError, PointImage

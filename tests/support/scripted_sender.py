@@ -15,22 +15,24 @@ from dataclasses import replace
 from typing import TypeVar, cast
 
 from common.replication.credentials import Credentials
-from common.replication.lineage import CycleName, ReceiverState, SenderState
-from common.replication.link import Link
-from common.replication.messages import (
-    PROTOCOL_VERSION,
+from common.replication.cycle_messages import (
     Committed,
     Credit,
     CycleBegin,
     CycleEnd,
     Hashes,
-    Hello,
-    Join,
-    Joined,
-    Message,
     NeedFull,
     Progress,
     Tracks,
+)
+from common.replication.lineage import CycleName, ReceiverState, SenderState
+from common.replication.link import Link
+from common.replication.messages import Message
+from common.replication.session_messages import (
+    PROTOCOL_VERSION,
+    Hello,
+    Join,
+    Joined,
     VolumeOffer,
     Welcome,
 )

@@ -13,30 +13,24 @@ it, and the next datasync succeeds, as on Linux.
 from __future__ import annotations
 
 import asyncio
-import errno
-import os
 import random
 from collections.abc import Callable, Iterator
 from typing import Any, ParamSpec, TypeVar
 
-from common.errors import DeviceBusyError, DeviceError, StorageError
-from common.ports import Buffer, FileIdentity
+from common.ports import Buffer
+from tests.support.disk_in_memory import (
+    BLOCK_BYTES,
+    Directory,
+    DiskInMemory,
+    FileInMemory,
+    assign,
+)
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 SECTOR_BYTES = 512
-BLOCK_BYTES = 4096
 _ZERO_SECTOR = bytes(SECTOR_BYTES)
-
-Hook = Callable[[str, str], None]
-"""(operation, path): after a write took effect in memory, before a flush does."""
-
-Injector = Callable[[str, str], int | None]
-"""(operation, path) -> errno to fail with, or None. Asked before each operation."""
-
-Lies = Callable[[str, str], bool]
-"""(operation, path) of a flush -> whether it reports success and does nothing."""
 
 
 class _Inode:
@@ -223,45 +217,12 @@ class _Power:
         return self.rng.random() < self.name_odds
 
 
-Names = dict[str, _Inode]
-NameChange = tuple[tuple[str, _Inode | None], ...]
-
-
-class _Directory:
-    """`changes` since the last sync, each applied as a whole or not at all."""
-
-    def __init__(self) -> None:
-        self.names: Names = {}
-        self.durable: Names = {}
-        self.changes: list[NameChange] = []
-
-    def change(self, *assignments: tuple[str, _Inode | None]) -> None:
-        self.changes.append(assignments)
-        _assign(self.names, assignments)
-
-
-def _assign(names: Names, assignments: NameChange) -> None:
-    for name, inode in assignments:
-        if inode is None:
-            names.pop(name, None)
-        else:
-            names[name] = inode
-
-
-class SimulatedFiles:
+class SimulatedFiles(DiskInMemory[_Inode]):
     """The `Files` port. `counts` says how often each operation was called."""
 
     def __init__(self) -> None:
-        self._directories: dict[str, _Directory] = {"/": _Directory()}
-        self._next_number = 1
-        self.hook: Hook | None = None
-        self.inject: Injector | None = None
-        self.written_share = 0.5
-        """Of a write that fails, so much is there."""
-        self.free = 1 << 40
-        self.zeroes_fast = True
+        super().__init__()
         self.counts: dict[str, int] = {}
-        self.lies: Lies | None = None
 
     # -- the world ---------------------------------------------------------------------
 
@@ -285,7 +246,7 @@ class SimulatedFiles:
         return any(
             directory.changes
             or any(i.versions or i.sizes for i in directory.names.values())
-            for directory in self._directories.values()
+            for directory in self.directories.values()
         )
 
     def _image(self, power: _Power) -> SimulatedFiles:
@@ -293,14 +254,14 @@ class SimulatedFiles:
         image.lies = self.lies
         image._next_number = self._next_number
         inodes: dict[int, _Inode] = {}
-        for path, directory in self._directories.items():
+        for path, directory in self.directories.items():
             names = directory.durable
             if directory.changes:
                 names = dict(names)
                 for change in directory.changes:
                     if power.keeps_name():
-                        _assign(names, change)
-            copy = image._directories.setdefault(path, _Directory())
+                        assign(names, change)
+            copy = image.directories.setdefault(path, Directory())
             for name, inode in names.items():
                 if inode.number not in inodes:
                     inodes[inode.number] = inode.crashed(power)
@@ -328,8 +289,8 @@ class SimulatedFiles:
                 copies[inode.number] = copy
             return copies[inode.number]
 
-        for path, directory in self._directories.items():
-            mine = other._directories.setdefault(path, _Directory())
+        for path, directory in self.directories.items():
+            mine = other.directories.setdefault(path, Directory())
             mine.names = {n: copied(i) for n, i in directory.names.items()}
             mine.durable = {n: copied(i) for n, i in directory.durable.items()}
             mine.changes = [
@@ -339,171 +300,41 @@ class SimulatedFiles:
         return other
 
     def unflushed_sectors(self, path: str) -> int:
-        return len(self._inode(path).versions)
+        return len(self.inode(path).versions)
 
     def trash(self, path: str, offset: int, data: bytes) -> None:
         """Change bytes on the disk behind everyone's back."""
-        inode = self._inode(path)
+        inode = self.inode(path)
         inode.put(offset, data)
         inode.flush()
 
-    # -- the port ----------------------------------------------------------------------
+    # -- as a `DiskInMemory` -----------------------------------------------------------
 
-    def open(
-        self,
-        path: str,
-        *,
-        create: bool = False,
-        read_only: bool = False,
-        lock: bool = False,
-        scattered: bool = False,
-    ) -> SimulatedFile:
-        directory, name = self._at(path)
-        inode = directory.names.get(name)
-        if inode is None:
-            if not create:
-                raise DeviceError(f"{path}: no such file or device")
-            self._before("create", path)
-            inode = _Inode(self._next_number)
-            inode.allocated = set()
-            self._next_number += 1
-            directory.change((name, inode))
-            self._after("create", path)
-        file = SimulatedFile(self, path, inode, read_only=read_only)
-        if lock:
-            if inode.lock is not None:
-                raise DeviceBusyError(f"{path}: in use by another daemon")
-            inode.lock = file
-        return file
+    def _new_inode(self, path: str) -> _Inode:
+        inode = _Inode(self._next_number)
+        inode.allocated = set()
+        return inode
 
-    def exists(self, path: str) -> bool:
-        if path in self._directories:
-            return True
-        parent, _, name = path.rpartition("/")
-        directory = self._directories.get(parent or "/")
-        return directory is not None and name in directory.names
+    def _opened(self, path: str, inode: _Inode, *, read_only: bool) -> SimulatedFile:
+        return SimulatedFile(self, path, inode, read_only=read_only)
 
-    def list(self, directory: str) -> list[str]:
-        self._before("list", directory)
-        return sorted(self._directory(directory).names)
-
-    def make_directory(self, path: str) -> None:
-        parts = path.strip("/").split("/")
-        for i in range(len(parts)):
-            self._directories.setdefault("/" + "/".join(parts[: i + 1]), _Directory())
-
-    def rename(self, old: str, new: str) -> None:
-        directory, old_name = self._at(old)
-        target, new_name = self._at(new)
-        assert directory is target, "the simulation renames within a directory"
-        self._before("rename", new)
-        directory.change((new_name, directory.names[old_name]), (old_name, None))
-        self._after("rename", new)
-
-    def remove(self, path: str) -> None:
-        directory, name = self._at(path)
-        self._before("remove", path)
-        if name not in directory.names:
-            raise _error(errno.ENOENT, path)
-        directory.change((name, None))
-        self._after("remove", path)
-
-    def sync_directory(self, path: str) -> None:
-        directory = self._directory(path)
-        self._after("sync_directory", path)
-        self._before("sync_directory", path)
-        if not self._lies("sync_directory", path):
-            directory.durable = dict(directory.names)
-            directory.changes = []
-
-    def free_bytes(self, path: str) -> int:
-        return self.free
-
-    # -- inside ------------------------------------------------------------------------
-
-    def _directory(self, path: str) -> _Directory:
-        if path not in self._directories:
-            raise _error(errno.ENOENT, path)
-        return self._directories[path]
-
-    def _at(self, path: str) -> tuple[_Directory, str]:
-        parent, _, name = path.rpartition("/")
-        if (parent or "/") not in self._directories:
-            raise DeviceError(f"{path}: no such file or device")
-        return self._directories[parent or "/"], name
-
-    def _inode(self, path: str) -> _Inode:
-        directory, name = self._at(path)
-        return directory.names[name]
-
-    def _before(self, operation: str, path: str) -> None:
-        self.counts[operation] = self.counts.get(operation, 0) + 1
-        if self.inject is not None:
-            number = self.inject(operation, path)
-            if number is not None:
-                raise _error(number, path)
-
-    def _lies(self, operation: str, path: str) -> bool:
-        return self.lies is not None and self.lies(operation, path)
-
-    def _after(self, operation: str, path: str) -> None:
-        if self.hook is not None:
-            self.hook(operation, path)
-
-
-def _error(number: int, path: str) -> StorageError:
-    return StorageError(os.strerror(number), errno=number, file=path)
-
-
-class SimulatedFile:
-    """The `File` port."""
-
-    is_block_device = False
-
-    def __init__(
-        self, files: SimulatedFiles, path: str, inode: _Inode, *, read_only: bool
+    def _change(
+        self, directory: Directory[_Inode], *assignments: tuple[str, _Inode | None]
     ) -> None:
-        self.path = path
-        self._files = files
-        self._node: _Inode | None = inode
-        self._read_only = read_only
+        directory.changes.append(assignments)
+        assign(directory.names, assignments)
+
+    def before(self, operation: str, path: str) -> None:
+        self.counts[operation] = self.counts.get(operation, 0) + 1
+        super().before(operation, path)
+
+
+class SimulatedFile(FileInMemory[SimulatedFiles, _Inode]):
+    """The `File` port; holes are where nothing was written, or zeroes were punched."""
 
     @property
-    def _inode(self) -> _Inode:
-        assert self._node is not None, f"{self.path} is closed"
-        return self._node
-
-    def size(self) -> int:
-        return len(self._inode.content)
-
-    def read(self, offset: int, length: int) -> bytes:
-        self._files._before("read", self.path)
-        data = bytes(self._inode.content[offset : offset + length])
-        if len(data) != length:
-            raise _error(errno.EIO, self.path)
-        return data
-
-    def read_once(self, offset: int, length: int) -> bytes:
-        return self.read(offset, length)
-
-    def try_read(self, offset: int, length: int) -> bytes | bytearray | None:
-        try:
-            return self.read(offset, length)
-        except StorageError:
-            return None  # the blocking read that follows would meet it
-
-    def write(self, offset: int, data: Buffer) -> None:
-        self._check_writable()
-        try:
-            self._files._before("write", self.path)
-        except StorageError:
-            # A short write precedes the error: a part of it is there.
-            part = int(len(data) * self._files.written_share)
-            if part:
-                self._put(offset, memoryview(data)[:part])
-            raise
-        self._put(offset, data)
-        self._files._after("write", self.path)
+    def _content(self) -> bytearray:
+        return self._inode.content
 
     def _put(self, offset: int, data: Buffer) -> None:
         blocks = self._inode.blocks_with_data()
@@ -512,79 +343,16 @@ class SimulatedFile:
             range(offset // BLOCK_BYTES, -(-(offset + len(data)) // BLOCK_BYTES))
         )
 
-    def write_zeroes(self, offset: int, length: int, *, punch: bool) -> None:
-        self._check_writable()
-        self._files._before("write_zeroes", self.path)
-        end = min(offset + length, self.size())
-        if offset >= end:
-            return
-        self._put(offset, bytes(end - offset))
-        if punch:
-            blocks = self._inode.blocks_with_data()
-            last = -(-end // BLOCK_BYTES) if end == self.size() else end // BLOCK_BYTES
-            blocks.difference_update(range(-(-offset // BLOCK_BYTES), last))
-        self._files._after("write_zeroes", self.path)
-
-    def zeroes_fast(self, *, punch: bool) -> bool:
-        return self._files.zeroes_fast and punch
-
-    def extents(self, offset: int, length: int) -> list[tuple[int, bool]]:
-        self._files._before("extents", self.path)
+    def _punch(self, offset: int, end: int) -> None:
         blocks = self._inode.blocks_with_data()
-        found: list[tuple[int, bool]] = []
-        end = offset + length
-        while offset < end:
-            block = offset // BLOCK_BYTES
-            size = min((block + 1) * BLOCK_BYTES, end) - offset
-            is_hole = block not in blocks
-            if found and found[-1][1] == is_hole:
-                found[-1] = (found[-1][0] + size, is_hole)
-            else:
-                found.append((size, is_hole))
-            offset += size
-        return found
+        last = -(-end // BLOCK_BYTES) if end == self.size() else end // BLOCK_BYTES
+        blocks.difference_update(range(-(-offset // BLOCK_BYTES), last))
 
-    def truncate(self, size: int) -> None:
-        self._check_writable()
-        self._files._before("truncate", self.path)
+    def _resize(self, size: int) -> None:
         self._inode.resize(size)
-        self._files._after("truncate", self.path)
 
-    def allocate(self, size: int) -> None:
-        self._check_writable()
-        self._files._before("allocate", self.path)
-        if size > self.size():
-            self._inode.resize(size)
-            self._files._after("allocate", self.path)
-
-    def datasync(self) -> None:
-        self._files._after("datasync", self.path)
-        try:
-            self._files._before("datasync", self.path)
-        except StorageError:
-            self._inode.lose()
-            raise
-        if not self._files._lies("datasync", self.path):
-            self._inode.flush()
-
-    def begin_writing(self, offset: int, length: int) -> None:
-        """Promise nothing: what a crash leaves of it is chosen as of any write."""
-
-    def drop_cache(self) -> None:
-        """Show what the disk has where a failed datasync lost something."""
-        self._inode.forget_lost()
-
-    def identity(self) -> FileIdentity:
-        inode = self._inode
-        return FileIdentity(1, inode.number, len(inode.content), inode.changes)
-
-    def close(self) -> None:
-        if self._node is not None and self._node.lock is self:
-            self._node.lock = None
-        self._node = None
-
-    def _check_writable(self) -> None:
-        assert not self._read_only, f"{self.path} was opened for reading"
+    def _is_hole(self, block: int) -> bool:
+        return block not in self._inode.blocks_with_data()
 
 
 class InlineThreads:

@@ -7,7 +7,7 @@ import random
 import time
 from typing import Any
 
-from common.replication.messages import Credit, Hashes, Progress, Tracks
+from common.replication.cycle_messages import Credit, Hashes, Progress, Tracks
 from primary_site.compression import Compression
 from primary_site.drain import CycleDrain
 from primary_site.likeness import Habit

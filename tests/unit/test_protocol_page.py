@@ -6,7 +6,8 @@ import re
 from pathlib import Path
 
 from common.replication.frame import HEADER_BYTES, META_BYTES_MAX, PAYLOAD_BYTES_MAX
-from common.replication.messages import GoodbyeReason, MessageType
+from common.replication.messages import MessageType
+from common.replication.session_messages import GoodbyeReason
 from common.storage import bitmap_file, journal_format, journal_index, region_log
 from common.storage import record as durable_record
 from remote_site.receiver import TRANSITIONS, CycleState, Event

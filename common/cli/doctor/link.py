@@ -21,7 +21,7 @@ from common.cli.doctor.host import Config
 from common.errors import FarshoreError, PeerRefusedError
 from common.replication.credentials import Credentials
 from common.replication.link import HANDSHAKE_SECONDS, Link
-from common.replication.messages import GoodbyeReason, Join
+from common.replication.session_messages import GoodbyeReason, Join
 from common.replication.stream import Address, connect
 from common.replication.tls_stream import secure
 from common.service.clock import SystemClock

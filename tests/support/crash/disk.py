@@ -12,31 +12,24 @@ over sectors, so that an image costs what is unflushed and not what is stored.
 
 from __future__ import annotations
 
-import errno
 import hashlib
-import os
 import struct
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from common.errors import DeviceBusyError, DeviceError, StorageError
-from common.ports import Buffer, FileIdentity
+from common.ports import Buffer
+from tests.support.disk_in_memory import (
+    BLOCK_BYTES,
+    Directory,
+    DiskInMemory,
+    FileInMemory,
+    assign,
+)
 
-BLOCK_BYTES = 4096
 DIGEST_BITS = 64
 _MASK = (1 << DIGEST_BITS) - 1
 _PLACE = struct.Struct("<QQ")
 _ZERO_BLOCK = bytes(BLOCK_BYTES)
 _ZEROES = {length: bytes(length) for length in (512, BLOCK_BYTES)}
-
-Hook = Callable[[str, str], None]
-"""(operation, path): after a change took effect in memory, before a flush does."""
-
-Injector = Callable[[str, str], int | None]
-"""(operation, path) -> errno to fail with, or None; asked before each operation."""
-
-Lies = Callable[[str, str], bool]
-"""(operation, path) of a flush -> whether it reports success and does nothing."""
 
 OLD, TORN, TRASHED = 0, -1, -2
 """Fates of what is unflushed; n > 0 is its n-th content since the last flush."""
@@ -246,42 +239,20 @@ class Fate:
     digest: int
 
 
-Names = dict[str, Inode]
 NameChange = tuple[int, tuple[tuple[str, Inode | None], ...]]
 """(when, assignments that happen together)."""
 
 
-class Directory:
-    """`changes` since its last sync, each applied as a whole or not at all."""
-
-    def __init__(self) -> None:
-        self.names: Names = {}
-        self.durable: Names = {}
-        self.changes: list[NameChange] = []
-
-
-def assign(names: Names, assignments: Sequence[tuple[str, Inode | None]]) -> None:
-    for name, inode in assignments:
-        if inode is None:
-            names.pop(name, None)
-        else:
-            names[name] = inode
-
-
-class CrashDisk:
+class CrashDisk(DiskInMemory[Inode]):
     """The `Files` port. Files whose names end with `ignored` lose and tell nothing."""
 
     def __init__(
         self, sector_bytes: int = 512, *, ignored: str = "", knows_holes: bool = True
     ) -> None:
+        super().__init__()
         self.sector_bytes = sector_bytes
         self.ignored = ignored
         self.knows_holes = knows_holes
-        self.directories: dict[str, Directory] = {"/": Directory()}
-        self.hook: Hook | None = None
-        self.inject: Injector | None = None
-        self.lies: Lies | None = None
-        self._next_number = 1
         self._when = 0
 
     def like(self) -> CrashDisk:
@@ -329,84 +300,19 @@ class CrashDisk:
         self._when += 1
         return self._when
 
-    # -- the port ----------------------------------------------------------------------
+    # -- as a `DiskInMemory` -----------------------------------------------------------
 
-    def open(
-        self,
-        path: str,
-        *,
-        create: bool = False,
-        read_only: bool = False,
-        lock: bool = False,
-        scattered: bool = False,
-    ) -> CrashFile:
-        directory, name = self._at(path)
-        inode = directory.names.get(name)
-        if inode is None:
-            if not create:
-                raise DeviceError(f"{path}: no such file or device")
-            self.before("create", path)
-            inode = Inode(self._next_number, self.sector_bytes)
-            inode.is_ignored = bool(self.ignored) and path.endswith(self.ignored)
-            inode.base_digest = inode.whole_digest()
-            self._next_number += 1
-            self._change(directory, (name, inode))
-            self.after("create", path)
-        file = CrashFile(self, path, inode, read_only=read_only)
-        if lock:
-            if inode.lock is not None:
-                raise DeviceBusyError(f"{path}: in use by another daemon")
-            inode.lock = file
-        return file
+    def _new_inode(self, path: str) -> Inode:
+        inode = Inode(self._next_number, self.sector_bytes)
+        inode.is_ignored = bool(self.ignored) and path.endswith(self.ignored)
+        inode.base_digest = inode.whole_digest()
+        return inode
 
-    def exists(self, path: str) -> bool:
-        if path in self.directories:
-            return True
-        parent, _, name = path.rpartition("/")
-        directory = self.directories.get(parent or "/")
-        return directory is not None and name in directory.names
-
-    def list(self, directory: str) -> list[str]:
-        self.before("list", directory)
-        return sorted(self._directory(directory).names)
-
-    def make_directory(self, path: str) -> None:
-        parts = path.strip("/").split("/")
-        for i in range(len(parts)):
-            self.directories.setdefault("/" + "/".join(parts[: i + 1]), Directory())
-
-    def rename(self, old: str, new: str) -> None:
-        directory, old_name = self._at(old)
-        target, new_name = self._at(new)
-        assert directory is target, "the simulation renames within a directory"
-        self.before("rename", new)
-        inode = directory.names[old_name]
-        self._change(directory, (new_name, inode), (old_name, None))
-        self.after("rename", new)
-
-    def remove(self, path: str) -> None:
-        directory, name = self._at(path)
-        self.before("remove", path)
-        if name not in directory.names:
-            raise _error(errno.ENOENT, path)
-        self._change(directory, (name, None))
-        self.after("remove", path)
-
-    def sync_directory(self, path: str) -> None:
-        directory = self._directory(path)
-        self.after("sync_directory", path)
-        self.before("sync_directory", path)
-        if not self.lied("sync_directory", path):
-            directory.durable = dict(directory.names)
-            directory.changes = []
-
-    def free_bytes(self, path: str) -> int:
-        return 1 << 40
-
-    # -- inside ------------------------------------------------------------------------
+    def _opened(self, path: str, inode: Inode, *, read_only: bool) -> CrashFile:
+        return CrashFile(self, path, inode, read_only=read_only)
 
     def _change(
-        self, directory: Directory, *assignments: tuple[str, Inode | None]
+        self, directory: Directory[Inode], *assignments: tuple[str, Inode | None]
     ) -> None:
         assign(directory.names, assignments)
         if all(inode is not None and inode.is_ignored for _, inode in assignments):
@@ -414,155 +320,30 @@ class CrashDisk:
             return
         directory.changes.append((self.tick(), assignments))
 
-    def _directory(self, path: str) -> Directory:
-        if path not in self.directories:
-            raise _error(errno.ENOENT, path)
-        return self.directories[path]
 
-    def _at(self, path: str) -> tuple[Directory, str]:
-        parent, _, name = path.rpartition("/")
-        if (parent or "/") not in self.directories:
-            raise DeviceError(f"{path}: no such file or device")
-        return self.directories[parent or "/"], name
-
-    def inode(self, path: str) -> Inode:
-        directory, name = self._at(path)
-        return directory.names[name]
-
-    def before(self, operation: str, path: str) -> None:
-        if self.inject is not None:
-            number = self.inject(operation, path)
-            if number is not None:
-                raise _error(number, path)
-
-    def lied(self, operation: str, path: str) -> bool:
-        return self.lies is not None and self.lies(operation, path)
-
-    def after(self, operation: str, path: str) -> None:
-        if self.hook is not None:
-            self.hook(operation, path)
-
-
-def _error(number: int, path: str) -> StorageError:
-    return StorageError(os.strerror(number), errno=number, file=path)
-
-
-class CrashFile:
-    """The `File` port."""
-
-    is_block_device = False
-
-    def __init__(
-        self, disk: CrashDisk, path: str, inode: Inode, *, read_only: bool
-    ) -> None:
-        self.path = path
-        self._disk = disk
-        self._node: Inode | None = inode
-        self._read_only = read_only
+class CrashFile(FileInMemory[CrashDisk, Inode]):
+    """The `File` port; a block of zeroes is a hole, on a disk that knows holes."""
 
     @property
-    def _inode(self) -> Inode:
-        assert self._node is not None, f"{self.path} is closed"
-        return self._node
+    def _content(self) -> bytes | bytearray:
+        return self._inode.data
 
-    def size(self) -> int:
-        return len(self._inode.data)
-
-    def read(self, offset: int, length: int) -> bytes:
-        self._disk.before("read", self.path)
-        data = bytes(self._inode.data[offset : offset + length])
-        if len(data) != length:
-            raise _error(errno.EIO, self.path)
-        return data
-
-    def read_once(self, offset: int, length: int) -> bytes:
-        return self.read(offset, length)
-
-    def try_read(self, offset: int, length: int) -> bytes | bytearray | None:
-        try:
-            return self.read(offset, length)
-        except StorageError:
-            return None  # the blocking read that follows would meet it
-
-    def write(self, offset: int, data: Buffer) -> None:
-        try:
-            self._begin("write")
-        except StorageError:
-            half = len(data) // 2  # a short write precedes the error
-            if half:
-                self._inode.put(offset, memoryview(data)[:half], self._disk.tick())
-            raise
+    def _put(self, offset: int, data: Buffer) -> None:
         self._inode.put(offset, data, self._disk.tick())
-        self._disk.after("write", self.path)
 
-    def write_zeroes(self, offset: int, length: int, *, punch: bool) -> None:
-        self._begin("write_zeroes")
-        end = min(offset + length, self.size())
-        if offset < end:
-            self._inode.put(offset, bytes(end - offset), self._disk.tick())
-            self._disk.after("write_zeroes", self.path)
+    def _punch(self, offset: int, end: int) -> None:
+        """Zeroes are a hole already."""
 
-    def zeroes_fast(self, *, punch: bool) -> bool:
-        return punch
+    def _resize(self, size: int) -> None:
+        self._inode.resize(size, self._disk.tick())
 
-    def extents(self, offset: int, length: int) -> list[tuple[int, bool]]:
-        """A block of zeroes is a hole, on a disk that knows holes."""
-        self._disk.before("extents", self.path)
-        if not self._disk.knows_holes:
-            return [(length, False)]
-        data = self._inode.data
-        found: list[tuple[int, bool]] = []
-        end = offset + length
-        while offset < end:
-            start = offset - offset % BLOCK_BYTES
-            size = min(start + BLOCK_BYTES, end) - offset
-            block = data[start : start + BLOCK_BYTES]
-            is_hole = block == _ZERO_BLOCK[: len(block)]
-            if found and found[-1][1] == is_hole:
-                found[-1] = (found[-1][0] + size, is_hole)
-            else:
-                found.append((size, is_hole))
-            offset += size
-        return found
+    def _is_hole(self, block: int) -> bool:
+        start = block * BLOCK_BYTES
+        content = self._content[start : start + BLOCK_BYTES]
+        return self._disk.knows_holes and content == _ZERO_BLOCK[: len(content)]
 
     def truncate(self, size: int) -> None:
         self._begin("truncate")
-        if size == self.size():
-            return
-        self._inode.resize(size, self._disk.tick())
-        self._disk.after("truncate", self.path)
-
-    def allocate(self, size: int) -> None:
-        self._begin("allocate")
-        if size > self.size():
-            self._inode.resize(size, self._disk.tick())
-            self._disk.after("allocate", self.path)
-
-    def datasync(self) -> None:
-        self._disk.after("datasync", self.path)
-        try:
-            self._disk.before("datasync", self.path)
-        except StorageError:
-            self._inode.lose()
-            raise
-        if not self._disk.lied("datasync", self.path):
-            self._inode.flush()
-
-    def begin_writing(self, offset: int, length: int) -> None:
-        """Promise nothing: what a crash leaves of it is chosen as of any write."""
-
-    def drop_cache(self) -> None:
-        self._inode.forget_lost()
-
-    def identity(self) -> FileIdentity:
-        inode = self._inode
-        return FileIdentity(1, inode.number, len(inode.data), inode.changes)
-
-    def close(self) -> None:
-        if self._node is not None and self._node.lock is self:
-            self._node.lock = None
-        self._node = None
-
-    def _begin(self, operation: str) -> None:
-        assert not self._read_only, f"{self.path} was opened for reading"
-        self._disk.before(operation, self.path)
+        if size != self.size():
+            self._resize(size)
+            self._disk.after("truncate", self.path)

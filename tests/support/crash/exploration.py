@@ -14,8 +14,9 @@ import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from tests.support.crash.disk import OLD, CrashDisk, Lies
+from tests.support.crash.disk import OLD, CrashDisk
 from tests.support.crash.power import describe, image, power_cuts, unflushed
+from tests.support.disk_in_memory import Lies
 
 
 class ViolationError(AssertionError):

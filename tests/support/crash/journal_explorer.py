@@ -9,7 +9,8 @@ full, with its index, without it, and with one that a crash has damaged.
 from __future__ import annotations
 
 from common.storage.flush_guard import FlushGuard
-from common.storage.journal import Journal, index_path
+from common.storage.journal import Journal
+from common.storage.journal_files import JournalPlace, index_path
 from common.storage.journal_format import JournalHeader, OldRun
 from tests.support.crash.disk import CrashDisk
 from tests.support.crash.exploration import (
@@ -48,7 +49,7 @@ class JournalExploration(Exploration):
         self._durable: Old = {}
         self._under_way: list[Old] = []
         self.watch(disk)
-        journal = Journal.create(disk, PATH, self.header, FlushGuard())
+        journal = Journal.create(JournalPlace(disk, PATH, self.header, FlushGuard()))
         disk.sync_directory(DIRECTORY)
         self._is_named = True
         self.promised()
@@ -92,7 +93,9 @@ class JournalExploration(Exploration):
     def _restarted(self, journal: Journal) -> Journal:
         journal.close()
         self.watch(self.some_power_cut())
-        journal = Journal.recover(self.disk, PATH, self.header, FlushGuard())
+        journal = Journal.recover(
+            JournalPlace(self.disk, PATH, self.header, FlushGuard())
+        )
         self._durable = self._found(journal)
         self._under_way = []
         self.promised()
@@ -138,14 +141,14 @@ class JournalExploration(Exploration):
         if self._is_finished:
             self._recover_finished(disk)
             return
-        journal = Journal.recover(disk, PATH, self.header, FlushGuard())
+        journal = Journal.recover(JournalPlace(disk, PATH, self.header, FlushGuard()))
         try:
             self._compare(journal)
         finally:
             journal.close()
 
     def _recover_finished(self, disk: CrashDisk) -> None:
-        journal = Journal.finished(disk, PATH, self.header, FlushGuard())
+        journal = Journal(JournalPlace(disk, PATH, self.header, FlushGuard()))
         try:
             self._compare(journal)
         finally:
@@ -174,7 +177,7 @@ class JournalExploration(Exploration):
         was = self._durable, self._under_way
         if self._is_finished or not self._is_named:
             return
-        journal = Journal.recover(disk, PATH, self.header, FlushGuard())
+        journal = Journal.recover(JournalPlace(disk, PATH, self.header, FlushGuard()))
         try:
             self._durable, self._under_way = self._found(journal), []
             self.promised()

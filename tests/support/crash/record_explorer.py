@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from common.ports import FileIdentity
-from common.replication.messages import VolumeOffer
+from common.replication.session_messages import VolumeOffer
 from common.storage.record import DurableRecord
 from primary_site import group_state
 from primary_site.group_state import GroupState, VolumeState

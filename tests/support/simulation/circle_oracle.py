@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 from common.replication.lineage import judge
-from common.replication.messages import VolumeOffer
+from common.replication.session_messages import VolumeOffer
 from common.storage.bitmap_file import PAGE_BYTES
 from primary_site.group import ConsistencyGroup
 from primary_site.replicator import Replicator

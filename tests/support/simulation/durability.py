@@ -108,7 +108,7 @@ class Durability:
         path = f"/devices/{name}.img"
         if not acked.count or not files.exists(path):
             return
-        found = durable_bytes(files._inode(path), len(wanted))
+        found = durable_bytes(files.inode(path), len(wanted))
         self.acked_compared += acked.count
         for first, count in acked.runs():
             for track in range(first, first + count):
@@ -160,4 +160,4 @@ def durable_bytes(inode: Any, length: int) -> bytes:
 
 def device_bytes(files: SimulatedFiles, name: str) -> bytes:
     """Return what readers of a volume's device see."""
-    return bytes(files._inode(f"/devices/{name}.img").content)
+    return bytes(files.inode(f"/devices/{name}.img").content)

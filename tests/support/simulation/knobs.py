@@ -19,15 +19,15 @@ import structlog
 
 from common.service.config_primary import PrimaryGroup
 from common.service.config_remote import RemoteGroup
-from common.storage import journal, journal_merge, open_journals, region_log
+from common.storage import journal_files, journal_merge, open_journals, region_log
 from primary_site import (
     drain_plan,
     group_state,
     likeness,
+    piece_reading,
     preserving,
     replicator,
     upkeep,
-    verification,
     volume,
 )
 from remote_site import (
@@ -107,13 +107,13 @@ def controlled(
         put(receiver, "WINDOW_BYTES", window)
         put(group, "WINDOW_BYTES", window)
         put(region_log, "AREA_BLOCKS", REGION_LOG_BLOCKS)
-        put(verification, "PIECE_BYTES_MAX", VERIFY_PIECE_BYTES)
-        put(verification, "HOLE_BYTES_MIN", VERIFY_PIECE_BYTES)
+        put(piece_reading, "PIECE_BYTES_MAX", VERIFY_PIECE_BYTES)
+        put(piece_reading, "HOLE_BYTES_MIN", VERIFY_PIECE_BYTES)
         locks = SimpleNamespace(Lock=TurnLock, local=threading.local)
         for place in (
             secondary,
             group_record,
-            journal,
+            journal_files,
             leases,
             listed_points,
             open_journals,

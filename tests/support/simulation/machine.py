@@ -412,12 +412,12 @@ class Machine:
     def restore_directory(self, path: str, files: SimulatedFiles) -> None:
         """Put an older copy of one directory, and those in it, back."""
         mine, theirs = self.files.after_kill(), files.after_kill()
-        for name in list(mine._directories):
+        for name in list(mine.directories):
             if name == path or name.startswith(path + "/"):
-                del mine._directories[name]
-        for name, directory in theirs._directories.items():
+                del mine.directories[name]
+        for name, directory in theirs.directories.items():
             if name == path or name.startswith(path + "/"):
-                mine._directories[name] = directory
+                mine.directories[name] = directory
         self._go_on(mine)
 
     def copied(self) -> SimulatedFiles:
@@ -432,7 +432,7 @@ class Machine:
         self._hook(files)
         # A file's time of change never comes again, whatever a copy counts from.
         self._changes += CHANGES_STEP
-        for directory in files._directories.values():
+        for directory in files.directories.values():
             for inode in directory.names.values():
                 inode.changes += self._changes
         self.end_jobs()

@@ -152,7 +152,7 @@ class Simulation(TwoSites):
     def note_lost_pages(self) -> None:
         """A failed fdatasync is as a power loss to what was not flushed."""
         files = self.primary.machine.files
-        if any(i.has_lost for i in files._directories["/devices"].names.values()):
+        if any(i.has_lost for i in files.directories["/devices"].names.values()):
             self.oracle.lost_power = True
 
     def _tick(self) -> None:

@@ -71,7 +71,7 @@ class Site:
         """Start the daemon; `is_serving` once it has recovered."""
         assert not self.is_alive
         # A failed fdatasync is as a power loss to what was not flushed.
-        devices = self.machine.files._directories["/devices"]
+        devices = self.machine.files.directories["/devices"]
         self.lost_power |= any(each.has_lost for each in devices.names.values())
         self.lives += 1
         self.loop = self.world.new_loop(f"{self.name}-{self.lives}")

@@ -173,7 +173,7 @@ async def raw_client(address: str) -> NbdClient:
 def transmissions(service: Service) -> list[Transmission]:
     """Return the open connections."""
     assert service.server is not None
-    return [t for each in service.server._hosts.values() for t in each._open]
+    return [t for each in service.server._hosts for t in each._open]
 
 
 def received_bytes(service: Service) -> int:
@@ -360,7 +360,7 @@ async def test_while_only_our_own_flush_is_under_way_no_reply_is_begun(
     server = service.server
     assert server is not None
     old = await raw_client(address)
-    (hosts,) = server._hosts.values()
+    (hosts,) = server._hosts
     service.volume.held = True
     stopping = asyncio.create_task(service.stop())
     await until(lambda: len(service.volume.waiting) == 1)

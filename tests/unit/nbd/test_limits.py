@@ -97,7 +97,7 @@ async def test_tcp_looks_after_vanished_peers_as_the_config_says() -> None:
     ) as server:
         client = await NbdClient.connect(server.addresses[0], "g/v")
         await client.flush()  # by then it has moved to the volume's loop
-        (hosts,) = server._hosts.values()
+        (hosts,) = server._hosts
         (transmission,) = hosts._open
         accepted = transmission._transport.get_extra_info("socket")
         tcp = socket.IPPROTO_TCP

@@ -144,7 +144,7 @@ def is_readable(connection: socket.socket) -> bool:
 
 
 def open_connection(served: Serving) -> Transmission:
-    (hosts,) = served.server._hosts.values()
+    (hosts,) = served.server._hosts
     (transmission,) = hosts._open
     return transmission
 
@@ -264,7 +264,7 @@ class TestHiddenEnds:
             leaving.socket.shutdown(socket.SHUT_WR)
             await until(lambda: has_hung_up(server_side(served)))
             new = await served.client(kind)
-            (hosts,) = served.server._hosts.values()
+            (hosts,) = served.server._hosts
             await until(lambda: len(hosts._open) == 2)
             served.volume.held = False
             served.volume.step(DEPTH)
@@ -415,7 +415,7 @@ class TestOneThatNeverReads:
             never._transport.pause_reading()
             reads = [never.read(0, MIB) for _ in range(40)]
             await until(lambda: bool(served.volume.submitted))
-            (hosts,) = served.server._hosts.values()
+            (hosts,) = served.server._hosts
             (stuck,) = hosts._open
             await until(stuck._must_wait)
             new = await served.client()
@@ -505,7 +505,7 @@ async def test_what_is_not_sent_yet_proves_nothing() -> None:
     doubtful, client = await connected.add(ask)
     newer, other = await connected.add(ask_socket)
     client.sendall(request(Command.READ, 0, MIB))
-    await until(lambda: doubtful._is_unsent)
+    await until(lambda: doubtful._sending.is_unsent)
     doubtful.give_way_to(newer)
     client.sendall(request(Command.WRITE, 0, 3, b"old"))
     doubt = doubtful._precedence.doubt
@@ -540,7 +540,7 @@ async def test_a_relay_tells_what_the_client_itself_took(tmp_path: Path) -> None
     async with serving(tmp_path) as served:
         client = await served.client("tls")
         (relay,) = served.server._relays
-        await until(lambda: any(h._open for h in served.server._hosts.values()))
+        await until(lambda: any(h._open for h in served.server._hosts))
         pair = server_side(served)
         told: list[Life] = []
 

@@ -778,7 +778,7 @@ class TestAddresses:
         await server.listen(["tcp:127.0.0.1:0"])
         client = await NbdClient.connect(server.addresses[0], "g/v")
         await client.flush()  # by then it has moved to the volume's loop
-        (hosts,) = server._hosts.values()
+        (hosts,) = server._hosts
         (transmission,) = hosts._open
         accepted = transmission._transport.get_extra_info("socket")
         tcp = socket.IPPROTO_TCP

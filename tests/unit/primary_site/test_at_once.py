@@ -267,7 +267,7 @@ async def test_a_write_does_not_pass_what_it_overlaps(
     go.set()
     assert [(await each).error for each in (trim, write, apart)] == [0, 0, 0]
     assert await prompt.read(3 * TRACK, 2 * TRACK) == b"w" * TRACK + b"a" * TRACK
-    assert not prompt.volume._under_way
+    assert not prompt.volume._order.under_way
 
 
 async def test_a_device_that_makes_the_loop_wait_is_left_to_threads(

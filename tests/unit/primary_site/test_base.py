@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from common.errors import ProtocolError
+from common.replication.cycle_messages import Encoding, NeedFull, Tracks
 from common.replication.delta import apply_difference
-from common.replication.messages import Encoding, NeedFull, Tracks
 from common.replication.tracks import TrackRecord, decode_records, run_hash
 from tests.support.primary_host_site import (
     SIZE,

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from common.replication.features import EXCHANGE
-from common.replication.messages import Changed
+from common.replication.role_messages import Changed
 from common.service.clock import SystemClock
 from primary_site.exchange import carry_told_changes
 from primary_site.replicator import Replicator

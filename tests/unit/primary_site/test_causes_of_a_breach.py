@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from common.replication.messages import Credit, Hashes, Progress, Tracks
+from common.replication.cycle_messages import Credit, Hashes, Progress, Tracks
 from primary_site.autopilot import Promise
 from primary_site.compression import Compression, Packed
 from primary_site.drain import CycleDrain

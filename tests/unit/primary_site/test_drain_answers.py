@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from common.errors import ProtocolError
-from common.replication.messages import (
+from common.replication.cycle_messages import (
     Credit,
     CycleEnd,
     Hashes,

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from common.ports import HostCommand
 from common.storage.bitmap import Bitmap
 from primary_site.cut_reader import CutReader
-from primary_site.drain import without
 from primary_site.drain_plan import FRAME_BYTES, FRAME_RUNS_MAX, Gatherer, Unit, plan
+from primary_site.frame_ledger import without
 from tests.support.primary_host_site import SIZE, TRACK, Site
 
 TRACKS = SIZE // TRACK

@@ -10,7 +10,7 @@ import pytest
 
 from common.errors import ConnectionLostError, PeerRefusedError, StorageError
 from common.replication.lineage import CycleName, ReceiverState
-from common.replication.messages import Welcome
+from common.replication.session_messages import Welcome
 from common.service.clock import SystemClock
 from common.storage.record import DurableRecord
 from primary_site.group_state import GroupState, from_record

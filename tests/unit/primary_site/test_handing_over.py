@@ -20,7 +20,8 @@ from common.errors import (
 from common.replication.features import EXCHANGE, MEMBERS
 from common.replication.lineage import CycleName, Fork, ToldFork
 from common.replication.link import ForkedError
-from common.replication.messages import GoodbyeReason, HandOver, VolumeOffer
+from common.replication.role_messages import HandOver
+from common.replication.session_messages import GoodbyeReason, VolumeOffer
 from common.service.clock import SystemClock
 from common.service.config_primary import PrimaryGroup, PrimaryVolume
 from common.service.split_brain import ALARM as SPLIT_BRAIN

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from common.replication.messages import NeedFull, Tracks
+from common.replication.cycle_messages import NeedFull, Tracks
 from common.replication.referenced import (
     PIECE_BYTES,
     Decoded,

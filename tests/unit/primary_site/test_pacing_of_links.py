@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from common.replication.link import Link
-from common.replication.messages import Heartbeat
+from common.replication.session_messages import Heartbeat
 from common.service.config_link import LinkTable
 from primary_site.paced import Pacing
 

@@ -11,6 +11,7 @@ import pytest
 
 from common.errors import ConnectionLostError, ProtocolError
 from common.replication.codec import encode_meta
+from common.replication.cycle_messages import Credit, Tracks
 from common.replication.features import GROW
 from common.replication.frame import encode_frame
 from common.replication.lineage import ReceiverState
@@ -20,15 +21,13 @@ from common.replication.link_messages import (
     LinksClosed,
     LinksLost,
 )
-from common.replication.messages import (
-    Credit,
+from common.replication.messages import Message
+from common.replication.session_messages import (
     Hello,
     Join,
     Joined,
-    Message,
     Noted,
     Resize,
-    Tracks,
     Welcome,
 )
 from common.service.clock import SystemClock

@@ -14,7 +14,7 @@ from common.errors import RefusedError, StateMismatchError
 from common.ports import HostCommand, HostRequest
 from common.replication.lineage import CycleName, Fork, ToldFork
 from common.replication.link import Link
-from common.replication.messages import GoodbyeReason, goodbye
+from common.replication.session_messages import GoodbyeReason, goodbye
 from common.replication.stream import Address, SocketStream, StreamServer, serve
 from common.service.clock import SystemClock
 from primary_site.group_state import GroupState, from_record, to_record

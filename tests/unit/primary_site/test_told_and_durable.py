@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from common.replication.messages import CycleBegin
+from common.replication.cycle_messages import CycleBegin
 from common.service.clock import SystemClock
 from common.storage.record import DurableRecord
 from primary_site.group_state import GroupState, from_record

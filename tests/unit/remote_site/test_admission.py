@@ -13,7 +13,7 @@ from common.replication.lineage import (
     SenderState,
     ToldFork,
 )
-from common.replication.messages import GoodbyeReason, Hello, VolumeOffer
+from common.replication.session_messages import GoodbyeReason, Hello, VolumeOffer
 from remote_site.admission import (
     Expected,
     certificate_refusal,

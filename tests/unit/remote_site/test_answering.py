@@ -11,9 +11,7 @@ import pytest
 
 from common.errors import ProtocolError
 from common.replication.hash_tree import root_of
-from common.replication.messages import (
-    Message,
-)
+from common.replication.messages import Message
 from common.replication.verify_messages import (
     QUESTIONS_MAX,
     Outcome,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from common.ports import File
-from common.replication.messages import VolumeOffer
+from common.replication.session_messages import VolumeOffer
 from common.storage.files import SystemFiles
 from common.storage.journal_format import BATCH_RAW_BYTES_MAX, ZERO_TRACKS_MAX
 from remote_site.applier import apply_tracks

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from common.errors import ProtocolError
+from common.replication.cycle_messages import Encoding
 from common.replication.delta import apply_difference
-from common.replication.messages import Encoding
 from common.replication.tracks import TrackRecord, run_hash
 from remote_site.applier import apply_tracks
 from remote_site.bases import held_pieces

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pytest
 
 from common.errors import ProtocolError
-from common.replication.messages import COVERED_BYTES_MAX, Tracks
+from common.replication.cycle_messages import COVERED_BYTES_MAX, Tracks
 from common.replication.tracks import RunData, encode_records
 from remote_site.batches import decode_batch
 from remote_site.receiver import VolumeShape

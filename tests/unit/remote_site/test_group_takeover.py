@@ -17,7 +17,8 @@ from common.ports import Buffer, File
 from common.replication.features import TAKEOVER
 from common.replication.lineage import CycleName, Fork, ToldFork
 from common.replication.link import ForkedError
-from common.replication.messages import GoodbyeReason, HandOver
+from common.replication.role_messages import HandOver
+from common.replication.session_messages import GoodbyeReason
 from common.replication.stream import Address
 from common.replication.tracks import RunData
 from common.service.clock import SystemClock

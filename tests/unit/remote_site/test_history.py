@@ -493,7 +493,7 @@ def test_a_point_from_before_a_growth_gets_no_more_than_it_had() -> None:
 
 def journals_open(site: Site) -> int:
     return sum(
-        journal._file is not None
+        journal._stored.file is not None
         for volume in site.disk.volumes
         for journal in volume.journals[:-1]
     )

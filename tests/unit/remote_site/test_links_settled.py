@@ -8,18 +8,15 @@ from typing import Any
 import pytest
 
 from common.errors import ConnectionLostError, GarbledLinkError, ProtocolError
+from common.replication.cycle_messages import CycleBegin, Tracks
 from common.replication.link import GARBLED_LINKS_MAX
 from common.replication.link_messages import (
     LinkNumber,
     LinksClosed,
     LinksLost,
 )
-from common.replication.messages import (
-    CycleBegin,
-    Message,
-    Noted,
-    Tracks,
-)
+from common.replication.messages import Message
+from common.replication.session_messages import Noted
 from remote_site.links import SessionLinks
 from remote_site.receiver import Receiver, VolumeShape
 

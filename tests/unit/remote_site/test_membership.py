@@ -13,7 +13,7 @@ from common.errors import (
     RefusedError,
     StateMismatchError,
 )
-from common.replication.messages import VolumeOffer
+from common.replication.session_messages import VolumeOffer
 from remote_site.enrolling import change_members
 from remote_site.history import History
 from remote_site.membership import ALWAYS, Change, Membership, change_to

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import ProtocolError
-from common.replication.messages import (
+from common.replication.cycle_messages import (
     COVERED_BYTES_MAX,
     Abandon,
     CycleBegin,

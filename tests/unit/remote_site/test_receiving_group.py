@@ -17,6 +17,14 @@ import pytest
 from common.errors import ConnectionLostError, PeerRefusedError, StorageError
 from common.ports import Buffer, File
 from common.replication.codec import encode_meta
+from common.replication.cycle_messages import (
+    Abandon,
+    Committed,
+    CurrentAsOf,
+    CycleBegin,
+    CycleEnd,
+    Tracks,
+)
 from common.replication.delta import apply_difference
 from common.replication.features import LINKS
 from common.replication.frame import encode_frame
@@ -25,17 +33,7 @@ from common.replication.link import GARBLED_LINKS_MAX, Link
 from common.replication.link_messages import (
     LinkNumber,
 )
-from common.replication.messages import (
-    Abandon,
-    Committed,
-    CurrentAsOf,
-    CycleBegin,
-    CycleEnd,
-    GoodbyeReason,
-    Join,
-    Joined,
-    Tracks,
-)
+from common.replication.session_messages import GoodbyeReason, Join, Joined
 from common.replication.stream import Address, SocketStream, connect
 from common.replication.tracks import (
     DeltaRun,

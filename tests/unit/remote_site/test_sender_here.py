@@ -9,7 +9,7 @@ import pytest
 from common.errors import RefusedError
 from common.replication.features import EXCHANGE, TAKEOVER
 from common.replication.lineage import CycleName, Fork, SenderState, ToldFork
-from common.replication.messages import PROTOCOL_VERSION, GoodbyeReason, Hello
+from common.replication.session_messages import PROTOCOL_VERSION, GoodbyeReason, Hello
 from common.service.group_identity import GroupIdentity
 from remote_site.identity import served_identity
 from remote_site.sender_here import SenderHere, answer

@@ -21,7 +21,7 @@ from common.errors import (
     StorageError,
 )
 from common.replication.lineage import CycleName
-from common.replication.messages import VolumeOffer
+from common.replication.session_messages import VolumeOffer
 from common.replication.tracks import track_hash
 from common.storage.files import SystemFiles
 from common.storage.threads import WorkerThreads

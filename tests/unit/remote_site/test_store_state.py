@@ -9,6 +9,7 @@ import msgpack  # type: ignore[import-untyped]
 import pytest
 
 from common.errors import ProtocolError, StateMismatchError, StorageError
+from common.replication.cycle_messages import PROGRESS_MAX
 from common.replication.lineage import (
     NO_ID,
     CycleName,
@@ -17,7 +18,6 @@ from common.replication.lineage import (
     Verdict,
     judge,
 )
-from common.replication.messages import PROGRESS_MAX
 from remote_site.group_disk import GroupDisk
 from remote_site.membership import ALWAYS, Membership
 from remote_site.store_state import (

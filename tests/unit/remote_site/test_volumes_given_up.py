@@ -15,7 +15,7 @@ import pytest
 from common.errors import RefusedError
 from common.ports import Files
 from common.replication.lineage import CycleName
-from common.replication.messages import VolumeOffer
+from common.replication.session_messages import VolumeOffer
 from common.service.config_primary import PrimaryVolume
 from common.storage.bitmap import Bitmap
 from remote_site.enrolling import change_members

@@ -14,10 +14,8 @@ from common.replication.control import KEPT_MAX, UNTOLD_MAX, ControlChannel
 from common.replication.link_messages import (
     ControlReceived,
 )
-from common.replication.messages import (
-    Message,
-    Noted,
-)
+from common.replication.messages import Message
+from common.replication.session_messages import Noted
 
 
 class Wire:

@@ -10,8 +10,8 @@ import pytest
 import zstandard
 
 from common.errors import ProtocolError
+from common.replication.cycle_messages import COVERED_BYTES_MAX, Encoding
 from common.replication.delta import Stretch, apply_difference, differences
-from common.replication.messages import COVERED_BYTES_MAX, Encoding
 from common.replication.tracks import (
     DeltaRun,
     RunData,

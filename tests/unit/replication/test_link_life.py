@@ -13,7 +13,7 @@ from common.errors import ConnectionLostError
 from common.replication.credentials import Credentials
 from common.replication.link import Link
 from common.replication.link_life import LINK_SECONDS_MAX, LinkLife
-from common.replication.messages import Join
+from common.replication.session_messages import Join
 from common.replication.tls_stream import secure
 from tests.support.certificates import Certificates
 from tests.support.memory_pipe import Pipe

@@ -10,9 +10,9 @@ import pytest
 import zstandard
 
 from common.errors import ProtocolError
+from common.replication.cycle_messages import RAW_BYTES_MAX
 from common.replication.delta import apply_difference
 from common.replication.gathered import gather
-from common.replication.messages import RAW_BYTES_MAX
 from common.replication.referenced import (
     HEAD_BYTES_MAX,
     PIECE_BYTES,

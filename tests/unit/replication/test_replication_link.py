@@ -18,15 +18,14 @@ from common.errors import (
 )
 from common.ports import Buffer
 from common.replication.codec import encode_meta
+from common.replication.cycle_messages import CycleEnd, Tracks
 from common.replication.frame import encode_frame
 from common.replication.link import Link
-from common.replication.messages import (
-    CycleEnd,
+from common.replication.session_messages import (
     GoodbyeReason,
     Heartbeat,
     Join,
     Joined,
-    Tracks,
     goodbye,
 )
 from common.replication.stream import (

@@ -9,18 +9,14 @@ import pytest
 
 from common.errors import ProtocolError
 from common.replication.codec import decode, encode_meta
+from common.replication.cycle_messages import RUNS_MAX, CycleBegin, Hashes, Tracks
 from common.replication.frame import Frame, FrameParser, encode_frame
-from common.replication.messages import (
+from common.replication.messages import Message, MessageType
+from common.replication.session_messages import (
     GOODBYE_BYTES_MAX,
-    RUNS_MAX,
-    CycleBegin,
     Goodbye,
     GoodbyeReason,
-    Hashes,
-    Message,
-    MessageType,
     Resize,
-    Tracks,
     goodbye,
 )
 from tests.support.replication_messages import CYCLE, EXAMPLES

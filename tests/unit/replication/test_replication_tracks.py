@@ -10,7 +10,7 @@ import xxhash
 import zstandard
 
 from common.errors import ProtocolError
-from common.replication.messages import RAW_BYTES_MAX, ZERO_BYTES_MAX, Encoding
+from common.replication.cycle_messages import RAW_BYTES_MAX, ZERO_BYTES_MAX, Encoding
 from common.replication.tracks import (
     RunData,
     decode_records,

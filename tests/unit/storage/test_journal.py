@@ -9,7 +9,8 @@ import pytest
 
 from common.errors import CorruptStateError, StorageError
 from common.storage.flush_guard import FlushGuard
-from common.storage.journal import Journal, index_path
+from common.storage.journal import Journal
+from common.storage.journal_files import JournalPlace, index_path
 from common.storage.journal_format import (
     BATCH_RECORDS_MAX,
     BLOCK_BYTES,
@@ -36,13 +37,13 @@ def make_files() -> SimulatedFiles:
 
 
 def create(files: SimulatedFiles) -> Journal:
-    journal = Journal.create(files, PATH, HEADER, FlushGuard())
+    journal = Journal.create(JournalPlace(files, PATH, HEADER, FlushGuard()))
     files.sync_directory("/journal")
     return journal
 
 
 def recover(files: SimulatedFiles) -> Journal:
-    return Journal.recover(files, PATH, HEADER, FlushGuard())
+    return Journal.recover(JournalPlace(files, PATH, HEADER, FlushGuard()))
 
 
 def run_of(first: int, count: int, seed: int | None) -> OldRun:
@@ -172,7 +173,7 @@ def test_the_header_has_to_be_the_expected_one() -> None:
         values = {name: getattr(HEADER, name) for name in HEADER.__slots__}
         other = JournalHeader(**(values | {field: b"?" * 16}))
         with pytest.raises(CorruptStateError, match=PATH):
-            Journal.recover(files, PATH, other, FlushGuard())
+            Journal.recover(JournalPlace(files, PATH, other, FlushGuard()))
 
 
 def test_a_flipped_bit_in_the_header_is_noticed() -> None:
@@ -221,7 +222,7 @@ def test_what_a_failed_append_left_is_cut_before_the_journal_is_finished(
 def test_nothing_shows_after_a_flush_that_failed() -> None:
     files = make_files()
     guard = FlushGuard()
-    journal = Journal.create(files, PATH, HEADER, guard)
+    journal = Journal.create(JournalPlace(files, PATH, HEADER, guard))
     files.inject = lambda operation, _: errno.EIO if operation == "datasync" else None
     with pytest.raises(StorageError):
         journal.append([run_of(0, 1, 1)])
@@ -254,7 +255,7 @@ def test_a_sealed_journal_reads_as_it_did_while_open() -> None:
     journal.seal()
     assert files.exists(index_path(PATH))
     assert contents(journal) == before
-    assert contents(Journal.finished(files, PATH, HEADER, FlushGuard())) == before
+    assert contents(Journal(JournalPlace(files, PATH, HEADER, FlushGuard()))) == before
 
 
 @pytest.mark.parametrize("offset", [8, 40, BLOCK_BYTES + 100, 2 * BLOCK_BYTES + 3])
@@ -267,7 +268,9 @@ def test_a_damaged_index_is_made_again_from_the_journal(offset: int) -> None:
     files.trash(index_path(PATH), offset, b"\xde\xad")
     expected = {first: run_of(first, 1, first).data for first in range(50)}
     assert contents(journal) == expected
-    assert contents(Journal.finished(files, PATH, HEADER, FlushGuard())) == expected
+    assert (
+        contents(Journal(JournalPlace(files, PATH, HEADER, FlushGuard()))) == expected
+    )
 
 
 def test_a_finished_journal_that_lost_its_end_is_reported() -> None:
@@ -276,7 +279,7 @@ def test_a_finished_journal_that_lost_its_end_is_reported() -> None:
     journal.append([run_of(0, 1, 1)])
     files.trash(PATH, BLOCK_BYTES + 300, b"??")
     with pytest.raises(CorruptStateError, match=PATH):
-        Journal.finished(files, PATH, HEADER, FlushGuard()).find(0, 1)
+        Journal(JournalPlace(files, PATH, HEADER, FlushGuard())).find(0, 1)
 
 
 def test_batches_are_bounded() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from common.replication.messages import VolumeOffer
+from common.replication.session_messages import VolumeOffer
 from common.service.config_primary import PrimaryGroup
 from common.storage.files import SystemFiles
 from primary_site.opening import open_group
