@@ -108,7 +108,7 @@ class Enrolment:
             return f"the remote has {self.config.name}/{offer.name} already"
         if len(store.volumes) >= VOLUMES_MAX:
             return f"a group has at most {VOLUMES_MAX} volumes, removed ones included"
-        for volume, member in zip(store.volumes, store.memberships, strict=True):
+        for volume, member in store.enrolled:
             if volume.name == offer.name and any(
                 member.has(point.number) for point in store.points
             ):

@@ -51,7 +51,7 @@ class RecoveryExports:
             if not points:
                 continue
             store = group.store
-            for offer, member in zip(store.volumes, store.memberships, strict=True):
+            for offer, member in store.enrolled:
                 name = f"{group.name}/{offer.name}"
                 newest = points[-1].number
                 if store.takeover is None and member.has(newest):

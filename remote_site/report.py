@@ -54,7 +54,7 @@ def group_status(group: ReceivingGroup, now_ns: int) -> GroupStatus:
                 track_bytes=offer.track_bytes,
                 joining=member.is_joining,
             )
-            for offer, member in zip(store.volumes, store.memberships, strict=True)
+            for offer, member in store.enrolled
             if not member.has_left
         ),
         progress=group.scrubbing.progress(),

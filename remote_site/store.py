@@ -150,16 +150,21 @@ class GroupStore:
         return self._disk.state.current if self._disk.state else ()
 
     @property
-    def memberships(self) -> tuple[Membership, ...]:
-        """Which points have which of `volumes`."""
-        return self._disk.state.memberships if self._disk.state else ()
+    def enrolled(self) -> tuple[tuple[VolumeOffer, Membership], ...]:
+        """`volumes`, each with which points have it: both as of one moment.
+
+        A thread may replace the state between two looks at it.
+        """
+        state = self._disk.state
+        if state is None:
+            return ()
+        return tuple(zip(state.volumes, state.memberships, strict=True))
 
     def volumes_at(self, number: int) -> list[tuple[int, VolumeOffer]]:
         """Return the volumes, and their indexes, that a point has."""
-        members = zip(self.volumes, self.memberships, strict=True)
         return [
             (index, offer)
-            for index, (offer, member) in enumerate(members)
+            for index, (offer, member) in enumerate(self.enrolled)
             if member.has(number)
         ]
 
