@@ -169,7 +169,7 @@ async def killed(pair: CirclingPair, at: Daemon, step: Step, *words: str) -> Non
     """Type a command until the daemon dies at the step; then start it again."""
 
     async def ask() -> None:
-        await pair.command(at, *words, "--yes")
+        await pair.command(at, *words)
 
     async with asyncio.TaskGroup() as tasks:
         async with killed_after(at, step):
@@ -192,7 +192,7 @@ async def test_who_sends_with_points_of_its_own_is_killed(
         await switched(pair, home, away)
         await noted(pair, away, wanted, 2)
 
-        await killed(pair, away, REMOVALS[turn], "volume", "remove", "g/n")
+        await killed(pair, away, REMOVALS[turn], "volume", "remove", "g/n", "--yes")
         await pair.linked(away)
         if "n" in pair.names(away):
             await fill(pair, "n", 3, at=away)  # preserved for the point of before
@@ -211,7 +211,7 @@ async def test_who_sends_with_points_of_its_own_is_killed(
         await pair.joined(away)
         await noted(pair, away, wanted, 5)
 
-        await killed(pair, away, EXCHANGES[turn], "switchover", "g")
+        await killed(pair, away, EXCHANGES[turn], "switchover", "g", "--yes")
         await pair.reached(home, "it sends", role="sending")
         await pair.linked(home)
         await noted(pair, home, wanted, 6)
