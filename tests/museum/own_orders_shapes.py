@@ -294,4 +294,20 @@ EXHIBITS: tuple[Exhibit, ...] = (
         tests(f"{_STATE_TESTS}test_a_record_of_a_version_that_is_not_known_is_refused"),
         says="DID NOT RAISE",
     ),
+    Exhibit(
+        "O1258",
+        "what the other site says that it has changed is believed beyond the volume",
+        (
+            swap(
+                "primary_site/exchange.py",
+                "        _check(answer, index, first, tracks)\n",
+                "",
+            ),
+        ),
+        tests(
+            "unit/primary_site/test_carrying_told_changes.py::"
+            "test_what_goes_beyond_the_volume_or_back_is_no_answer"
+        ),
+        says="DID NOT RAISE|assert|IndexError",
+    ),
 )

@@ -5,6 +5,9 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
+from common.errors import ProtocolError
 from common.replication.features import EXCHANGE
 from common.replication.role_messages import Changed
 from common.service.clock import SystemClock
@@ -25,9 +28,12 @@ class DividedRemote:
         self.lacking: set[int] = set()
         self._tracks = site.group.volumes[0].geometry.track_count
         self._numbers_up_to = numbers_up_to
+        self.answer: Changed | None = None
 
     async def ask_changed(self, volume: int, first: int) -> Changed:
         assert (volume, first) == (0, 0)
+        if self.answer is not None:
+            return self.answer
         return Changed(1, 0, (), self._tracks, self._numbers_up_to)
 
 
@@ -56,3 +62,27 @@ async def test_a_cycle_whose_number_the_remote_has_used_begins_anew(
     assert site.group.cut is not None
     assert site.group.cut.number > cut.number
     site.group.abandon_cycle()
+
+
+@pytest.mark.parametrize(
+    ("volume", "runs", "end"),
+    [
+        (1, (), 4),
+        (0, (), 0),
+        (0, (), 1 << 40),
+        (0, ((3, 2),), 4),
+        (0, ((0, 0),), 4),
+        (0, ((2, 1), (1, 1)), 4),
+    ],
+)
+async def test_what_goes_beyond_the_volume_or_back_is_no_answer(
+    site: Site, volume: int, runs: tuple[tuple[int, int], ...], end: int
+) -> None:
+    async def connect(address: str) -> Any:
+        raise AssertionError(address)
+
+    remote: Any = DividedRemote(site, 0)
+    remote.answer = Changed(1, volume, runs, end, 0)
+    cycles = Replicator(site.group, "amsterdam", connect, SystemClock()).cycles
+    with pytest.raises(ProtocolError, match="CHANGED"):
+        await carry_told_changes(cycles, remote)
