@@ -215,7 +215,7 @@ def test_what_a_failed_append_left_is_cut_before_the_journal_is_finished(
         journal.append([run_of(1, 1, None)])
     journal.finish()
     for image in files.crash_images(random.Random(1), 20):
-        finished = Journal.finished(image, PATH, HEADER, FlushGuard())
+        finished = Journal(JournalPlace(image, PATH, HEADER, FlushGuard()))
         assert contents(finished) == contents(journal)
 
 
