@@ -72,11 +72,15 @@ class Upkeep:
     async def end_full(self, volume: PrimaryVolume) -> None:
         """Trust the durable bitmap, once it holds exactly what is not committed."""
         whole = volume.changes.whole or volume.changes.stale_pages
-        saved = self._group.state.volumes[volume.name]
+        saved = self._group.state.volumes.get(volume.name)
+        if saved is None:  # it leaves the group just now
+            return
         if whole or not (saved.full or saved.carried_from_bytes is not None):
             return
 
         def ended(state: GroupState) -> GroupState:
+            if volume.name not in state.volumes:  # it has left meanwhile
+                return state
             if volume.changes.whole:  # suspected anew while this waited for its turn
                 return state
             saved = replace(

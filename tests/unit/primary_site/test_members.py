@@ -31,7 +31,12 @@ from primary_site.joining import (
     next_part,
     part_bytes,
 )
-from primary_site.members import GroupMembers, why_not_add, why_not_remove
+from primary_site.members import (
+    GroupMembers,
+    why_not_add,
+    why_not_remove,
+    without,
+)
 from primary_site.opening import open_group
 from primary_site.points_here import NO_POINTS
 from primary_site.replicator import Replicator
@@ -269,6 +274,18 @@ async def test_a_volume_leaves_whatever_a_crash_leaves_of_it() -> None:
         assert again.volume("later").device.read(0, TRACK) == b"l" * TRACK
         await again.close()
     assert counts == {1, 2}
+    await site.close()
+
+
+async def test_upkeep_leaves_a_volume_alone_that_leaves_just_now() -> None:
+    site = await started()
+    await site.members._add(BOTH, BOTH.volumes[1], b"n" * 16)
+    later = site.volume("later")
+    await site.group.change(lambda state: without(state, "later"))
+    await site.group.upkeep.tend()  # it is among the group's volumes still
+    assert "later" not in site.group.state.volumes
+    await site.members._let_go(later)
+    site.group.leave(later)
     await site.close()
 
 
