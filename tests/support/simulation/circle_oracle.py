@@ -9,7 +9,7 @@ stay what they are; I8 a line is served by one site, and by nobody once it is gi
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,6 +17,7 @@ from common.replication.lineage import judge
 from common.replication.session_messages import VolumeOffer
 from common.storage.bitmap_file import PAGE_BYTES
 from primary_site.group import ConsistencyGroup
+from primary_site.group_state import GroupState
 from primary_site.replicator import Replicator
 from remote_site.giving_up import Beginning
 from remote_site.recovery_point import PointImage
@@ -197,22 +198,26 @@ class CircleOracle:
         changes.transfer = watched
 
     def _watch_lineage(self, line: Line, group: Any) -> None:
-        update = group.update
+        change = group.change
         line.lineage = group.state.lineage
 
-        async def updated(**what: Any) -> Any:
-            if what.get("handing") is not None:
-                self.world.note("handing")
-            reclaimed = what.get("lineage")
-            if reclaimed is None:
-                return await update(**what)
-            self.lines[reclaimed] = line  # also if it dies on the way
-            await update(**what)
-            line.lineage = reclaimed
-            self.reclaimed += 1
-            return None
+        async def changed(make: Callable[[GroupState], GroupState]) -> None:
+            before, steps = group.state.lineage, set()
 
-        group.update = updated
+            def looked_at(state: GroupState) -> GroupState:
+                """Called when its turn comes, and again once that is durable."""
+                to_be = make(state)
+                if to_be.handing and not state.handing and "handing" not in steps:
+                    steps.add("handing")
+                    self.world.note("handing")
+                self.lines[to_be.lineage] = line  # also if it dies on the way
+                return to_be
+
+            await change(looked_at)
+            line.lineage = group.state.lineage
+            self.reclaimed += line.lineage != before
+
+        group.change = changed
 
     def _watch_asking(self, replicator: Any) -> None:
         switchover, group = replicator.switchover, replicator.group
