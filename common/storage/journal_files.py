@@ -37,10 +37,13 @@ class JournalFiles:
     """What of one journal is open. From any thread; all may block.
 
     A finished journal whose index is on disk is closed when `JournalPlace.opened`
-    says so, and opened by the next who uses it.
+    says so, and opened by the next who uses it. It is not flushed then, nor forgotten
+    by memory as a growing one is at a start: no record names a journal as finished
+    before all of it is fdatasynced, and after a flush that failed none is stored. A
+    flush for each of a thousand would have who opens an old point wait for the disk.
     """
 
-    __slots__ = ("_is_trusted", "_lock", "_place", "_users", "end", "file", "index")
+    __slots__ = ("_lock", "_place", "_users", "end", "file", "index")
 
     def __init__(self, place: JournalPlace) -> None:
         self.file: File | None = None
@@ -51,8 +54,6 @@ class JournalFiles:
         self._place = place
         self._lock = threading.Lock()
         self._users = 0
-        self._is_trusted = False
-        """What the disk has is what was read: known since this process began."""
 
     def open(self) -> File:
         """Return the file, newly opened, which is the journal that it should be."""
@@ -75,7 +76,6 @@ class JournalFiles:
     def have(self, file: File, end: int, index: OpenIndex) -> None:
         """Take a file of which the disk is known to have all up to `end`."""
         self.file, self.end, self.index = file, end, index
-        self._is_trusted = True
 
     @contextmanager
     def using(self) -> Iterator[tuple[File, OpenIndex | SealedIndex]]:
@@ -151,14 +151,11 @@ class JournalFiles:
         if self.file is None:
             file = self.open()
             try:
-                if not self._is_trusted:
-                    self._place.guard.datasync(file)
-                    file.drop_cache()
                 self.end = file.size()
             except StorageError:
                 file.close()
                 raise
-            self.file, self._is_trusted = file, True
+            self.file = file
         if self.index is None:
             self.index = self._stored_index(self.file)
         return self.file, self.index
