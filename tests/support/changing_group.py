@@ -123,8 +123,9 @@ class CirclingPair(KeepingPair, ExchangingPair):
         return [volume["name"] for volume in at.group()["volumes"]]
 
     def points_at(self, at: Daemon) -> list[int]:
-        """Return a site's own points, oldest first."""
-        return sorted(point["number"] for point in at.call("points", group="g"))
+        """Return the points that a site has itself, oldest first."""
+        listed = at.call("points", group="g")
+        return sorted(point["number"] for point in listed if point["here"])
 
     @asynccontextmanager
     async def written(self, at: Daemon, volume: str) -> AsyncIterator[None]:
