@@ -14,7 +14,7 @@ import pytest
 import structlog
 
 from common.replication.lineage import Verdict
-from primary_site import reconciling, session
+from primary_site import reconciling, session_opening
 from remote_site import admission
 from tests.support.simulation.faults import Faults
 from tests.support.simulation.knobs import controlled, quiet_logs
@@ -139,7 +139,7 @@ def test_a_session_of_an_older_state_directory_is_noticed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Also where the product lets all of them pass: what is older is judged apart."""
-    for site in (admission, session, reconciling):
+    for site in (admission, session_opening, reconciling):
         monkeypatch.setattr(site, "judge", lambda *_: Verdict.GO_ON)
     with _running() as simulation:
         world, oracle = simulation.world, simulation.oracle
