@@ -50,11 +50,10 @@ def adopt(
             )
         for volume in found.volumes:
             path = _device(group, volume)
-            if found.served is None or files.exists(path):
+            if found.served is None:
                 _check_device(files, path, volume)
             else:
-                create_device(files, path, volume.size_bytes).close()
-                files.sync_directory(path.rpartition("/")[0] or "/")
+                _find_or_make_device(files, path, volume)
         files.make_directory(directory)
         record.store(to_record(state))
 
@@ -63,12 +62,35 @@ def _device(group: PrimaryGroup, volume: VolumeIdentity) -> str:
     return next(each.device for each in group.volumes if each.name == volume.name)
 
 
-def _check_device(files: Files, path: str, volume: VolumeIdentity) -> None:
+def _find_or_make_device(files: Files, path: str, volume: VolumeIdentity) -> None:
+    """Check a device that is there, and make one that is not; its name is durable.
+
+    A try that was cut short leaves an empty file, or one whose name is not durable.
+    """
+    if files.exists(path):
+        size, is_block_device = _looked_at(files, path)
+        if size or is_block_device:
+            _check_device(files, path, volume)
+        if is_block_device:
+            return
+    else:
+        size = 0
+    if not size:
+        create_device(files, path, volume.size_bytes).close()
+    files.sync_directory(path.rpartition("/")[0] or "/")
+
+
+def _looked_at(files: Files, path: str) -> tuple[int, bool]:
+    """Return (bytes, is a block device)."""
     device = files.open(path, read_only=True, lock=True)
     try:
-        size = device.size()
+        return device.size(), device.is_block_device
     finally:
         device.close()
+
+
+def _check_device(files: Files, path: str, volume: VolumeIdentity) -> None:
+    size, _ = _looked_at(files, path)
     if size < volume.size_bytes:
         raise StateMismatchError(
             f"device {path} of volume {volume.name} has {size} bytes, the remote's "

@@ -44,6 +44,7 @@ from primary_site.growing import find_volume
 from primary_site.opening import OpenedVolume
 from primary_site.replicator import Replicator
 from primary_site.session import SendingSession
+from primary_site.superseded import follow_role
 from primary_site.volume import PrimaryVolume
 
 SESSION_SECONDS = 5.0
@@ -180,6 +181,7 @@ class GroupMembers:
         know of; a remote with a volume that this site has forgotten.
         """
         group = self._group
+        self._replicator.check_may_reshape()  # it waited for its turn
         self._check(why_not_add(group.state, volume.name))
         opened = await group.state_threads.run(
             open_added, group.files, self._directory, config, volume, self._config_path
@@ -192,6 +194,7 @@ class GroupMembers:
             close_opened(opened)
             raise
         group.come(group.make_volume(opened, volume.hot_regions_max))
+        follow_role(group)  # the remote may have taken over meanwhile
         self._replicator.begin_anew()
 
     # -- removing ----------------------------------------------------------------------
@@ -230,6 +233,7 @@ class GroupMembers:
         still in the group.
         """
         group = self._group
+        self._replicator.check_may_reshape()  # it waited for its turn
         self._check(why_not_remove(group.state, name))
         volume = find_volume(group, name)
         await volume.flush()  # a device that hangs hangs this, and nobody else
@@ -263,7 +267,7 @@ class GroupMembers:
     def _session(self, what: str) -> SendingSession:
         """Return the session; raises `RefusedError` where volumes can't change now."""
         name, replicator = self._group.name, self._replicator
-        replicator.check_role()
+        replicator.check_may_reshape()
         if self._group.failed is not None:
             raise RefusedError(f"group {name} has failed: {self._group.failed}")
         session = replicator.session

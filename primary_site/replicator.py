@@ -146,6 +146,17 @@ class Replicator:
                 f"group {self.group.name} is being handed over to its remote"
             )
 
+    def check_may_reshape(self) -> None:
+        """Raise `RefusedError` where the group is to keep the volumes that it has.
+
+        What the other site takes over has them, from the last cut on.
+        """
+        self.check_role()
+        if self.switchover.is_under_way:
+            raise RefusedError(
+                f"group {self.group.name} is being handed over to its remote"
+            )
+
     async def suspend(self) -> None:
         """No new cuts from now on, over restarts too; a drain under way finishes."""
         await self.group.update(suspended=True)

@@ -189,12 +189,12 @@ class SendingGroups:
         if config is None:
             text = self.added.absent_text(name, volume)
             raise RefusedError(f"{text}, and in the other site's config")
-        hosted = self.hosted[name]
+        hosted = self.sent(name)
         if all(each.name != volume for each in hosted.volumes):
             points.check_free(config)
             self.added.keep(found, {volume})
         size_bytes = await hosted.ask(lambda: hosted.members.add(found.sent, config))
-        self._volumes[name] = hosted.volumes
+        self._export(hosted)
         return size_bytes
 
     async def remove_volume(
@@ -208,7 +208,7 @@ class SendingGroups:
 
         Raises `RefusedError`: then nothing has changed, but that hosts were cut off.
         """
-        hosted = self.hosted[name]
+        hosted = self.sent(name)
         await hosted.ask(lambda: hosted.members.leaving(volume))
         self._volumes[name] = [v for v in hosted.volumes if v.name != volume]
         try:
@@ -216,6 +216,22 @@ class SendingGroups:
                 await cut_off(export)
             await hosted.ask(lambda: hosted.members.remove(volume, points.leaves))
         finally:
+            self._export(hosted)
+
+    def sent(self, name: str) -> HostedGroup:
+        """Return a group; raises `RefusedError` where this site sends it no more."""
+        hosted = self.hosted.get(name)
+        if hosted is None:
+            raise RefusedError(
+                f"volume: this site receives group {name!r}; run the command at the "
+                "sending site"
+            )
+        return hosted
+
+    def _export(self, hosted: HostedGroup) -> None:
+        """Export the volumes that a group has now, unless it was withdrawn."""
+        name = hosted.name
+        if name in self._volumes and self.hosted.get(name) is hosted:
             self._volumes[name] = hosted.volumes
 
     def withdraw(self, name: str) -> list[str]:

@@ -23,6 +23,12 @@ def refuse_writes(group: ConsistencyGroup) -> None:
         volume.refuse_writes()
 
 
+def follow_role(group: ConsistencyGroup) -> None:
+    """Refuse writes where the group is another site's, or is about to be."""
+    if group.state.superseded is not None or group.state.handing is not None:
+        refuse_writes(group)
+
+
 def allow_writes(group: ConsistencyGroup) -> None:
     for volume in group.volumes:
         volume.allow_writes()

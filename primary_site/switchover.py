@@ -25,7 +25,7 @@ from primary_site.group import ConsistencyGroup
 from primary_site.group_cycles import GroupCycles
 from primary_site.group_state import GroupState
 from primary_site.session import SendingSession
-from primary_site.superseded import allow_writes, refuse_writes
+from primary_site.superseded import allow_writes, follow_role, refuse_writes
 
 ALARM = "handing_over"
 
@@ -60,10 +60,8 @@ class Switchover:
         self._refused: asyncio.Future[None] | None = None
         self._is_in_doubt = False
         """Nobody knows whether the record says to whom the group goes."""
-        state = group.state
-        if state.superseded is not None or state.handing is not None:
-            refuse_writes(group)
-        if state.gives_up:
+        follow_role(group)
+        if group.state.gives_up:
             self.gave_up.set()
 
     @property
@@ -82,6 +80,10 @@ class Switchover:
         """
         if self.is_under_way or self.is_handing:
             raise RefusedError(f"group {self._group.name} is being handed over already")
+        if self._cycles.reshaping.is_under_way:  # a volume that comes takes writes
+            raise RefusedError(
+                f"volumes of group {self._group.name} change just now: try again"
+            )
         if EXCHANGE not in session.features:
             raise RefusedError("the remote's release can't take a group over")
         group = self._group

@@ -26,15 +26,10 @@ async def volume_request(
     `points`: those of the group that this site keeps. Raises `RefusedError`.
     """
     points = points or NO_POINTS
-    if name not in sending.hosted:
-        raise RefusedError(
-            f"volume: this site receives group {name!r}; run the command at the "
-            "sending site"
-        )
+    hosted = sending.sent(name)
     if action == "add":
         size_bytes = await sending.add_volume(name, volume, points)
         return {"group": name, "volume": volume, "size_bytes": size_bytes}
-    hosted = sending.hosted[name]
     leaving = await hosted.ask(lambda: hosted.members.leaving(volume))
     hosts = _hosts(nbd, f"{name}/{volume}")
     plan = {"group": name, **asdict(leaving), "hosts": hosts}

@@ -366,8 +366,9 @@ class SiteGroups:
         if name not in self.sending.hosted:
             return self._received_status(name)
         if name in self.receiving.groups:
+            hosted = self.sending.hosted[name]  # it may be closed meanwhile
             sent = await self.taken_over.status(name)
-            if self._is_alone(name, sent):
+            if _is_alone(sent, is_settled=hosted.replicator.split_brain.is_settled):
                 self.receiving.groups[name].clear_alarms(SPLIT_BRAIN)
             received = self.receiving.status(name)
             kept = {
@@ -377,13 +378,6 @@ class SiteGroups:
             }
             return sent.model_copy(update=kept)
         return await self.sending.status(name)
-
-    def _is_alone(self, name: str, sent: GroupStatus) -> bool:
-        """Tell whether hosts are known to write at one site, whichever it is."""
-        if sent.link.state is LinkState.CONNECTED:
-            return True
-        is_settled = self.sending.hosted[name].replicator.split_brain.is_settled
-        return is_settled or sent.state is GroupState.SUPERSEDED
 
     def _received_status(self, name: str) -> GroupStatus:
         """Return the status of a group that is received, or on its way to be sent."""
@@ -447,6 +441,13 @@ def beginning_of(parted: Parted, peer: str, newest: int, now_ns: int) -> Beginni
         common=fork.cycle if is_known else None,
         changed=parted.changed or {},
     )
+
+
+def _is_alone(sent: GroupStatus, *, is_settled: bool) -> bool:
+    """Tell whether hosts are known to write at one site, whichever it is."""
+    if sent.link.state is LinkState.CONNECTED:
+        return True
+    return is_settled or sent.state is GroupState.SUPERSEDED
 
 
 def _of_both(

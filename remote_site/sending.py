@@ -218,8 +218,12 @@ class TakenOverGroups:
 
         `taken_over` as long as the other site has never followed.
         """
+        hosted = self.sending.hosted[name]  # it may be closed meanwhile
         status = await self.sending.status(name)
-        intent, is_followed = self.takeovers[name].intent, self._is_followed(name)
+        state = hosted.replicator.group.state  # replaced as a whole
+        # The other site has received in the line that this one began.
+        is_followed = state.epoch > 0 and state.reclaimed is None
+        intent = self.takeovers[name].intent
         is_over = is_followed and name in self._at_home
         if status.role_change is None and intent is not None and not is_over:
             changed = role_change(RoleStep.TAKEN_OVER, intent.fork)
@@ -230,11 +234,6 @@ class TakenOverGroups:
             link = status.link.model_copy(update={"state": LinkState.DOWN})
             status = status.model_copy(update={"link": link})
         return status
-
-    def _is_followed(self, name: str) -> bool:
-        """Tell whether the other site has received in the line that this one began."""
-        state = self.sending.hosted[name].replicator.group.state  # replaced as a whole
-        return state.epoch > 0 and state.reclaimed is None
 
     # -- the end -----------------------------------------------------------------------
 

@@ -151,10 +151,9 @@ EXHIBITS: tuple[Exhibit, ...] = (
         "hosts write after a restart amid a handing over",
         (
             swap(
-                _SWITCHOVER,
-                "        if state.superseded is not None "
-                "or state.handing is not None:\n",
-                "        if state.superseded is not None:\n",
+                "primary_site/superseded.py",
+                " or group.state.handing is not None:\n",
+                ":\n",
             ),
         ),
         tests(_RESTART),
@@ -166,7 +165,7 @@ EXHIBITS: tuple[Exhibit, ...] = (
         (
             swap(
                 _SWITCHOVER,
-                "        if state.gives_up:\n            self.gave_up.set()\n",
+                "        if group.state.gives_up:\n            self.gave_up.set()\n",
                 "",
             ),
         ),
@@ -310,7 +309,7 @@ EXHIBITS: tuple[Exhibit, ...] = (
         (
             swap(
                 "primary_site/members.py",
-                "        replicator.check_role()\n        if",
+                "        replicator.check_may_reshape()\n        if",
                 "        if",
             ),
         ),
@@ -325,8 +324,8 @@ EXHIBITS: tuple[Exhibit, ...] = (
         (
             swap(
                 "primary_site/members.py",
-                "volume.hot_regions_max))\n        self._replicator.begin_anew()\n",
-                "volume.hot_regions_max))\n",
+                "        self._replicator.begin_anew()\n\n    # -- removing",
+                "\n    # -- removing",
             ),
         ),
         tests(f"{_TESTS}test_the_remote_hears_of_a_volume_that_came_by_a_new_session"),

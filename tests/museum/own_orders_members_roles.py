@@ -22,6 +22,16 @@ _CIRCLES = (
     "integration/test_volumes_in_circles.py::"
     "test_volumes_come_and_go_wherever_the_group_is_sent"
 )
+_HANDING = "unit/primary_site/test_handing_over.py::"
+_COMES_LATE = f"{_HANDING}test_no_volume_comes_or_leaves_from_the_last_cut_on"
+_WHILE_CHANGING = f"{_HANDING}test_nothing_is_handed_over_while_volumes_change"
+_AMID_A_TAKEOVER = (
+    f"{_HANDING}test_hosts_do_not_write_to_a_volume_that_came_amid_a_takeover"
+)
+_ADOPTING = (
+    "unit/primary_site/test_adopting.py::"
+    "test_devices_are_made_anew_where_a_try_was_cut_short"
+)
 
 EXHIBITS: tuple[Exhibit, ...] = (
     Exhibit(
@@ -134,5 +144,58 @@ EXHIBITS: tuple[Exhibit, ...] = (
         ),
         tests(_FREE),
         says="RefusedError|assert|does not exist",
+    ),
+    Exhibit(
+        "O1330",
+        "a volume that waited for its turn comes to a group that is handed over",
+        (
+            swap(
+                _MEMBERS,
+                "        self._replicator.check_may_reshape()  # it waited for "
+                "its turn\n        self._check(why_not_add",
+                "        self._check(why_not_add",
+            ),
+        ),
+        tests(_COMES_LATE),
+        says="DID NOT RAISE",
+    ),
+    Exhibit(
+        "O1331",
+        "a group is handed over while a volume comes to it",
+        (
+            swap(
+                "primary_site/switchover.py",
+                "        if self._cycles.reshaping.is_under_way:",
+                "        if self._cycles.reshaping is None:",
+            ),
+        ),
+        tests(_WHILE_CHANGING),
+        says="Regex",
+    ),
+    Exhibit(
+        "O1332",
+        "hosts write to a volume that came while the remote took over",
+        (
+            swap(
+                _MEMBERS,
+                "        follow_role(group)  # the remote",
+                "        # the remote",
+            ),
+        ),
+        tests(_AMID_A_TAKEOVER),
+        says="assert",
+    ),
+    Exhibit(
+        "O1333",
+        "an adopt cut short is not begun anew",
+        (
+            swap(
+                "primary_site/adopting.py",
+                "        if size or is_block_device:\n",
+                "        if True:\n",
+            ),
+        ),
+        tests(_ADOPTING),
+        says="has 0 bytes",
     ),
 )

@@ -269,6 +269,64 @@ async def test_a_second_operator_s_switchover_lets_no_host_write_after_the_last_
     assert await sender.write() == errno.EPERM
 
 
+def members_of(sender: Sender) -> GroupMembers:
+    directory = str(sender.site.directory / "state")
+    return GroupMembers(sender.replicator, directory, "a.toml")
+
+
+async def test_no_volume_comes_or_leaves_from_the_last_cut_on(site: Site) -> None:
+    """It has been waiting for its turn: hosts would write what no site takes over."""
+    sender = Sender(site)
+    members = members_of(sender)
+    config, later = with_later(site)
+
+    async def is_refused() -> None:
+        with pytest.raises(RefusedError, match="being handed over"):
+            await members._add(config, later, b"n" * 16)
+        with pytest.raises(RefusedError, match="being handed over"):
+            await members._remove("data", lambda name: None)
+
+    await sender.hand_over(is_refused)
+    await is_refused()
+    assert list(sender.stored().volumes) == ["data"]
+    assert not (site.directory / "later.img").exists()
+
+
+async def test_nothing_is_handed_over_while_volumes_change(site: Site) -> None:
+    sender = Sender(site)
+    await site.commit_cut()
+    stopped = Stopped("write", "group.record")
+    site.files.rules.append(stopped)
+    members, (config, later) = members_of(sender), with_later(site)
+    coming = asyncio.create_task(
+        sender.replicator.cycles.reshaping.run(
+            "it comes", lambda: members._add(config, later, b"n" * 16)
+        )
+    )
+    await reached(stopped)
+    session: Any = Receiver()
+    with pytest.raises(RefusedError, match="change just now: try again"):
+        await sender.switchover.hand_over(session)
+    stopped.go()
+    await coming
+    assert await sender.write() == 0
+
+
+async def test_hosts_do_not_write_to_a_volume_that_came_amid_a_takeover(
+    site: Site,
+) -> None:
+    sender = Sender(site)
+    await site.commit_cut()
+    stopped = Stopped("truncate", "later.img")
+    site.files.rules.append(stopped)
+    coming = asyncio.create_task(members_of(sender)._add(*with_later(site), b"n" * 16))
+    await reached(stopped)
+    await sender.switchover.superseded(forked(sender))
+    stopped.go()
+    await coming
+    assert [volume.read_only for volume in site.group.volumes] == [True, True]
+
+
 async def test_a_takeover_amid_a_switchover_leaves_no_host_writing(site: Site) -> None:
     sender = Sender(site)
 
