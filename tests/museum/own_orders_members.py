@@ -91,7 +91,7 @@ EXHIBITS: tuple[Exhibit, ...] = (
             ),
         ),
         tests(_POINTS),
-        says="assert",
+        says="AssertionError",
         order="change_members",
     ),
     Exhibit(
