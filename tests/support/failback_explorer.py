@@ -290,6 +290,9 @@ class FailbackExploration(RemoteExploration):
             store.close()
 
     def go_on_from(self, disk: CrashDisk) -> None:
+        if not self.is_sent:
+            super().go_on_from(disk)
+            return
         was = self.is_bound
         self.is_bound = True  # `recover` has begun it
         try:
