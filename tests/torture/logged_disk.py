@@ -27,6 +27,9 @@ from tests.support.faulty_disk import _FALLOCATE, _TRANSFER, FaultyDisk
 
 SECTOR_BYTES = 512
 FLUSH: Final = -1
+SUPERBLOCK_BYTES = 4096
+"""At the head of a disk, never torn: ext4 and XFS do not mount with a superblock that
+fails its checksum, journal or not, and that is for their fsck to mend."""
 _ZERO_RANGE_MAX = 1 << 20
 
 
@@ -119,7 +122,8 @@ class Replay:
         """Write what a power loss now may leave of the disk to `path`.
 
         `choice`: `none`, `all`, or `some` of the unflushed writes are there, the
-        last in any order, some of them only with a part of their sectors.
+        last in any order, some of them only with a part of their sectors; superblocks
+        always whole.
         """
         kept: list[Entry] = []
         if choice == "all":
@@ -154,7 +158,7 @@ def _swap(image: bytearray, entry: Entry) -> Entry:
 def _torn(entry: Entry, chance: random.Random) -> Entry:
     """One write in four ends early, at a sector."""
     sectors = len(entry.data) // SECTOR_BYTES
-    if sectors < 2 or chance.random() < 0.75:
+    if sectors < 2 or chance.random() < 0.75 or entry.offset < SUPERBLOCK_BYTES:
         return entry
     kept = chance.randrange(1, sectors) * SECTOR_BYTES
     return Entry(entry.disk, entry.offset, entry.data[:kept], entry.event)
