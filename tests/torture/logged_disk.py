@@ -25,11 +25,10 @@ import numpy as np
 
 from tests.support.faulty_disk import _FALLOCATE, _TRANSFER, FaultyDisk
 
-SECTOR_BYTES = 512
 FLUSH: Final = -1
-SUPERBLOCK_BYTES = 4096
-"""At the head of a disk, never torn: ext4 and XFS do not mount with a superblock that
-fails its checksum, journal or not, and that is for their fsck to mend."""
+BLOCK_BYTES = 4096
+"""What a write is torn at: ext4 and XFS do not mount with a superblock, or a block of a
+tree, that is torn within, journal or not; that is for their fsck to mend."""
 _ZERO_RANGE_MAX = 1 << 20
 
 
@@ -122,8 +121,7 @@ class Replay:
         """Write what a power loss now may leave of the disk to `path`.
 
         `choice`: `none`, `all`, or `some` of the unflushed writes are there, the
-        last in any order, some of them only with a part of their sectors; superblocks
-        always whole.
+        last in any order, some of them only with a part of their blocks.
         """
         kept: list[Entry] = []
         if choice == "all":
@@ -156,12 +154,13 @@ def _swap(image: bytearray, entry: Entry) -> Entry:
 
 
 def _torn(entry: Entry, chance: random.Random) -> Entry:
-    """One write in four ends early, at a sector."""
-    sectors = len(entry.data) // SECTOR_BYTES
-    if sectors < 2 or chance.random() < 0.75 or entry.offset < SUPERBLOCK_BYTES:
+    """One write in four ends early, where a block does."""
+    end = entry.offset + len(entry.data)
+    ends = range((entry.offset // BLOCK_BYTES + 1) * BLOCK_BYTES, end, BLOCK_BYTES)
+    if not ends or chance.random() < 0.75:
         return entry
-    kept = chance.randrange(1, sectors) * SECTOR_BYTES
-    return Entry(entry.disk, entry.offset, entry.data[:kept], entry.event)
+    kept = entry.data[: chance.choice(ends) - entry.offset]
+    return Entry(entry.disk, entry.offset, kept, entry.event)
 
 
 _CHUNK_BYTES = 64 << 10
