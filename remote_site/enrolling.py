@@ -84,8 +84,9 @@ def take_sent_members(disk: GroupDisk, sent: Sequence[VolumeOffer]) -> None:
     assert disk.state is not None, "bound before"
     paths = disk.settings.devices
     check_offer(disk.settings.group, tuple(sent), paths)
-    change = _change(disk, with_returned(disk.state, sent), sent)
-    if not change and with_returned(disk.state, sent) == disk.state:
+    returned = with_returned(disk.state, sent)
+    change = _change(disk, returned, sent)
+    if not change and returned == disk.state:
         return
     _check_names_free(disk.state, change)
     new = tuple(offer for offer in sent if offer.name in change.added)

@@ -99,7 +99,7 @@ EXHIBITS: tuple[Exhibit, ...] = (
         (
             swap(
                 _ENROLLING,
-                "    change = _change(disk, with_returned(disk.state, sent), sent)\n",
+                "    change = _change(disk, returned, sent)\n",
                 "    change = _change(disk, disk.state, sent)\n",
             ),
         ),
